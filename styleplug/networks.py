@@ -1,0 +1,409 @@
+"""The style network, and style files to and from it.
+
+One trunk serves every style. A style is the vector of scales and shifts of its
+instance normalisations (Dumoulin, Shlens & Kudlur 2017, "A Learned Representation for
+Artistic Style", arXiv 1610.07629).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from .errors import InvalidStyleError
+from .style import StyleInfo, bundled_trunk, read_info, trunk_hash
+
+EPS = 1e-5
+
+
+class Moments(NamedTuple):
+    """Instance-norm statistics of one layer, each (B, C) float32."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class _Layer(NamedTuple):
+    """A convolution followed by a conditional instance norm."""
+
+    inputs: int
+    outputs: int
+    resample: str = ""
+    """``down`` halves, ``up`` doubles height and width."""
+    relu: bool = True
+
+
+class StyleNetwork(nn.Module):
+    """Maps a content image and a style vector to a stylized image.
+
+    The image is folded to half its size (pixel unshuffle), then halved twice;
+    residual blocks work at 1/8, where strokes are large, and at 1/4, where they are
+    fine. Nothing runs at full resolution. Upsampling is resize-convolution (Odena
+    2016), evaluated as the transposed convolution it equals.
+
+    ``widths`` are the channels at 1/2, 1/4 and 1/8, ``blocks`` the residual blocks at
+    1/4 and 1/8.
+    """
+
+    NAME = "conditional"
+    STRIDE = 8
+    """Height and width of the input must be multiples of this."""
+    MARGIN = 24
+    """Pixels of context that the input should have around what is wanted."""
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 48, 96),
+        blocks: Sequence[int] = (1, 3),
+    ) -> None:
+        super().__init__()
+        half, quarter, eighth = widths
+        self.hyperparameters = {"widths": list(widths), "blocks": list(blocks)}
+        self.blocks = tuple(blocks)
+        self.layers: dict[str, _Layer] = {
+            "enter": _Layer(12, half),
+            "down4": _Layer(half, quarter, "down"),
+            "down8": _Layer(quarter, eighth, "down"),
+        }
+        for i in range(blocks[1]):
+            self.layers[f"block8_{i}_a"] = _Layer(eighth, eighth)
+            self.layers[f"block8_{i}_b"] = _Layer(eighth, eighth, relu=False)
+        self.layers["up4"] = _Layer(eighth, quarter, "up")
+        for i in range(blocks[0]):
+            self.layers[f"block4_{i}_a"] = _Layer(quarter, quarter)
+            self.layers[f"block4_{i}_b"] = _Layer(quarter, quarter, relu=False)
+        self.layers["up2"] = _Layer(quarter, half, "up")
+
+        self.weights = nn.ParameterDict()
+        for name, layer in self.layers.items():
+            shape = (layer.outputs, layer.inputs, 3, 3)
+            self.weights[name] = nn.Parameter(torch.empty(shape))
+            nn.init.kaiming_normal_(self.weights[name], nonlinearity="relu")
+        self.weights["leave"] = nn.Parameter(torch.empty(3, half, 3, 3))
+        nn.init.xavier_normal_(self.weights["leave"])
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.photo = nn.Parameter(self.new_style())
+
+    @property
+    def style_size(self) -> int:
+        """Length K of a style vector."""
+        return 2 * sum(layer.outputs for layer in self.layers.values())
+
+    def new_style(self) -> Tensor:
+        """Return a neutral (K,) style vector: all scales 1, all shifts 0."""
+        half = self.style_size // 2
+        return torch.cat([torch.ones(half), torch.zeros(half)])
+
+    def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
+        """Return the (B, K) vector between ``photo`` (strength 0) and ``style`` (1).
+
+        ``style`` is (K,) or (B, K), ``strength`` a number or (B,).
+        """
+        style = style.reshape(-1, self.style_size)
+        amount = torch.as_tensor(strength, device=style.device).reshape(-1, 1)
+        return self.photo + amount * (style - self.photo)
+
+    def forward(
+        self,
+        content: Tensor,
+        vector: Tensor,
+        moments: dict[str, Moments] | None = None,
+    ) -> Tensor:
+        """Return the stylized image, (B, 3, H, W) in [0, 1].
+
+        ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
+        :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. The statistics of
+        each normalisation are measured on ``content`` itself, in float32, and left in
+        ``moments`` when it is given.
+        """
+        scales, shifts = self._affine(vector)
+
+        def convolve(name: str, x: Tensor) -> Tensor:
+            layer = self.layers[name]
+            x = _convolve(x, self._kernel(name), layer.resample)
+            variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
+            if moments is not None:
+                moments[name] = Moments(mean, variance)
+            scale = scales[name] * torch.rsqrt(variance + EPS)
+            shift = shifts[name] - mean * scale
+            x = torch.addcmul(
+                shift.to(x.dtype)[..., None, None], x, scale.to(x.dtype)[..., None, None]
+            )
+            return F.relu_(x) if layer.relu else x
+
+        x = _wire(self.blocks, convolve, content)
+        x = _convolve(x, self._kernel("leave"), "up") + self.bias[:, None, None]
+        return torch.sigmoid(x.float())
+
+    def freeze(
+        self,
+        vector: Tensor,
+        moments: Mapping[str, Moments],
+        dtype: torch.dtype,
+    ) -> FrozenNetwork:
+        """Return the network with one vector (1, K) and fixed statistics folded in."""
+        scales, shifts = self._affine(vector)
+        weights, biases = {}, {}
+        for name, layer in self.layers.items():
+            mean, variance = moments[name]
+            scale = (scales[name] * torch.rsqrt(variance + EPS))[0]
+            kernel = self._kernel(name)
+            shape = (1, -1, 1, 1) if layer.resample == "up" else (-1, 1, 1, 1)
+            weights[name] = kernel * scale.reshape(shape)
+            biases[name] = shifts[name][0] - mean[0] * scale
+        weights["leave"] = self._kernel("leave")
+        biases["leave"] = self.bias
+        return FrozenNetwork(self.layers, self.blocks, weights, biases, dtype)
+
+    def _affine(self, vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        sizes = [layer.outputs for layer in self.layers.values()]
+        scales, shifts = vector.chunk(2, dim=1)
+        return (
+            dict(zip(self.layers, scales.split(sizes, dim=1), strict=True)),
+            dict(zip(self.layers, shifts.split(sizes, dim=1), strict=True)),
+        )
+
+    def _kernel(self, name: str) -> Tensor:
+        up = name == "leave" or self.layers[name].resample == "up"
+        return _resize_kernel(self.weights[name]) if up else self.weights[name]
+
+
+def mix(content: Tensor, stylized: Tensor, strength: Tensor | float) -> Tensor:
+    """Return the result at ``strength``, a number or (B,): the last step of rendering.
+
+    The network already renders in between at a strength below 1, see
+    :meth:`StyleNetwork.vector`; what it cannot give, the photograph's finest detail
+    on the way to strength 0, comes from the content. Networks are trained through it.
+    """
+    amount = torch.as_tensor(strength, device=content.device, dtype=content.dtype)
+    amount = (amount * (2 - amount)).reshape(-1, 1, 1, 1)
+    return content.lerp(stylized.to(content.dtype), amount)
+
+
+class FrozenNetwork:
+    """A style network whose normalisations are folded into its convolutions.
+
+    Calling it maps content (B, 3, H, W) in the network's dtype, height and width
+    multiples of :attr:`StyleNetwork.STRIDE`, to logits: the stylized image is their
+    sigmoid. Each output pixel depends only on the pixels around it, so tiles of an
+    image can be rendered one by one.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, _Layer],
+        blocks: tuple[int, ...],
+        weights: Mapping[str, Tensor],
+        biases: Mapping[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype = dtype
+        self._layers = layers
+        self._blocks = blocks
+        self._weights = {
+            name: weight.detach().to(dtype, memory_format=torch.channels_last)
+            for name, weight in weights.items()
+        }
+        self._biases = {name: bias.detach().to(dtype) for name, bias in biases.items()}
+
+    def __call__(self, content: Tensor) -> Tensor:
+        x = _wire(self._blocks, self._convolve, content)
+        return _convolve(x, self._weights["leave"], "up", self._biases["leave"])
+
+    def _convolve(self, name: str, x: Tensor) -> Tensor:
+        layer = self._layers[name]
+        x = _convolve(x, self._weights[name], layer.resample, self._biases[name])
+        return F.relu_(x) if layer.relu else x
+
+
+def _wire(
+    blocks: Sequence[int], convolve: Callable[[str, Tensor], Tensor], content: Tensor
+) -> Tensor:
+    """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2)."""
+    x = F.pixel_unshuffle(content, 2).contiguous(memory_format=torch.channels_last)
+    quarter = convolve("down4", convolve("enter", x))
+    x = convolve("down8", quarter)
+    for i in range(blocks[1]):
+        x = x + convolve(f"block8_{i}_b", convolve(f"block8_{i}_a", x))
+    x = convolve("up4", x) + quarter
+    for i in range(blocks[0]):
+        x = x + convolve(f"block4_{i}_b", convolve(f"block4_{i}_a", x))
+    return convolve("up2", x)
+
+
+def _convolve(
+    x: Tensor, kernel: Tensor, resample: str, bias: Tensor | None = None
+) -> Tensor:
+    if resample == "up":
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+    return F.conv2d(x, kernel, bias, stride=2 if resample == "down" else 1, padding=1)
+
+
+def _resize_kernel(weight: Tensor) -> Tensor:
+    """Return the transposed kernel (in, out, 4, 4) that equals nearest-neighbour
+    doubling followed by the 3x3 convolution ``weight`` (out, in, 3, 3)."""
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    padded = F.pad(flipped, (1, 1, 1, 1))
+    return (
+        padded[..., 1:, 1:]
+        + padded[..., 1:, :-1]
+        + padded[..., :-1, 1:]
+        + padded[..., :-1, :-1]
+    )
+
+
+class LoadedStyle(NamedTuple):
+    """A style ready to render: its header, trunk and vector (K,)."""
+
+    info: StyleInfo
+    network: StyleNetwork
+    vector: Tensor
+
+
+def load_style(path: Path | str) -> LoadedStyle:
+    """Load the style file at ``path``, in float32 on the CPU.
+
+    Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged, its
+    weights do not fit its network or are not finite, or its trunk is not at hand.
+    """
+    info = read_info(path)
+    tensors = _load_tensors(Path(path))
+    vector = tensors.pop("style", None)
+    if vector is None:
+        raise InvalidStyleError(f"{path} holds no style vector; download it again.")
+    if info.self_contained:
+        network = _build(info, tensors)
+    else:
+        network = load_trunk(bundled_trunk())
+        if info.trunk != hash_trunk(network):
+            raise InvalidStyleError(
+                f"{path} belongs to the trunk {info.trunk[:12]}, which this styleplug "
+                "does not bundle; get the self-contained file of the style."
+            )
+    if vector.shape != (network.style_size,):
+        raise InvalidStyleError(
+            f"{path} has a style vector of shape {tuple(vector.shape)}, its network "
+            f"needs ({network.style_size},); download it again."
+        )
+    return LoadedStyle(info, network, vector)
+
+
+@functools.lru_cache(maxsize=2)
+def load_trunk(path: Path) -> StyleNetwork:
+    """Load a trunk file; the same file gives the same object again."""
+    return _build(read_info(path), _load_tensors(path))
+
+
+def save_trunk(path: Path | str, network: StyleNetwork, info: StyleInfo) -> StyleInfo:
+    """Write ``network`` as a trunk file; return ``info`` as written."""
+    tensors = _trunk_tensors(network)
+    info = _describe(info, network)
+    _write(Path(path), tensors, info)
+    return info
+
+
+def save_style(
+    path: Path | str,
+    vector: Tensor,
+    network: StyleNetwork,
+    info: StyleInfo,
+    *,
+    self_contained: bool = True,
+) -> StyleInfo:
+    """Write a style file, with its trunk or beside it; return ``info`` as written.
+
+    ``vector`` is (K,). The weights are rounded to float16.
+    """
+    tensors = _trunk_tensors(network) if self_contained else {}
+    tensors["style"] = vector.detach().to("cpu", torch.float16).contiguous()
+    info = _describe(info, network)
+    _write(Path(path), tensors, info)
+    return info
+
+
+def hash_trunk(network: StyleNetwork) -> str:
+    """Return the hash that styles name their trunk by."""
+    return trunk_hash(
+        (name, tuple(tensor.shape), tensor.numpy().astype("<f2").tobytes())
+        for name, tensor in _trunk_tensors(network).items()
+    )
+
+
+def _describe(info: StyleInfo, network: StyleNetwork) -> StyleInfo:
+    return dataclasses.replace(
+        info,
+        network={"name": network.NAME, **network.hyperparameters},
+        trunk=hash_trunk(network),
+    )
+
+
+def _trunk_tensors(network: StyleNetwork) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def _write(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(save(tensors, metadata=info.to_metadata()))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InvalidStyleError(
+            f"{path} is damaged ({error}); download it again."
+        ) from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InvalidStyleError(
+                f"{path} has weights that are not finite (tensor {name!r}); "
+                "download it again, or train it anew."
+            )
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _build(info: StyleInfo, tensors: Mapping[str, Tensor]) -> StyleNetwork:
+    """Return the network of ``info`` with ``tensors`` as its weights."""
+    hyperparameters: dict[str, Any] = dict(info.network)
+    name = hyperparameters.pop("name", None)
+    if name != StyleNetwork.NAME:
+        raise InvalidStyleError(
+            f"{info.path} needs the network {name!r}, which this styleplug does not "
+            "know; upgrade styleplug."
+        )
+    try:
+        with torch.device("meta"):
+            network = StyleNetwork(**_checked(hyperparameters))
+        network.load_state_dict(tensors, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidStyleError(
+            f"{info.path} has weights that do not fit its network; download it again."
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+def _checked(hyperparameters: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Refuse sizes that no style has, before memory is spent on them."""
+    for key, low, high in (("widths", 1, 512), ("blocks", 0, 32)):
+        values = hyperparameters[key] if key in hyperparameters else None
+        if not isinstance(values, list) or not all(
+            isinstance(value, int) and low <= value <= high for value in values
+        ):
+            raise ValueError(key)
+    return dict(hyperparameters)

@@ -1,0 +1,195 @@
+"""The style file and its header, readable without torch.
+
+A style is one ``.safetensors`` file. Its header's metadata key ``styleplug`` holds
+a JSON object, the fields of :class:`StyleInfo`. The tensors are float16:
+
+``style``
+    (K,) the style's instance-norm scales and shifts, always there;
+``photo``
+    (K,) the vector under which the trunk leaves a photograph as it is;
+everything else
+    the trunk, the network that all styles of one training share.
+
+A *self-contained* style holds all of them. A style that is bundled beside its trunk
+holds only ``style``, and ``trunk`` in its header is the hash of the trunk it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidStyleError
+
+FORMAT = 1
+METADATA_KEY = "styleplug"
+STYLES_DIR = Path(__file__).parent / "styles"
+
+_MAX_HEADER_BYTES = 1_000_000
+_DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
+
+
+@dataclass(frozen=True)
+class StyleInfo:
+    """What a style file says about itself."""
+
+    name: str
+    """Lower-case name with hyphens, e.g. ``starry-night``."""
+    title: str = ""
+    """Title of the artwork."""
+    artist: str = ""
+    year: str = ""
+    license: str = ""
+    """Licence of the weights, an SPDX identifier."""
+    artwork: str = ""
+    """Rights in the artwork that the style was trained on."""
+    description: str = ""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Network name and hyper-parameters."""
+    trunk: str = ""
+    """Hash of the trunk the style belongs to, see :func:`trunk_hash`."""
+    base_size: int = 512
+    """Geometric mean side, in pixels, of the pictures the strokes were trained for."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Command, seed, loss network and weights of the training."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Quality measured at the end of the training."""
+    self_contained: bool = field(default=False, metadata={"derived": True})
+    """Whether the file holds its trunk too."""
+    path: Path | None = field(default=None, metadata={"derived": True})
+    """Where the file lies."""
+    repo_id: str | None = field(default=None, metadata={"derived": True})
+    revision: str | None = field(default=None, metadata={"derived": True})
+    """Commit of the Hub repository it came from."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the safetensors metadata that :func:`read_info` reads back."""
+        fields = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not f.metadata.get("derived")
+        }
+        return {METADATA_KEY: json.dumps({"format": FORMAT, **fields}, sort_keys=True)}
+
+
+def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
+    """Return the SHA-256 that names a trunk.
+
+    ``tensors`` are name, shape and little-endian float16 bytes of every tensor but
+    ``style``, in any order.
+    """
+    digest = hashlib.sha256()
+    for name, shape, data in sorted(tensors):
+        digest.update(f"{name}{list(shape)}".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the checked safetensors header of ``path``: tensors and ``__metadata__``.
+
+    Reads nothing but the header. Raises :class:`InvalidStyleError` when the file is
+    no safetensors file, is cut short, or holds tensors that no style has.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+                raise InvalidStyleError(
+                    f"{path} is not a safetensors file, or was cut short; "
+                    "download it again, or bring an old checkpoint along with "
+                    "'styleplug convert'."
+                )
+            header = json.loads(file.read(length))
+        data_size = size - 8 - length
+        end = 0
+        for name, tensor in header.items():
+            if name == "__metadata__":
+                continue
+            if tensor["dtype"] not in _DTYPE_BYTES:
+                raise InvalidStyleError(
+                    f"{path} holds the tensor {name!r} of type {tensor['dtype']}; "
+                    "a style holds only floating-point weights."
+                )
+            begin, end = tensor["data_offsets"]
+            count = _DTYPE_BYTES[tensor["dtype"]]
+            for side in tensor["shape"]:
+                count *= side
+            if not 0 <= begin <= end <= data_size or end - begin != count:
+                raise InvalidStyleError(
+                    f"{path} was cut short or damaged (tensor {name!r}); "
+                    "download it again."
+                )
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise InvalidStyleError(
+            f"{path} is not a safetensors file ({error}); download it again."
+        ) from error
+    except OSError as error:
+        raise InvalidStyleError(f"{path} cannot be read: {error.strerror}.") from error
+    return dict(header)
+
+
+def read_info(path: Path | str) -> StyleInfo:
+    """Return what the style file at ``path`` says about itself.
+
+    Raises :class:`InvalidStyleError` when it is not a style this version knows.
+    """
+    path = Path(path)
+    header = read_header(path)
+    try:
+        fields = json.loads(header["__metadata__"][METADATA_KEY])
+        version = fields.pop("format")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidStyleError(
+            f"{path} has no styleplug header, so it is not a style; a network of "
+            "another project has to go through 'styleplug convert' first."
+        ) from error
+    if version != FORMAT:
+        raise InvalidStyleError(
+            f"{path} is written in style format {version}, this styleplug reads "
+            f"{FORMAT}; upgrade styleplug."
+        )
+    known = {
+        f.name: f.type
+        for f in dataclasses.fields(StyleInfo)
+        if not f.metadata.get("derived")
+    }
+    for name, value in fields.items():
+        expected: type | tuple[type, ...] = str
+        if known.get(name, "").startswith("Mapping"):
+            expected = dict
+        elif name == "base_size":
+            expected = int
+        if name not in known or not isinstance(value, expected):
+            raise InvalidStyleError(
+                f"{path} has the header field {name!r} that this styleplug cannot "
+                "read; upgrade styleplug."
+            )
+    if not fields.get("name") or not 64 <= fields.get("base_size", 512) <= 4096:
+        raise InvalidStyleError(f"{path} has no valid name or base size in its header.")
+    return StyleInfo(
+        **fields,
+        path=path,
+        self_contained=len(header) > 2,
+    )
+
+
+def bundled_trunk() -> Path:
+    """Return the trunk that the bundled styles share."""
+    return STYLES_DIR / "trunk.safetensors"
+
+
+def bundled_styles() -> dict[str, Path]:
+    """Return the files of the bundled styles by name, sorted."""
+    return {
+        path.stem: path
+        for path in sorted(STYLES_DIR.glob("*.safetensors"))
+        if path != bundled_trunk()
+    }

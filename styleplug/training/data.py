@@ -1,0 +1,135 @@
+"""Photographs and artworks for training, as tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Generator, Tensor
+
+from ..errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+class Photographs:
+    """All photographs of a folder, held in memory as uint8.
+
+    Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
+    read are skipped, counted in ``skipped`` and logged.
+
+    Raises :class:`~styleplug.errors.TrainingError` when none is left.
+    """
+
+    def __init__(self, folder: Path | str, size: int = 384) -> None:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise TrainingError(f"{folder} is not a folder of photographs.")
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+        with ThreadPoolExecutor() as pool:
+            loaded = list(pool.map(lambda file: _try_load(file, size), files))
+        self.images = [image for image in loaded if image is not None]
+        self.skipped = len(files) - len(self.images)
+        if not self.images:
+            raise TrainingError(
+                f"{folder} holds no readable photographs; JPEG, PNG, WebP and TIFF "
+                "files are looked for, also in folders below it."
+            )
+
+    def crops(
+        self, count: int, size: int, scales: tuple[float, float], rng: Generator
+    ) -> Tensor:
+        """Return (count, 3, size, size) random crops in [0, 1], mirrored at random.
+
+        ``scales`` is the range of magnifications of the stored photographs; smaller
+        photographs are magnified until a crop fits.
+        """
+        picks = torch.randint(len(self.images), (count,), generator=rng)
+        return torch.stack(
+            [_crop(self.images[i], size, scales, rng) for i in picks.tolist()]
+        )
+
+
+def load_artwork(path: Path | str, size: int) -> Tensor:
+    """Return an artwork as (1, 3, H, W) in [0, 1], its geometric mean side ``size``.
+
+    Raises :class:`~styleplug.errors.TrainingError` when it cannot be read.
+    """
+    try:
+        image = _open(Path(path))
+    except _UNREADABLE as error:
+        raise TrainingError(f"The artwork {path} cannot be read ({error}).") from error
+    scale = size / (image.width * image.height) ** 0.5
+    width = max(16, round(image.width * scale))
+    height = max(16, round(image.height * scale))
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return _to_tensor(image)[None].float() / 255
+
+
+_UNREADABLE = (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError)
+
+
+def _open(path: Path) -> Image.Image:
+    """Return an upright RGB image; transparency becomes white paper."""
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            paper = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(paper, image)
+        return image.convert("RGB")
+
+
+def _try_load(path: Path, size: int) -> Tensor | None:
+    try:
+        image = _open(path)
+    except _UNREADABLE as error:
+        logger.warning("skipped %s: %s", path, error)
+        return None
+    scale = size / min(image.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return _to_tensor(image)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _crop(
+    image: Tensor, size: int, scales: tuple[float, float], rng: Generator
+) -> Tensor:
+    height, width = image.shape[1:]
+    low, high = scales
+    scale = low + (high - low) * torch.rand((), generator=rng).item()
+    side = min(round(size / scale), height, width)
+    top = int(torch.randint(height - side + 1, (), generator=rng))
+    left = int(torch.randint(width - side + 1, (), generator=rng))
+    crop = image[:, top : top + side, left : left + side].float() / 255
+    if torch.rand((), generator=rng) < 0.5:
+        crop = crop.flip(2)
+    if side == size:
+        return crop
+    return F.interpolate(
+        crop[None], (size, size), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+
+
+def folder_images(paths: Iterable[Path | str]) -> list[Path]:
+    """Return image files of ``paths``, folders replaced by the images in them."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        else:
+            found.append(path)
+    return found

@@ -1,0 +1,406 @@
+"""``styleplug train``: learn styles from artworks and photographs.
+
+    styleplug train ARTWORK... --content PHOTOS --loss-network VGG --out DIR
+    styleplug train ARTWORK... --new-trunk --content PHOTOS --loss-network VGG --out DIR
+
+The first fits the vectors of new styles on the bundled trunk, in minutes. The second
+trains a trunk together with the styles that will share it, in an hour or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Generator, Tensor, nn
+
+from ..errors import TrainingError
+from ..networks import StyleNetwork, load_trunk, mix, save_style, save_trunk
+from ..style import StyleInfo, bundled_trunk
+from .data import Photographs, folder_images, load_artwork
+from .losses import (
+    CONTENT_LAYERS,
+    STYLE_LAYERS,
+    LossNetwork,
+    content_loss,
+    gram_matrix,
+    style_loss,
+    tv_loss,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training; they are stored with the weights."""
+
+    steps: int = 5000
+    batch_size: int = 4
+    crop_size: int = 224
+    """Pixels; crops are taken from photographs magnified by ``scales``."""
+    scales: tuple[float, float] = (1.0, 1.7)
+    style_size: int = 512
+    """Geometric mean side of the artworks, in pixels: the stroke size."""
+    content_weight: float = 1.0
+    style_weight: float = 25.0
+    tv_weight: float = 5.0
+    learning_rate: float = 3e-3
+    """Peak of a one-cycle schedule."""
+    vector_rate: float = 4.0
+    """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
+    varied_strength: float = 0.4
+    """Share of the crops that is trained at a strength below 1."""
+    seed: int = 0
+
+
+def train(
+    artworks: Sequence[Path],
+    content: Path,
+    loss_network: Path,
+    out: Path,
+    *,
+    config: TrainConfig | None = None,
+    trunk: Path | None = None,
+    about: dict[str, dict[str, str]] | None = None,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    sheet: Path | None = None,
+    command: str = "",
+) -> list[Path]:
+    """Train a style for each artwork, write them into ``out``, return their paths.
+
+    With ``trunk`` only the vectors are learned, on that trunk; without it a new trunk
+    is trained too and written as ``trunk.safetensors``. ``about`` gives the header
+    fields of a style by the file name of its artwork. ``checkpoint`` is written every
+    few minutes and continued from when it is there; ``sheet`` is a picture of the
+    progress.
+
+    Raises :class:`~styleplug.errors.TrainingError`.
+    """
+    config = config or TrainConfig()
+    torch.manual_seed(config.seed)
+    photographs = Photographs(content)
+    loss_net = LossNetwork(loss_network, dtype=_fast_dtype(device)).to(device)
+    rng = _rng(config.seed, -1)
+    loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
+    grams = _targets(artworks, loss_net, config, device)
+
+    network = StyleNetwork() if trunk is None else load_trunk(trunk)
+    network = network.to(device, memory_format=torch.channels_last)
+    styles = nn.Parameter(network.new_style().repeat(len(artworks), 1).to(device))
+    if trunk is not None:
+        styles.data[:] = network.photo
+    trained = list(network.parameters()) if trunk is None else []
+    vector_rate = config.vector_rate * config.learning_rate
+    optimizer = torch.optim.Adam(
+        [{"params": trained}, {"params": [styles]}] if trained else [styles],
+        lr=config.learning_rate,
+    )
+    peaks = [config.learning_rate, vector_rate] if trained else [vector_rate]
+
+    identity = {
+        "config": dataclasses.asdict(config),
+        "artworks": [path.name for path in artworks],
+        "trunk": trunk is None,
+    }
+    state = _State(network if trunk is None else None, styles, optimizer, identity)
+    step = state.resume(checkpoint) if checkpoint else 0
+    saved = shown = time.monotonic()
+    running: list[tuple[float, float, float]] = []
+    while step < config.steps:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * _one_cycle(step / config.steps)
+        rng = _rng(config.seed, step)
+        crops = photographs.crops(
+            config.batch_size, config.crop_size, config.scales, rng
+        ).to(device)
+        picks = _deal(len(artworks), config, step).to(device)
+        strength = torch.rand(config.batch_size, generator=rng)
+        varied = torch.rand(config.batch_size, generator=rng) < config.varied_strength
+        strength = torch.where(varied, strength, 1.0).to(device)
+
+        targets = {layer: gram[picks] for layer, gram in grams.items()}
+        content_part, style_part, tv_part = objective(
+            network, loss_net, crops, styles[picks], strength, targets
+        )
+        loss = (
+            config.content_weight * content_part
+            + config.style_weight * strength**2 * style_part
+            + config.tv_weight * tv_part
+        ).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_([*trained, styles], 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            logger.warning("step %d: the loss is not finite, left out", step)
+        step += 1
+
+        full = strength == 1.0
+        if full.any():
+            running.append(
+                (
+                    content_part[full].mean().item(),
+                    style_part[full].mean().item(),
+                    loss.item(),
+                )
+            )
+        if step % 50 == 0 or step == config.steps:
+            means = [sum(column) / len(column) for column in zip(*running, strict=True)]
+            logger.info(
+                "step %d/%d  content %.3f  style %.4f  loss %.3f  %.1f s",
+                *(step, config.steps, *means, time.monotonic() - shown),
+            )
+            running.clear()
+            shown = time.monotonic()
+        if time.monotonic() - saved > 180 or step == config.steps:
+            if checkpoint:
+                state.save(checkpoint, step)
+            if sheet:
+                draw_sheet(sheet, network, styles, photographs)
+            saved = time.monotonic()
+
+    info = {
+        "command": command,
+        "loss_network": loss_network.name,
+        "activations": loss_net.activations,
+        "photographs": len(photographs.images),
+        **dataclasses.asdict(config),
+    }
+    return _write_styles(out, artworks, network, styles, info, about or {}, trunk)
+
+
+def objective(
+    network: StyleNetwork,
+    loss_network: LossNetwork,
+    crops: Tensor,
+    styles: Tensor,
+    strength: Tensor,
+    grams: dict[str, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return content, style and total-variation loss of a batch, each (B,).
+
+    ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
+    """
+    m = network.MARGIN
+    padded = nn.functional.pad(crops, (m, m, m, m), mode="reflect")
+    padded = padded.contiguous(memory_format=torch.channels_last)
+    vector = network.vector(styles, strength)
+    with torch.autocast(crops.device.type, torch.bfloat16):
+        stylized = network(padded, vector)[..., m:-m, m:-m]
+    stylized = mix(crops, stylized, strength)
+    with torch.no_grad():
+        wanted = loss_network(crops)
+        wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
+    features = loss_network(stylized)
+    return (
+        content_loss(features, wanted),
+        style_loss(features, grams),
+        tv_loss(stylized),
+    )
+
+
+def _fast_dtype(device: str) -> torch.dtype:
+    if device == "cpu" and not torch.backends.mkldnn.is_available():
+        return torch.float32
+    return torch.bfloat16
+
+
+def _rng(seed: int, step: int) -> Generator:
+    """Return the generator of one step, so that a resumed run repeats the schedule."""
+    return Generator().manual_seed(seed * 1_000_003 + step + 1)
+
+
+def _deal(count: int, config: TrainConfig, step: int) -> Tensor:
+    """Return the styles of one batch: each epoch deals every style once."""
+    picks = []
+    for i in range(step * config.batch_size, (step + 1) * config.batch_size):
+        order = torch.randperm(count, generator=_rng(config.seed + 1, i // count))
+        picks.append(order[i % count])
+    return torch.stack(picks)
+
+
+def _one_cycle(progress: float) -> float:
+    warmup = 0.05
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _targets(
+    artworks: Sequence[Path], loss_net: LossNetwork, config: TrainConfig, device: str
+) -> dict[str, Tensor]:
+    """Return the Gram matrices of all artworks, (N, C, C) for each style layer."""
+    grams: dict[str, list[Tensor]] = {layer: [] for layer in STYLE_LAYERS}
+    with torch.no_grad():
+        for path in artworks:
+            features = loss_net(load_artwork(path, config.style_size).to(device))
+            for layer, found in grams.items():
+                found.append(gram_matrix(features[layer]))
+    return {layer: torch.cat(found) for layer, found in grams.items()}
+
+
+class _State:
+    """All that a checkpoint holds: weights, Adam's moments and the step."""
+
+    def __init__(
+        self,
+        network: StyleNetwork | None,
+        styles: nn.Parameter,
+        optimizer: torch.optim.Adam,
+        identity: dict[str, Any],
+    ) -> None:
+        self.optimizer = optimizer
+        self.identity = json.dumps(identity)
+        self.parameters = {"styles": styles}
+        if network is not None:
+            self.parameters.update(network.named_parameters())
+
+    def save(self, path: Path, step: int) -> None:
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            adam = self.optimizer.state[parameter]
+            tensors[name] = parameter.detach().clone()
+            tensors[f"{name}#exp_avg"] = adam["exp_avg"]
+            tensors[f"{name}#exp_avg_sq"] = adam["exp_avg_sq"]
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        temporary = path.with_name(f".{path.name}.part")
+        metadata = {"step": str(step), "identity": self.identity}
+        temporary.write_bytes(save(tensors, metadata=metadata))
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> int:
+        """Load ``path`` if it is there; return the step to go on from."""
+        if not path.exists():
+            return 0
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                if metadata.get("identity") != self.identity:
+                    raise TrainingError(
+                        f"The checkpoint {path} belongs to another training; name "
+                        "another file, or give the settings it was made with."
+                    )
+                step = int(metadata["step"])
+                for name, parameter in self.parameters.items():
+                    parameter.data.copy_(file.get_tensor(name))
+                    self.optimizer.state[parameter] = {
+                        "step": torch.tensor(float(step)),
+                        "exp_avg": file.get_tensor(f"{name}#exp_avg"),
+                        "exp_avg_sq": file.get_tensor(f"{name}#exp_avg_sq"),
+                    }
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"The checkpoint {path} is damaged ({error}); delete it to start anew."
+            ) from error
+        return step
+
+
+def draw_sheet(
+    path: Path, network: StyleNetwork, styles: Tensor, photographs: Photographs
+) -> None:
+    """Write a picture of the progress: a row for each style, at strength 1."""
+    contents = photographs.crops(4, 384, (1.5, 1.5), _rng(7, 0)).to(styles.device)
+    m = network.MARGIN
+    padded = nn.functional.pad(contents, (m, m, m, m), mode="reflect")
+    rows = [torch.cat(list(contents), dim=2)]
+    with torch.no_grad(), torch.autocast(contents.device.type, torch.bfloat16):
+        for style in styles:
+            out = network(padded, network.vector(style))[..., m:-m, m:-m].float()
+            rows.append(torch.cat(list(out), dim=2))
+    pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
+    temporary = path.with_name(f".{path.name}.part")
+    Image.fromarray(pixels.cpu().numpy()).save(temporary, "PNG")
+    temporary.replace(path)
+
+
+def _write_styles(
+    out: Path,
+    artworks: Sequence[Path],
+    network: StyleNetwork,
+    styles: Tensor,
+    training: dict[str, Any],
+    about: dict[str, dict[str, str]],
+    trunk: Path | None,
+) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    base_size = int(training["style_size"])
+    if trunk is None:
+        info = StyleInfo("trunk", base_size=base_size, training=training)
+        save_trunk(out / "trunk.safetensors", network, info)
+    paths = []
+    for artwork, style in zip(artworks, styles, strict=True):
+        fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
+        info = StyleInfo(**fields, base_size=base_size, training=training)
+        paths.append(out / f"{info.name}.safetensors")
+        save_style(paths[-1], style, network, info, self_contained=False)
+    return paths
+
+
+def _name(stem: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in stem).lower().split())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``styleplug train``."""
+    add = parser.add_argument
+    add("artworks", nargs="+", type=Path, help="the pictures whose style is learned")
+    add("--content", type=Path, required=True, help="a folder of photographs")
+    add("--loss-network", type=Path, required=True, help="VGG-19 in safetensors")
+    add("--out", "-o", type=Path, required=True, help="folder for the style files")
+    add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
+    add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
+    add("--about", type=Path, help="JSON: header fields by file name of the artwork")
+    add("--checkpoint", type=Path, help="continue from here, and save here")
+    add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
+    add("--device", default="cpu", help="where to train (default: %(default)s)")
+    for field in dataclasses.fields(TrainConfig):
+        if field.name != "scales":
+            add(
+                f"--{field.name.replace('_', '-')}",
+                type=type(field.default),
+                help="(default: %(default)s)",
+                default=field.default,
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``styleplug train``; return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    fields = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(TrainConfig)
+        if field.name != "scales"
+    }
+    about = json.loads(args.about.read_text("utf-8")) if args.about else {}
+    trunk = None if args.new_trunk else args.trunk or bundled_trunk()
+    train(
+        folder_images(args.artworks),
+        args.content,
+        args.loss_network,
+        args.out,
+        config=TrainConfig(**fields),
+        trunk=trunk,
+        about=about,
+        device=args.device,
+        checkpoint=args.checkpoint,
+        sheet=args.sheet,
+        command=shlex.join(["styleplug", *sys.argv[1:]]),
+    )
+    return 0
