@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,13 +120,13 @@ def read_header(path: Path) -> dict[str, Any]:
             begin, end = tensor["data_offsets"]
             count = _DTYPE_BYTES[tensor["dtype"]]
             for side in tensor["shape"]:
-                count *= side
+                count *= max(side, 0)
             if not 0 <= begin <= end <= data_size or end - begin != count:
                 raise InvalidStyleError(
                     f"{path} was cut short or damaged (tensor {name!r}); "
                     "download it again."
                 )
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidStyleError(
             f"{path} is not a safetensors file ({error}); download it again."
         ) from error
@@ -146,7 +145,13 @@ def read_info(path: Path | str) -> StyleInfo:
     try:
         fields = json.loads(header["__metadata__"][METADATA_KEY])
         version = fields.pop("format")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InvalidStyleError(
             f"{path} has no styleplug header, so it is not a style; a network of "
             "another project has to go through 'styleplug convert' first."

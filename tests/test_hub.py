@@ -1,0 +1,450 @@
+"""The Hub client against a real HTTP server on loopback, see hub_server."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from styleplug import hub
+from styleplug.errors import StyleNotFoundError
+from styleplug.style import StyleInfo
+from tests.hub_client import ROOT, HubClient, RemoteError
+from tests.hub_server import OWNER_TOKEN, Blob, Fault, HubServer
+
+GHOST_COMMIT = "0" * 40
+
+
+def style_bytes(name: str = "wave", size: int = 4000, **header: Any) -> bytes:
+    """Return a style file of one tensor, which is all that the Hub side looks at."""
+    tensor = {"dtype": "F16", "shape": [size], "data_offsets": [0, 2 * size]}
+    metadata = StyleInfo(name=name, license="mit").to_metadata()
+    text = json.dumps({"__metadata__": metadata, "style": tensor, **header}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(2 * size)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
+    server = HubServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("huggingface")
+
+
+@pytest.fixture(scope="module")
+def client(server: HubServer, home: Path) -> Iterator[HubClient]:
+    client = HubClient(server.url, home)
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def _count_from_zero(server: HubServer) -> None:
+    server.forget_requests()
+
+
+def cached_files(home: Path) -> list[Path]:
+    """Return all blobs in the cache, half-written ones included."""
+    return [path for path in home.glob("hub/models--*/blobs/*") if path.is_file()]
+
+
+# Names, without the Hub
+
+
+def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "my.safetensors"
+    path.write_bytes(style_bytes())
+    assert hub.locate(path) == path
+    assert hub.locate(str(path)) == path
+
+
+@pytest.mark.parametrize(
+    "style", [Path("no/such/file"), "missing.safetensors", "a/b.safetensors"]
+)
+def test_a_missing_file_is_said_to_be_missing(style: Any) -> None:
+    with pytest.raises(StyleNotFoundError, match="There is no file"):
+        hub.locate(style)
+
+
+@pytest.mark.parametrize("style", ["", "no-such-style", "a/b/c", "x" * 5000, "a\0b"])
+def test_an_unknown_name_says_where_styles_are_listed(style: str) -> None:
+    with pytest.raises(StyleNotFoundError, match="styleplug list"):
+        hub.locate(style)
+
+
+def test_a_misspelt_name_gets_the_nearest_names() -> None:
+    names = list(hub.bundled_styles())
+    if not names:
+        pytest.skip("no bundled styles yet")
+    with pytest.raises(StyleNotFoundError, match=f"did you mean.*{names[0]}"):
+        hub.locate(names[0] + "x")
+
+
+def test_a_style_must_be_text_or_a_path() -> None:
+    with pytest.raises(TypeError, match="a name or a path"):
+        hub.locate(b"wave")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "../etc",
+        "./wave",
+        "~/wave",
+        "owner/..",
+        "owner/na me",
+        "owner/name.git",
+        "own--er/name",
+        "owner/\u202ename",
+        "owner/name@",
+        "owner/name@../../../escape",
+        "owner/name@/etc/passwd",
+        "owner/name@a//b",
+        "owner/name@a b",
+        "owner/name@\nHost: x",
+    ],
+)
+def test_a_hostile_id_is_refused_before_any_request(
+    server: HubServer, client: HubClient, style: str
+) -> None:
+    with pytest.raises(RemoteError) as caught:
+        client("hub.locate", style)
+    assert caught.value.kind == "StyleNotFoundError"
+    assert not server.requests
+
+
+def test_importing_the_module_and_listing_load_no_http_client() -> None:
+    code = (
+        "import sys, styleplug.hub as hub; hub.list_styles(); "
+        "print(*{'torch', 'httpx', 'httpx2', 'huggingface_hub.hf_api'}"
+        " & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == ""
+
+
+# Downloads
+
+
+def test_a_style_is_downloaded_once_and_then_only_looked_up(
+    server: HubServer, client: HubClient
+) -> None:
+    commit = server.add("owner/wave", {"model.safetensors": style_bytes()})
+    path = Path(client("hub.locate", "owner/wave"))
+    assert path.read_bytes() == style_bytes()
+    assert path.parent.name == commit
+    assert [r.method for r in server.requests] == ["HEAD", "HEAD", "GET"]
+    assert "styleplug/" in server.requests[0].headers["user-agent"]
+
+    server.forget_requests()
+    assert Path(client("hub.locate", "owner/wave")) == path
+    assert [r.method for r in server.requests] == ["HEAD"]
+
+
+def test_a_cached_commit_costs_no_request(server: HubServer, client: HubClient) -> None:
+    commit = server.add("owner/pinned", {"model.safetensors": style_bytes()})
+    path = client("hub.locate", f"owner/pinned@{commit}")
+    server.forget_requests()
+    assert client("hub.locate", f"owner/pinned@{commit}") == path
+    assert not server.requests
+
+
+def test_a_branch_follows_the_hub_and_a_commit_does_not(
+    server: HubServer, client: HubClient
+) -> None:
+    old = server.add("owner/moves", {"model.safetensors": style_bytes("old")})
+    client("hub.pull", "owner/moves")
+    new = server.add("owner/moves", {"model.safetensors": style_bytes("new")})
+    assert Path(client("hub.pull", "owner/moves")).parent.name == new
+    assert Path(client("hub.pull", f"owner/moves@{old}")).parent.name == old
+
+
+def test_a_small_file_outside_large_storage_is_a_style_too(
+    server: HubServer, client: HubClient
+) -> None:
+    blob = Blob(style_bytes(), large=False)
+    server.add("owner/small", {"model.safetensors": blob})
+    assert Path(client("hub.pull", "owner/small")).read_bytes() == blob.content
+
+
+def test_a_private_style_opens_with_a_token_only(
+    server: HubServer, client: HubClient
+) -> None:
+    server.add("owner/mine", {"model.safetensors": style_bytes()}, private=True)
+    with pytest.raises(RemoteError, match=r"or it is private.*hf auth login") as caught:
+        client("hub.pull", "owner/mine")
+    assert caught.value.kind == "StyleNotFoundError"
+    path = client("hub.pull", "owner/mine", token=OWNER_TOKEN)
+    assert Path(path).read_bytes() == style_bytes()
+
+
+def test_what_was_pulled_works_offline_without_a_request(
+    server: HubServer, client: HubClient, home: Path
+) -> None:
+    commit = server.add("owner/kept", {"model.safetensors": style_bytes()})
+    path = client("hub.pull", "owner/kept")
+    server.forget_requests()
+    offline = HubClient(server.url, home, HF_HUB_OFFLINE="1")
+    assert offline("hub.locate", "owner/kept") == path
+    assert offline("hub.locate", f"owner/kept@{commit}") == path
+    assert "owner/kept" in [s["repo_id"] for s in offline("hub.cached_styles")]
+    with pytest.raises(RemoteError, match="styleplug pull owner/far") as caught:
+        offline("hub.locate", "owner/far")
+    assert caught.value.kind == "DownloadError"
+    offline.close()
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault("reset", "HEAD"), id="reset"),
+        pytest.param(Fault("status", "HEAD", 503), id="503"),
+        pytest.param(Fault("foreign", "HEAD"), id="portal"),
+    ],
+)
+def test_a_cached_style_is_used_when_the_hub_is_down(
+    server: HubServer, client: HubClient, fault: Fault
+) -> None:
+    server.add("owner/sturdy", {"model.safetensors": style_bytes()})
+    path = client("hub.pull", "owner/sturdy")
+    server.repos["owner/sturdy"].faults = [fault]
+    assert client("hub.pull", "owner/sturdy") == path
+    assert not server.repos["owner/sturdy"].faults
+
+
+def test_cached_styles_tell_repository_and_commit(
+    server: HubServer, client: HubClient, tmp_path: Path
+) -> None:
+    commit = server.add("owner/told", {"model.safetensors": style_bytes("told")})
+    server.add("owner/else", {"model.safetensors": b"not a style"})
+    client("hub.pull", "owner/told", cache_dir=str(tmp_path))
+    with pytest.raises(RemoteError):
+        client("hub.pull", "owner/else", cache_dir=str(tmp_path))
+    (style,) = client("hub.cached_styles", cache_dir=str(tmp_path))
+    assert style["name"] == "told"
+    assert style["repo_id"] == "owner/told"
+    assert style["revision"] == commit
+    listed = client("hub.list_styles", cache_dir=str(tmp_path))
+    assert len(listed) == 1 + len(hub.bundled_styles())
+
+
+# What the Hub can answer instead
+
+
+def refused(
+    client: HubClient, repo_id: str, kind: str, message: str, **keywords: Any
+) -> None:
+    with pytest.raises(RemoteError, match=message) as caught:
+        client("hub.pull", repo_id, **keywords)
+    assert caught.value.kind == kind
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_missing_repository_is_a_style_not_found(client: HubClient) -> None:
+    refused(client, "owner/ghost", "StyleNotFoundError", "no repository owner/ghost")
+
+
+def test_a_missing_revision_is_named(server: HubServer, client: HubClient) -> None:
+    server.add("owner/once", {"model.safetensors": style_bytes()})
+    refused(client, "owner/once@v9", "StyleNotFoundError", "no revision 'v9'")
+    refused(
+        client, f"owner/once@{GHOST_COMMIT}", "StyleNotFoundError", "no revision '0000"
+    )
+
+
+def test_a_pickle_is_never_asked_for(server: HubServer, client: HubClient) -> None:
+    server.add("owner/old", {"pytorch_model.bin": b"\x80\x04."})
+    refused(client, "owner/old", "InvalidStyleError", "pickled weights are never")
+    assert all(r.path.endswith("/model.safetensors") for r in server.requests)
+
+
+def test_a_gated_repository_says_how_to_get_in(
+    server: HubServer, client: HubClient
+) -> None:
+    server.add("owner/gated", {"model.safetensors": style_bytes()}, gated=True)
+    refused(client, "owner/gated", "DownloadError", "accept its conditions on http")
+
+
+def test_a_wrong_token_is_named(server: HubServer, client: HubClient) -> None:
+    server.add("owner/open", {"model.safetensors": style_bytes()})
+    refused(client, "owner/open", "DownloadError", "access token", token="hf_expired")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        pytest.param(Fault("status", "HEAD", 403), "forbids access", id="403"),
+        pytest.param(Fault("status", "HEAD", 418), "status 418", id="418"),
+        pytest.param(
+            Fault("status", "HEAD", 429, {"Retry-After": "60"}),
+            "try again in 60 seconds",
+            id="429",
+        ),
+        pytest.param(Fault("status", "HEAD", 503, times=3), "status 503", id="503"),
+        pytest.param(Fault("status", "STORAGE", 404, times=3), "status 404", id="404"),
+        pytest.param(Fault("redirect", "HEAD", times=0), "TooMany|redirect", id="loop"),
+        pytest.param(Fault("foreign", "HEAD"), "asks to log in first", id="portal"),
+        pytest.param(Fault("drop", "HEAD", times=3), "connection broke", id="drop"),
+        pytest.param(
+            Fault("slow", "HEAD", seconds=1.5), "HF_HUB_DOWNLOAD_TIMEOUT", id="slow"
+        ),
+        pytest.param(
+            Fault("reset", "STORAGE", times=3), "connection broke", id="reset"
+        ),
+        pytest.param(Fault("corrupt", "STORAGE", times=3), "damaged", id="corrupt"),
+    ],
+)
+def test_a_fault_that_stays_is_explained_and_leaves_nothing(
+    server: HubServer, client: HubClient, home: Path, fault: Fault, message: str
+) -> None:
+    repo_id = f"owner/fault-{fault.kind}-{fault.status}"
+    server.add(repo_id, {"model.safetensors": style_bytes(repo_id)}, faults=(fault,))
+    before = cached_files(home)
+    refused(client, repo_id, "DownloadError", message)
+    assert cached_files(home) == before
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault("status", "HEAD", 503), id="503"),
+        pytest.param(Fault("status", "HEAD", 429, {"Retry-After": "1"}), id="429"),
+        pytest.param(Fault("drop", "HEAD"), id="drop"),
+        pytest.param(Fault("reset", "HEAD"), id="reset-head"),
+        pytest.param(Fault("status", "STORAGE", 500), id="500"),
+        pytest.param(Fault("reset", "STORAGE"), id="reset"),
+        pytest.param(Fault("truncate", "STORAGE"), id="truncate"),
+        pytest.param(Fault("corrupt", "STORAGE"), id="corrupt"),
+        pytest.param(Fault("slow", "STORAGE", seconds=0.3), id="slow"),
+    ],
+)
+def test_a_fault_that_passes_is_overcome(
+    server: HubServer, client: HubClient, fault: Fault
+) -> None:
+    repo_id = f"owner/passing-{fault.kind}-{fault.method}-{fault.status}"
+    content = style_bytes(repo_id)
+    server.add(repo_id, {"model.safetensors": content}, faults=(fault,))
+    assert Path(client("hub.pull", repo_id)).read_bytes() == content
+    assert not server.repos[repo_id].faults
+
+
+def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
+    server = HubServer()
+    server.close()
+    client = HubClient(server.url, tmp_path)
+    refused(client, "owner/wave", "DownloadError", "cannot be reached")
+    client.close()
+
+
+# Hostile repositories and a cache that fails
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"\x80\x04cos\nsystem\n.", "not a safetensors", id="pickle"),
+        pytest.param(b"", "not a safetensors", id="empty"),
+        pytest.param(style_bytes()[:-1], "cut short", id="truncated"),
+        pytest.param(struct.pack("<Q", 1 << 62) + b"{}", "cut short", id="huge-header"),
+        pytest.param(
+            struct.pack("<Q", 200_000) + b"[" * 200_000, "not a safetensors", id="deep"
+        ),
+        pytest.param(struct.pack("<Q", 2) + b"{}", "no styleplug header", id="foreign"),
+        pytest.param(
+            style_bytes(evil={"dtype": "I64", "shape": [], "data_offsets": [0, 8]}),
+            "I64",
+            id="dtype",
+        ),
+        pytest.param(
+            style_bytes(
+                evil={"dtype": "F16", "shape": [-1, -4], "data_offsets": [0, 8]}
+            ),
+            "damaged|not a safetensors",
+            id="negative-shape",
+        ),
+        pytest.param(style_bytes(evil=7), "not a safetensors", id="no-tensor"),
+    ],
+)
+def test_a_file_that_is_no_style_is_refused_with_a_sentence(
+    server: HubServer, client: HubClient, content: bytes, message: str
+) -> None:
+    server.add("owner/hostile", {"model.safetensors": content})
+    refused(client, "owner/hostile", "InvalidStyleError", message)
+
+
+def test_a_huge_claim_is_refused_before_the_download(
+    server: HubServer, client: HubClient
+) -> None:
+    for large in (True, False):
+        blob = Blob(style_bytes(), large=large, claimed_size=10 << 30)
+        server.add(f"owner/huge-{large}", {"model.safetensors": blob})
+        refused(client, f"owner/huge-{large}", "InvalidStyleError", "10,240 MB")
+    assert {r.method for r in server.requests} == {"HEAD"}
+
+
+@pytest.mark.parametrize("etag", ["../../../escape", "a/b", "", "x" * 20 + "/y"])
+def test_an_etag_cannot_lead_out_of_the_cache(
+    server: HubServer, client: HubClient, home: Path, etag: str
+) -> None:
+    blob = Blob(style_bytes())
+    blob.sha256 = etag
+    server.add("owner/path", {"model.safetensors": blob})
+    refused(client, "owner/path", "DownloadError", "does not answer like the Hub")
+    assert not (home / "hub" / "models--owner--path").exists()
+
+
+def test_a_cached_file_that_rotted_is_fetched_again(
+    server: HubServer, client: HubClient
+) -> None:
+    commit = server.add("owner/rotten", {"model.safetensors": style_bytes("rotten")})
+    path = Path(client("hub.pull", "owner/rotten"))
+    if not path.is_symlink():
+        pytest.skip("the cache has no links here, so the hash is not at hand")
+    for revision in ("", f"@{commit}"):
+        path.write_bytes(b"x" * path.stat().st_size)
+        assert client("hub.pull", f"owner/rotten{revision}") == str(path)
+        assert path.read_bytes() == style_bytes("rotten")
+
+
+def test_a_cache_that_cannot_be_written_is_explained(
+    server: HubServer, client: HubClient, tmp_path: Path
+) -> None:
+    server.add("owner/nowhere", {"model.safetensors": style_bytes()})
+    (tmp_path / "file").write_text("in the way")
+    refused(
+        client,
+        "owner/nowhere",
+        "DownloadError",
+        "cannot be kept in the cache.*HF_HOME",
+        cache_dir=str(tmp_path / "file"),
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_full_disk_is_explained_and_leaves_nothing(
+    server: HubServer, tmp_path: Path
+) -> None:
+    server.add("owner/full", {"model.safetensors": style_bytes(size=100_000)})
+    client = HubClient(server.url, tmp_path, TEST_FILE_SIZE_LIMIT="100000")
+    refused(client, "owner/full", "DownloadError", "free some space")
+    client.close()
+    assert not cached_files(tmp_path)
