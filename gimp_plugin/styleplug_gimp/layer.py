@@ -1,0 +1,307 @@
+"""Between a GIMP layer and the worker: which pixels go, and where they come back.
+
+The whole layer is the content image, whatever is selected, so that strokes do not
+change with the selection; the result is merged through the selection by GIMP itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gi
+
+gi.require_version("Gegl", "0.4")
+gi.require_version("Gimp", "3.0")
+from gi.repository import Gegl, Gimp
+from i18n import _
+from worker_client import Cancelled, Worker, WorkerError
+
+REPLACE = "replace"
+NEW_LAYER = "new-layer"
+
+# Name in the protocol: (Babl format, bytes of a pixel).
+_FORMATS = {"u8": ("R'G'B'A u8", 4), "f32": ("R'G'B'A float", 16)}
+_BAND_BYTES = 1 << 22
+_TILE = 64
+# How the whole of a run is shared among sending, painting and fetching the pixels.
+_SENT, _PAINTED = 0.04, 0.95
+
+
+class Refusal(Exception):
+    """The layer cannot be stylized; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose."""
+
+    style: str
+    strength: float
+    style_scale: float
+    preserve_color: bool
+    output: str
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """Read the arguments of the procedure."""
+        return cls(
+            style=config.get_property("style") or "",
+            strength=config.get_property("strength"),
+            style_scale=config.get_property("style-scale"),
+            preserve_color=config.get_property("preserve-color"),
+            output=config.get_property("output"),
+        )
+
+    def with_style(self, style: str) -> Settings:
+        """Return the same with another style."""
+        return replace(self, style=style)
+
+    def request(self) -> dict[str, Any]:
+        """Return the part of a request that they make up."""
+        return {
+            "type": "stylize",
+            "style": self.style,
+            "parameters": {
+                "strength": self.strength,
+                "style_scale": self.style_scale,
+                "preserve_color": self.preserve_color,
+            },
+        }
+
+
+def check(image: Any, drawables: list[Any]) -> Any:
+    """Return the one layer to stylize, or raise :class:`Refusal`."""
+    if len(drawables) != 1:
+        raise Refusal(_("Neural Style works on one layer: select exactly one."))
+    layer = drawables[0]
+    if isinstance(layer, Gimp.LayerMask):
+        raise Refusal(
+            _(
+                "The layer mask is selected, not the layer: click on the picture of "
+                "the layer in the Layers dialog first."
+            )
+        )
+    if not isinstance(layer, Gimp.Layer):
+        raise Refusal(_("A channel has no colours: select a layer."))
+    if image.get_base_type() == Gimp.ImageBaseType.INDEXED:
+        raise Refusal(
+            _(
+                "An indexed image has too few colours: convert it first with "
+                "Image > Mode > RGB."
+            )
+        )
+    if not layer.mask_intersect()[0]:
+        raise Refusal(_("The selection and the layer do not overlap."))
+    return layer
+
+
+def check_output(layer: Any, output: str) -> None:
+    """Raise :class:`Refusal` when the result cannot go where ``output`` says."""
+    if output == NEW_LAYER:
+        return
+    advice = _("Choose “New layer above” as the output.")
+    if layer.is_group():
+        message = _("A layer group has no pixels of its own to replace.")
+    elif _is_generated(layer):
+        message = _("The pixels of a link or vector layer cannot be replaced.")
+    elif _is_locked(layer):
+        message = _("The pixels of the layer are locked. Unlock them, or:")
+    else:
+        return
+    raise Refusal(f"{message} {advice}")
+
+
+def _is_generated(layer: Any) -> bool:
+    # Since GIMP 3.2; once rasterized, such a layer is as any other.
+    kinds = [getattr(Gimp, name, ()) for name in ("LinkLayer", "VectorLayer")]
+    return any(kind and isinstance(layer, kind) for kind in kinds) and not (
+        hasattr(layer, "is_rasterized") and layer.is_rasterized()
+    )
+
+
+def _is_locked(item: Any) -> bool:
+    while item is not None:
+        if item.get_lock_content():
+            return True
+        item = item.get_parent()
+    return False
+
+
+def pixel_format(image: Any) -> str:
+    """Return the protocol's format that holds the image's pixels without loss.
+
+    Reading another profile's colours as sRGB in 8 bits would clip them.
+    """
+    profile = image.get_color_profile()
+    if image.get_precision() in (
+        Gimp.Precision.U8_NON_LINEAR,
+        Gimp.Precision.U8_PERCEPTUAL,
+    ) and (profile is None or profile.is_equal(Gimp.ColorProfile.new_rgb_srgb())):
+        return "u8"
+    return "f32"
+
+
+def stylize(
+    worker: Worker,
+    image: Any,
+    layer: Any,
+    settings: Settings,
+    *,
+    progress: Callable[[float], None],
+    idle: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Stylize ``layer`` as one step of undo, and return the header of the answer.
+
+    The layer stays as it was until the last pixel has come back. ``progress`` and
+    ``idle`` may raise :class:`Cancelled`.
+    """
+    check_output(layer, settings.output)
+    size = layer.get_width(), layer.get_height()
+    name = pixel_format(image)
+    babl, pixel_bytes = _FORMATS[name]
+    total = size[0] * size[1] * pixel_bytes
+    bands = _bands(*size, pixel_bytes)
+
+    def pixels() -> Iterator[bytes]:
+        source = layer.get_buffer()
+        for band in bands:
+            yield source.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
+            progress(_SENT * (band.y + band.height) / size[1])
+
+    reply = worker.request(
+        {
+            **settings.request(),
+            "width": size[0],
+            "height": size[1],
+            "format": name,
+            "bytes": total,
+        },
+        pixels(),
+        progress=lambda fraction: progress(_SENT + (_PAINTED - _SENT) * fraction),
+        idle=idle,
+    )
+    if reply.get("type") != "result" or reply.get("bytes") != total:
+        worker.close()
+        raise WorkerError(_("The answer does not fit the layer. Nothing was changed."))
+
+    new = settings.output == NEW_LAYER
+    target = _twin(layer) if new else layer
+    buffer = target.get_buffer() if new else target.get_shadow_buffer()
+    try:
+        for band in bands:
+            buffer.set(band, babl, worker.read(band.width * band.height * pixel_bytes))
+            progress(_PAINTED + (1 - _PAINTED) * (band.y + band.height) / size[1])
+        buffer.flush()
+    except (WorkerError, Cancelled):
+        worker.close()
+        if new:
+            target.delete()
+        else:
+            layer.free_shadow()
+        raise
+
+    image.undo_group_start()
+    try:
+        if new:
+            _insert(image, layer, target, bands)
+        elif not layer.merge_shadow(True):
+            raise Refusal(_("GIMP cannot change this layer: its pixels are locked."))
+    finally:
+        image.undo_group_end()
+    layer.update(0, 0, *size)
+    target.update(0, 0, *size)
+    return reply
+
+
+def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:
+    """Cut a layer into rectangles of whole rows, of some megabytes each."""
+    rows = max(1, _BAND_BYTES // (width * pixel_bytes))
+    if rows > _TILE:
+        rows -= rows % _TILE
+    return [
+        Gegl.Rectangle.new(0, top, width, min(rows, height - top))
+        for top in range(0, height, rows)
+    ]
+
+
+def _twin(layer: Any) -> Any:
+    """Return an unattached layer like ``layer``, for the result."""
+    if layer.is_group() or _is_generated(layer):
+        twin = Gimp.Layer.new(
+            layer.get_image(),
+            None,
+            layer.get_width(),
+            layer.get_height(),
+            layer.type_with_alpha(),
+            layer.get_opacity(),
+            layer.get_mode(),
+        )
+        twin.set_offsets(*layer.get_offsets()[1:])
+    else:
+        twin = layer.copy()
+        twin.add_alpha()
+        twin.set_lock_content(False)
+        twin.set_lock_alpha(False)
+    # Translators: the name of a layer that holds the result for the layer {name}.
+    twin.set_name(_("{name} stylized").format(name=layer.get_name()))
+    return twin
+
+
+def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
+    """Put ``twin`` above ``layer``, transparent where nothing is selected."""
+    image.insert_layer(twin, layer.get_parent(), image.get_item_position(layer))
+    if Gimp.Selection.is_empty(image):
+        return
+    pixels, shadow = twin.get_buffer(), twin.get_shadow_buffer()
+    babl, pixel_bytes = _FORMATS["f32"]
+    for band in bands:
+        data = pixels.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
+        shadow.set(band, babl, data)
+        pixels.set(band, babl, bytes(band.width * band.height * pixel_bytes))
+    pixels.flush()
+    shadow.flush()
+    twin.merge_shadow(True)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """The layer and its selection made small, as a request wants them."""
+
+    width: int
+    height: int
+    pixels: bytes
+    mask: bytes | None
+
+    @classmethod
+    def of(cls, image: Any, layer: Any, longest: int) -> Thumbnail:
+        """Scale the layer down to at most ``longest`` pixels a side."""
+        full = layer.get_width(), layer.get_height()
+        scale = min(1.0, longest / max(full))
+        width, height = (max(1, round(side * scale)) for side in full)
+        rectangle = Gegl.Rectangle.new(0, 0, width, height)
+        pixels = layer.get_buffer().get(
+            rectangle, scale, _FORMATS["u8"][0], Gegl.AbyssPolicy.CLAMP
+        )
+        mask = None
+        if not Gimp.Selection.is_empty(image):
+            x, y = (round(offset * scale) for offset in layer.get_offsets()[1:])
+            rectangle = Gegl.Rectangle.new(x, y, width, height)
+            selection = image.get_selection().get_buffer()
+            mask = selection.get(rectangle, scale, "Y u8", Gegl.AbyssPolicy.NONE)
+        return cls(width, height, pixels, mask)
+
+    def request(self) -> dict[str, Any]:
+        """Return the part of a request that it makes up."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "format": "u8",
+            "mask": self.mask is not None,
+            "bytes": len(self.pixels) + len(self.mask or b""),
+        }
+
+    def body(self) -> list[bytes]:
+        """Return the bytes of that request."""
+        return [self.pixels, self.mask or b""]

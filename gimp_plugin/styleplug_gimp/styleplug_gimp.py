@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Neural Style: a filter for GIMP 3 that paints a layer in the style of an artwork.
+
+The painting is done by styleplug in a Python of its own, see worker_client.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import gi
+
+gi.require_version("Gegl", "0.4")
+gi.require_version("Gimp", "3.0")
+import layer as layers
+from gi.repository import Gegl, Gimp, GLib, GObject
+from i18n import _
+from layer import Refusal, Settings
+from worker_client import Cancelled, Worker, WorkerError, start
+
+PROCEDURE = "plug-in-styleplug"
+
+
+def run(
+    procedure: Any,
+    run_mode: Any,
+    image: Any,
+    drawables: list[Any],
+    config: Any,
+    data: Any,
+) -> Any:
+    """Run the filter; what went wrong is in the values returned, never raised."""
+    status, message = Gimp.PDBStatusType.SUCCESS, None
+    try:
+        Gegl.init(None)
+        layer = layers.check(image, drawables)
+        if run_mode == Gimp.RunMode.INTERACTIVE:
+            from dialog import StyleDialog
+
+            StyleDialog(procedure, config, image, layer).run()
+        else:
+            _run_without_dialog(image, layer, Settings.of(config))
+        Gimp.displays_flush()
+    except Cancelled:
+        status = Gimp.PDBStatusType.CANCEL
+    except (Refusal, WorkerError) as error:
+        status, message = Gimp.PDBStatusType.EXECUTION_ERROR, str(error)
+    except Exception as error:  # noqa: BLE001 - GIMP would only call it a crash
+        traceback.print_exc()
+        status = Gimp.PDBStatusType.EXECUTION_ERROR
+        message = f"{type(error).__name__}: {error}"
+    if message is None:
+        return procedure.new_return_values(status, GLib.Error())
+    return procedure.new_return_values(
+        status, GLib.Error.new_literal(Gimp.PlugIn.error_quark(), message, 0)
+    )
+
+
+def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
+    layers.check_output(layer, settings.output)
+    Gimp.progress_init(_("Neural Style"))
+    worker: Worker = start()
+    try:
+        styles = worker.hello()
+        if not settings.style:
+            settings = settings.with_style(styles[0]["id"])
+        layers.stylize(
+            worker, image, layer, settings, progress=Gimp.progress_update
+        )
+    finally:
+        worker.close()
+        Gimp.progress_end()
+
+
+class NeuralStyle(Gimp.PlugIn):
+    """Registers the procedure, its menu entry and its arguments."""
+
+    def do_set_i18n(self, name: str) -> bool:
+        return False  # the strings given to GIMP are translated already
+
+    def do_query_procedures(self) -> list[str]:
+        return [PROCEDURE]
+
+    def do_create_procedure(self, name: str) -> Any:
+        procedure = Gimp.ImageProcedure.new(
+            self, name, Gimp.PDBProcType.PLUGIN, run, None
+        )
+        procedure.set_image_types("RGB*, GRAY*")
+        procedure.set_sensitivity_mask(Gimp.ProcedureSensitivityMask.DRAWABLE)
+        procedure.set_menu_label(_("_Neural Style…"))
+        procedure.add_menu_path("<Image>/Filters/Artistic/")
+        procedure.set_documentation(
+            _("Paint the layer in the style of an artwork"),
+            _(
+                "Paints the layer anew in the style of an artwork, by a neural "
+                "network that runs on this computer. Honours the selection."
+            ),
+            name,
+        )
+        procedure.set_attribution("styleplug", "styleplug", "2026")
+
+        flags = GObject.ParamFlags.READWRITE
+        procedure.add_string_argument(
+            "style",
+            _("St_yle"),
+            _(
+                "Name of a bundled style, path of a .safetensors file, or owner/name "
+                "on the Hugging Face Hub; empty for the first one"
+            ),
+            "",
+            flags,
+        )
+        procedure.add_double_argument(
+            "strength",
+            _("Stren_gth"),
+            _("How far the picture is taken towards the style"),
+            0.0,
+            1.0,
+            1.0,
+            flags,
+        )
+        procedure.add_double_argument(
+            "style-scale",
+            _("Stroke si_ze"),
+            _("Size of the brush strokes; 1 is as in the artwork"),
+            0.25,
+            4.0,
+            1.0,
+            flags,
+        )
+        procedure.add_boolean_argument(
+            "preserve-color",
+            _("_Keep colours"),
+            _("Keep the colours of the layer, take only the brushwork"),
+            False,
+            flags,
+        )
+        output = Gimp.Choice.new()
+        output.add(
+            layers.REPLACE, 0, _("Replace layer"), _("Change the layer's pixels")
+        )
+        output.add(
+            layers.NEW_LAYER,
+            1,
+            _("New layer above"),
+            _("Leave the layer, put the result above it"),
+        )
+        procedure.add_choice_argument(
+            "output", _("O_utput"), _("Where the result goes"), output, "replace", flags
+        )
+        return procedure
+
+
+Gimp.main(NeuralStyle.__gtype__, sys.argv)

@@ -1,0 +1,290 @@
+"""Start styleplug's worker in the Python that holds it, and talk to it.
+
+Needs the standard library only. The protocol is that of PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from i18n import _
+
+PROTOCOL = 1
+CONFIG = Path(__file__).with_name("worker.json")
+"""Written by ``styleplug gimp install``: ``command`` and maybe ``silence_limit``."""
+
+_MAX_LINE = 1 << 22
+_POLL = 0.03
+# What GIMP sets for its own Python and libraries breaks another Python.
+_FOREIGN = ("PYTHON", "GI_", "GTK_", "GDK_", "GIO_", "LD_", "DYLD_")
+
+
+class WorkerError(Exception):
+    """The worker did not do it; the message is for the user."""
+
+
+class Cancelled(Exception):
+    """The request was taken back."""
+
+
+def start() -> Worker:
+    """Start the worker that ``styleplug gimp install`` recorded."""
+    try:
+        config = json.loads(CONFIG.read_text(encoding="utf-8"))
+        command = [str(word) for word in config["command"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkerError(
+            _(
+                "The plug-in does not know which Python holds styleplug. "
+                "Run “styleplug gimp install” in a terminal."
+            )
+        ) from error
+    return Worker(command, float(config.get("silence_limit", 90)))
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` without what GIMP set for its own libraries."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(_FOREIGN)
+    }
+
+
+class Worker:
+    """One worker process. Requests are made one at a time, from any one thread."""
+
+    def __init__(self, command: Sequence[str], silence_limit: float) -> None:
+        """Start ``command``; it is given up when silent for ``silence_limit`` s."""
+        self._command = list(command)
+        self._silence_limit = silence_limit
+        self._silent = False
+        folder = os.path.dirname(command[0])
+        if os.path.exists("/.flatpak-info"):
+            # --watch-bus: the process outside ends with this one.
+            command = ["flatpak-spawn", "--host", "--watch-bus", *command]
+            folder = ""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=clean_environment(os.environ),
+                # python -m puts the working directory first on its path.
+                cwd=folder or None,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise WorkerError(
+                _(
+                    "The Python that holds styleplug cannot be started: {command} "
+                    "({reason}). Run “styleplug gimp install” again in a terminal."
+                ).format(command=self._command[0], reason=error.strerror)
+            ) from error
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._stderr = self._process.stderr
+        self._last_words: collections.deque[str] = collections.deque(maxlen=20)
+        self._write_lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._current = 0
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._unread = 0
+        self._body_read = threading.Event()
+        for work in (self._listen, self._overhear):
+            threading.Thread(target=work, daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be made."""
+        return self._process.poll() is None and not self._stdin.closed
+
+    def hello(self) -> list[dict[str, str]]:
+        """Return the styles that are there: id, title, artist, year, license."""
+        reply = self.request({"type": "hello"})
+        if reply["type"] != "hello" or reply.get("protocol") != PROTOCOL:
+            self.close()
+            raise WorkerError(
+                _(
+                    "This plug-in and the installed styleplug do not belong to the "
+                    "same version. Run “styleplug gimp install” again in a terminal."
+                )
+            )
+        return list(reply["styles"])
+
+    def request(
+        self,
+        header: Mapping[str, Any],
+        body: Iterable[bytes] = (),
+        *,
+        progress: Callable[[float], None] = lambda fraction: None,
+        idle: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Send a request and return the header of its answer.
+
+        ``body`` gives the ``header["bytes"]`` bytes in pieces. ``progress`` gets
+        fractions; ``idle`` is called about every 30 ms of waiting. When the answer
+        has ``bytes``, they must be fetched with :meth:`read` before anything else.
+        Raises :class:`WorkerError`, or :class:`Cancelled` after :meth:`cancel`.
+        """
+        self._current = number = next(self._ids)
+        self._send({"protocol": PROTOCOL, "id": number, **header})
+        try:
+            for piece in body:
+                self._write(piece)
+        except BaseException:
+            self.close()  # the stream stops amid a body: nothing can follow
+            raise
+        while True:
+            message = self._next(idle)
+            kind, about = message.get("type"), message.get("id")
+            if kind == "error" and about in (number, None):
+                if message.get("code") == "Cancelled":
+                    raise Cancelled
+                raise WorkerError(str(message.get("message")))
+            if about != number:
+                if message.get("bytes"):
+                    raise self._broken()
+            elif kind == "progress":
+                progress(float(message["fraction"]))
+            else:
+                return message
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` of the bytes that follow the last answer."""
+        with self._killed_if_stuck():
+            data = self._stdout.read(size)
+        if len(data) < size:
+            raise self._died()
+        self._unread -= size
+        if self._unread <= 0:
+            self._body_read.set()
+        return data
+
+    def cancel(self) -> None:
+        """Take the current request back; callable from any thread."""
+        with suppress(WorkerError):
+            self._send({"protocol": PROTOCOL, "type": "cancel", "id": self._current})
+
+    def close(self) -> None:
+        """End the worker."""
+        with suppress(OSError):
+            self._stdin.close()  # its sign to end
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._body_read.set()
+
+    def _send(self, header: Mapping[str, Any]) -> None:
+        self._write(json.dumps(header).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            with self._write_lock, self._killed_if_stuck():
+                self._stdin.write(data)
+                self._stdin.flush()
+        except (OSError, ValueError) as error:
+            raise self._died() from error
+
+    def _next(self, idle: Callable[[], None]) -> dict[str, Any]:
+        silent_since = time.monotonic()
+        while True:
+            try:
+                message = self._messages.get(timeout=_POLL)
+            except queue.Empty:
+                idle()
+                if time.monotonic() - silent_since > self._silence_limit:
+                    self._silent = True
+                    self._process.kill()
+                continue
+            if message is None:
+                raise self._died()
+            if message.get("type") != "alive":
+                return message
+            silent_since = time.monotonic()
+            idle()
+
+    def _listen(self) -> None:
+        """Put the worker's lines into the queue; wait while a body is read."""
+        with suppress(OSError, ValueError):
+            while line := self._stdout.readline(_MAX_LINE):
+                message = json.loads(line)
+                self._unread = message.get("bytes", 0)
+                self._body_read.clear()
+                self._messages.put(message)
+                if self._unread:
+                    self._body_read.wait()
+        self._messages.put(None)
+
+    def _overhear(self) -> None:
+        for line in self._stderr:
+            self._last_words.append(line.decode(errors="replace").rstrip())
+
+    @contextmanager
+    def _killed_if_stuck(self) -> Iterator[None]:
+        def kill() -> None:
+            self._silent = True
+            self._process.kill()
+
+        timer = threading.Timer(self._silence_limit, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _broken(self) -> WorkerError:
+        self.close()
+        return WorkerError(
+            _(
+                "What answered is not styleplug's worker. "
+                "Run “styleplug gimp doctor” in a terminal."
+            )
+        )
+
+    def _died(self) -> WorkerError:
+        """Say why there is no answer any more."""
+        if self._silent:
+            self.close()
+            return WorkerError(
+                _(
+                    "styleplug gave no sign of life for {seconds:.0f} seconds and was "
+                    "ended. Try again; if it stays so, run “styleplug gimp doctor” "
+                    "in a terminal."
+                ).format(seconds=self._silence_limit)
+            )
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        code = self._process.poll()
+        if code is None:  # it lives, but what it wrote is no answer
+            return self._broken()
+        self.close()
+        words = [line for line in self._last_words if line.strip()]
+        reason = words[-1] if words else _("exit code {code}").format(code=code)
+        if code == -9:
+            reason = _("it was killed, perhaps because memory ran out")
+        elif "No module named styleplug" in reason:
+            reason = _("styleplug is no longer installed in {python}").format(
+                python=self._command[0]
+            )
+        return WorkerError(
+            _(
+                "styleplug ended before it was done: {reason}. Nothing was changed. "
+                "Run “styleplug gimp doctor” in a terminal to find out more."
+            ).format(reason=reason.rstrip("."))
+        )

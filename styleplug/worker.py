@@ -1,0 +1,362 @@
+"""Serve stylize requests of another program over stdin and stdout.
+
+``python -su -m styleplug worker`` speaks the protocol of ``gimp_plugin/PROTOCOL.md``.
+It ends as soon as its stdin does, also in the middle of a render: the program that
+started it may be killed at any time, and no worker may outlive it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import mmap
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import StyleplugError
+
+if TYPE_CHECKING:
+    from .engine import Stylizer
+    from .style import StyleInfo
+
+PROTOCOL = 1
+MAX_LINE = 1 << 16
+"""Bytes of the longest line that is read."""
+MAX_PIXELS = 1 << 29
+MAX_WAITING = 16
+"""Requests that may wait for their turn; one more is refused as ``Busy``."""
+HEARTBEAT = 1.0
+"""Seconds between two ``alive`` lines while a request is unanswered."""
+PROGRESS_INTERVAL = 0.05
+"""Seconds between two ``progress`` lines at least."""
+
+FORMATS = {"u8": ("uint8", 1), "f32": ("<f4", 4)}
+PARAMETERS = frozenset(
+    {"strength", "style_scale", "preserve_color", "tile_size", "memory_limit"}
+)
+
+
+class _Refused(Exception):
+    """A request that is answered with an error of ``code``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class _Request:
+    header: dict[str, Any]
+    body: mmap.mmap | None = None
+    refusal: _Refused | None = None
+
+    @property
+    def id(self) -> int:
+        return int(self.header["id"])
+
+
+class _Input:
+    """Lines and raw bytes of a file descriptor; its end is the end of the process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def _more(self) -> bytes:
+        # os.read, not a buffered file: Python aborts at exit when a daemon thread
+        # still holds the lock of one.
+        data = os.read(self._fd, 1 << 20)
+        if not data:
+            os._exit(0)
+        return data
+
+    def line(self) -> bytes:
+        while (end := self._rest.find(b"\n")) < 0 and len(self._rest) <= MAX_LINE:
+            self._rest += self._more()
+        if not 0 <= end <= MAX_LINE:
+            raise ValueError(f"no line end within {MAX_LINE} bytes")
+        line, self._rest = self._rest[:end], self._rest[end + 1 :]
+        return line
+
+    def take(self, size: int, target: mmap.mmap | None) -> None:
+        """Read ``size`` bytes into ``target``, or throw them away."""
+        while size:
+            data = self._rest or self._more()
+            data, self._rest = data[:size], data[size:]
+            if target is not None:
+                target.write(data)
+            size -= len(data)
+
+
+class _Output:
+    """Lines and raw bytes to a file descriptor, from several threads."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, header: Mapping[str, Any], body: memoryview | None = None) -> None:
+        line = json.dumps(header, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                for view in (memoryview(line), body or memoryview(b"")):
+                    while view:
+                        view = view[os.write(self._fd, view[: 1 << 20]) :]
+            except OSError:  # nobody listens any more
+                os._exit(1)
+
+
+def serve(
+    source: int,
+    sink: int,
+    load: Callable[[str], Stylizer],
+    list_styles: Callable[[], list[StyleInfo]],
+) -> NoReturn:
+    """Answer the requests read from descriptor ``source`` on descriptor ``sink``.
+
+    ``load`` gives the stylizer of a style; ``list_styles`` gives what ``hello``
+    announces. Never returns: the process ends with its input.
+    """
+    _Server(source, sink, load, list_styles).run()
+
+
+class _Server:
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        load: Callable[[str], Stylizer],
+        list_styles: Callable[[], list[StyleInfo]],
+    ) -> None:
+        self._input = _Input(source)
+        self._output = _Output(sink)
+        self._load = load
+        self._list_styles = list_styles
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._unanswered: set[int] = set()
+        self._cancelled: set[int] = set()
+
+    def run(self) -> NoReturn:
+        for work in (self._read, self._beat):
+            threading.Thread(target=work, daemon=True).start()
+        while True:
+            self._answer(self._requests.get())
+
+    # ------------------------------------------------------ the reading thread
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._receive()
+        except (ValueError, RecursionError, MemoryError, OSError) as error:
+            # How much follows is unknown, so the stream cannot be picked up again.
+            self._output.send(
+                _error(None, "Protocol", f"This is not the worker's protocol: {error}.")
+            )
+            os._exit(2)
+
+    def _receive(self) -> None:
+        header = json.loads(self._input.line(), parse_constant=_no_constant)
+        if not isinstance(header, dict):
+            raise ValueError("a request is a JSON object")
+        size = header.get("bytes", 0)
+        if type(header.get("id")) is not int or type(size) is not int:
+            raise ValueError("'id' and 'bytes' are integers")
+        if not 0 <= size <= MAX_PIXELS * 17:  # f32 RGBA and a mask
+            raise ValueError(f"'bytes' is {size}, the most is {MAX_PIXELS * 17}")
+        request = _Request(header)
+        if header.get("type") == "cancel":
+            self._input.take(size, None)
+            if request.id in self._unanswered:
+                self._cancelled.add(request.id)
+            return
+        try:
+            _check(header, size)
+            if len(self._unanswered) > MAX_WAITING:
+                raise _Refused("Busy", "Too many requests wait: await some answers.")
+            request.body = mmap.mmap(-1, size) if size else None
+        except _Refused as refusal:
+            request.refusal = refusal
+        self._unanswered.add(request.id)
+        self._input.take(size, request.body)
+        self._requests.put(request)
+
+    # ----------------------------------------------------- the heartbeat thread
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT)
+            if self._unanswered:
+                self._output.send({"type": "alive"})
+
+    # --------------------------------------------------------- the main thread
+
+    def _answer(self, request: _Request) -> None:
+        body = None
+        try:
+            self._stop_if_cancelled(request)
+            if request.refusal:
+                raise request.refusal
+            if request.header["type"] == "hello":
+                reply = self._hello()
+            else:
+                reply, body = self._stylize(request)
+        except _Refused as error:
+            reply = _error(request.id, error.code, str(error))
+        except StyleplugError as error:
+            reply = _error(request.id, type(error).__name__, str(error))
+        except (ValueError, TypeError) as error:
+            reply = _error(request.id, "InvalidRequest", str(error))
+        except Exception as error:  # noqa: BLE001 - a client must get an answer
+            traceback.print_exc()
+            reply = _error(
+                request.id, "InternalError", f"{type(error).__name__}: {error}"
+            )
+        self._unanswered.discard(request.id)
+        self._cancelled.discard(request.id)
+        self._output.send({**reply, "id": request.id}, body)
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "type": "hello",
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "styles": [
+                {
+                    "id": f"{info.repo_id}@{info.revision}"
+                    if info.repo_id
+                    else info.name,
+                    "title": info.title or info.name,
+                    "artist": info.artist,
+                    "year": info.year,
+                    "license": info.license,
+                }
+                for info in self._list_styles()
+            ],
+        }
+
+    def _stylize(self, request: _Request) -> tuple[dict[str, Any], memoryview]:
+        import numpy as np
+
+        header = request.header
+        width, height = header["width"], header["height"]
+        dtype, _ = FORMATS[header["format"]]
+        stylizer = self._load(header["style"])
+        self._stop_if_cancelled(request)
+        pixels = np.frombuffer(request.body or b"", dtype, width * height * 4)
+        mask = None
+        if header.get("mask", False):
+            mask = np.frombuffer(request.body or b"", np.uint8, offset=pixels.nbytes)
+            mask = mask.reshape(height, width).astype(np.float32) / 255
+        sent = -PROGRESS_INTERVAL
+
+        def progress(fraction: float) -> None:
+            nonlocal sent
+            self._stop_if_cancelled(request)
+            if time.monotonic() - sent >= PROGRESS_INTERVAL:
+                sent = time.monotonic()
+                self._output.send(
+                    {"type": "progress", "id": request.id, "fraction": fraction}
+                )
+
+        started = time.monotonic()
+        progress(0.0)
+        result = stylizer(
+            pixels.reshape(height, width, 4),
+            mask=mask,
+            progress=progress,
+            **header.get("parameters", {}),
+        )
+        result = np.ascontiguousarray(result, dtype)
+        reply = {
+            "type": "result",
+            "width": width,
+            "height": height,
+            "format": header["format"],
+            "device": str(stylizer.device),
+            "seconds": round(time.monotonic() - started, 3),
+            "bytes": result.nbytes,
+        }
+        return reply, memoryview(result).cast("B")
+
+    def _stop_if_cancelled(self, request: _Request) -> None:
+        if request.id in self._cancelled:
+            raise _Refused("Cancelled", "The request was cancelled.")
+
+
+def _check(header: Mapping[str, Any], size: int) -> None:
+    """Raise ``_Refused`` for a header that cannot be answered."""
+    if header.get("protocol") != PROTOCOL:
+        raise _Refused(
+            "Protocol",
+            f"This is styleplug {__version__}, whose worker speaks protocol "
+            f"{PROTOCOL}, not {header.get('protocol')}; update styleplug and run "
+            "'styleplug gimp install' again.",
+        )
+    expected = 0
+    if header.get("type") == "stylize":
+        width, height = header.get("width"), header.get("height")
+        if not (type(width) is type(height) is int and min(width, height) > 0):
+            raise _Refused("InvalidRequest", "'width' and 'height' are integers >= 1.")
+        if width * height > MAX_PIXELS:
+            raise _Refused(
+                "ImageTooLargeError",
+                f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
+            )
+        if not isinstance(header.get("style"), str):
+            raise _Refused("InvalidRequest", "'style' is a string.")
+        if header.get("format") not in FORMATS:
+            raise _Refused("InvalidRequest", f"'format' is one of {', '.join(FORMATS)}.")
+        parameters = header.get("parameters", {})
+        if not isinstance(parameters, dict) or parameters.keys() - PARAMETERS:
+            raise _Refused(
+                "InvalidRequest",
+                f"'parameters' may hold {', '.join(sorted(PARAMETERS))}.",
+            )
+        itemsize = FORMATS[header["format"]][1]
+        expected = width * height * (4 * itemsize + bool(header.get("mask", False)))
+    elif header.get("type") != "hello":
+        raise _Refused("InvalidRequest", "'type' is one of hello, stylize, cancel.")
+    if size != expected:
+        raise _Refused(
+            "InvalidRequest", f"'bytes' is {size}, but this request has {expected}."
+        )
+
+
+def _error(request: int | None, code: str, message: str) -> dict[str, Any]:
+    return {"type": "error", "id": request, "code": code, "message": message}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+@functools.lru_cache(maxsize=16)
+def _load(style: str) -> Stylizer:
+    from .engine import Stylizer
+
+    return Stylizer(style)
+
+
+def _list_styles() -> list[StyleInfo]:
+    from .hub import list_styles
+
+    return list_styles()
+
+
+def main() -> NoReturn:
+    """Serve the program that started this process until it closes the pipe."""
+    sink = os.dup(1)
+    os.dup2(2, 1)  # a stray print of any library must not get into the stream
+    serve(0, sink, _load, _list_styles)
+
+
+if __name__ == "__main__":
+    main()
