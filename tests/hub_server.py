@@ -1,7 +1,7 @@
 """The Hugging Face Hub's HTTP routes on loopback, faults included.
 
 The real client talks to it through ``HF_ENDPOINT``. As on the real Hub, files under
-large-file storage live on another origin (here: another port) to which ``resolve``
+large-file storage live on another host (here: by another name) to which ``resolve``
 redirects, and whoever asks for a private repository without a token is told that it
 does not exist.
 """
@@ -123,7 +123,10 @@ class HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._servers = [_Server(("127.0.0.1", 0), handler) for _ in range(2)]
         self.url, self.storage_url = (
-            f"http://127.0.0.1:{server.server_port}" for server in self._servers
+            f"http://{host}:{server.server_port}"
+            for host, server in zip(
+                ("127.0.0.1", "localhost"), self._servers, strict=True
+            )
         )
         for server in self._servers:
             threading.Thread(
