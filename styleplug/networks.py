@@ -98,6 +98,13 @@ class StyleNetwork(nn.Module):
         """Length K of a style vector."""
         return 2 * sum(layer.outputs for layer in self.layers.values())
 
+    @property
+    def receptive_field(self) -> int:
+        """How many pixels away the input can change an output pixel, at most."""
+        at4, at8 = self.blocks
+        outer = 2 + 2 + 4 + 8 + 4 + 2
+        return outer + 8 * 2 * at8 + 4 * 2 * at4
+
     def new_style(self) -> Tensor:
         """Return a neutral (K,) style vector: all scales 1, all shifts 0."""
         half = self.style_size // 2
@@ -122,21 +129,27 @@ class StyleNetwork(nn.Module):
 
         ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
         :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. The statistics of
-        each normalisation are measured on ``content`` itself, in float32, and left in
-        ``moments`` when it is given.
+        each normalisation are measured on ``content`` itself, in float32. When
+        ``moments`` is given they are measured over the whole batch, as if its images
+        were parts of one, and left there.
         """
         scales, shifts = self._affine(vector)
 
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = _convolve(x, self._kernel(name), layer.resample)
-            variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
-            if moments is not None:
+            if moments is None:
+                variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
+            else:
+                variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+                variance, mean = variance[None], mean[None]
                 moments[name] = Moments(mean, variance)
             scale = scales[name] * torch.rsqrt(variance + EPS)
             shift = shifts[name] - mean * scale
             x = torch.addcmul(
-                shift.to(x.dtype)[..., None, None], x, scale.to(x.dtype)[..., None, None]
+                shift.to(x.dtype)[..., None, None],
+                x,
+                scale.to(x.dtype)[..., None, None],
             )
             return F.relu_(x) if layer.relu else x
 
@@ -275,8 +288,9 @@ def load_style(path: Path | str) -> LoadedStyle:
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged, its
     weights do not fit its network or are not finite, or its trunk is not at hand.
     """
+    path = Path(path)
     info = read_info(path)
-    tensors = _load_tensors(Path(path))
+    tensors = _load_tensors(path)
     vector = tensors.pop("style", None)
     if vector is None:
         raise InvalidStyleError(f"{path} holds no style vector; download it again.")
@@ -401,7 +415,7 @@ def _build(info: StyleInfo, tensors: Mapping[str, Tensor]) -> StyleNetwork:
 def _checked(hyperparameters: Mapping[str, Any]) -> dict[str, list[int]]:
     """Refuse sizes that no style has, before memory is spent on them."""
     for key, low, high in (("widths", 1, 512), ("blocks", 0, 32)):
-        values = hyperparameters[key] if key in hyperparameters else None
+        values = hyperparameters.get(key)
         if not isinstance(values, list) or not all(
             isinstance(value, int) and low <= value <= high for value in values
         ):

@@ -74,7 +74,12 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     return _to_tensor(image)[None].float() / 255
 
 
-_UNREADABLE = (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    ValueError,
+    Image.DecompressionBombError,
+)
 
 
 def _open(path: Path) -> Image.Image:

@@ -76,7 +76,7 @@ def train(
     *,
     config: TrainConfig | None = None,
     trunk: Path | None = None,
-    about: dict[str, dict[str, str]] | None = None,
+    about: dict[str, dict[str, Any]] | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     sheet: Path | None = None,
@@ -101,7 +101,7 @@ def train(
     grams = _targets(artworks, loss_net, config, device)
 
     network = StyleNetwork() if trunk is None else load_trunk(trunk)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device)
     styles = nn.Parameter(network.new_style().repeat(len(artworks), 1).to(device))
     if trunk is not None:
         styles.data[:] = network.photo
@@ -336,7 +336,7 @@ def _write_styles(
     network: StyleNetwork,
     styles: Tensor,
     training: dict[str, Any],
-    about: dict[str, dict[str, str]],
+    about: dict[str, dict[str, Any]],
     trunk: Path | None,
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
@@ -346,7 +346,8 @@ def _write_styles(
         save_trunk(out / "trunk.safetensors", network, info)
     paths = []
     for artwork, style in zip(artworks, styles, strict=True):
-        fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
+        fields: dict[str, Any] = {"name": _name(artwork.stem)}
+        fields.update(about.get(artwork.name, {}))
         info = StyleInfo(**fields, base_size=base_size, training=training)
         paths.append(out / f"{info.name}.safetensors")
         save_style(paths[-1], style, network, info, self_contained=False)

@@ -70,8 +70,6 @@ class LossNetwork(nn.Module):
             if isinstance(module, nn.ReLU):
                 module.inplace = False
         self.stack = stack.to(dtype, memory_format=torch.channels_last)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]))
         self.dtype = dtype
         self.activations = dict.fromkeys(layers, 1.0)
         self.eval().requires_grad_(False)
@@ -84,7 +82,9 @@ class LossNetwork(nn.Module):
         self.activations = {k: f.float().mean().item() for k, f in features.items()}
 
     def forward(self, image: Tensor) -> Features:
-        x = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        from torchvision.transforms.functional import normalize
+
+        x = normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         x = x.to(self.dtype, memory_format=torch.channels_last)
         features = {}
         for i, module in enumerate(self.stack):

@@ -1,0 +1,430 @@
+"""``stylize`` and ``Stylizer``: styles, devices and images brought together."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import hub
+from .errors import DeviceError, MemoryLimitError
+from .images import Picture, load_mask, read_picture, write_picture
+from .networks import LoadedStyle, StyleNetwork, load_style
+from .rendering import SMALLEST_TILE, Canvas, Region, Renderer
+from .style import StyleInfo
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+logger = logging.getLogger(__name__)
+
+Style = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
+Progress = Callable[[float], object]
+ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
+
+_LUMA = (0.299, 0.587, 0.114)
+_BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
+"""Working memory of a tile, measured: benchmarks/memory.py."""
+
+
+class Stylizer:
+    """A style on a device, loaded once and called often.
+
+    ``style`` is a bundled name, the path of a ``.safetensors``, a Hub repository
+    ``owner/repo[@revision]``, or a sequence of ``(style, weight)`` pairs to blend;
+    only the proportions of the weights matter.
+
+    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
+    the fastest type that is safe on it.
+
+    Raises :class:`~styleplug.errors.StyleNotFoundError`,
+    :class:`~styleplug.errors.InvalidStyleError`,
+    :class:`~styleplug.errors.DownloadError` and
+    :class:`~styleplug.errors.DeviceError`.
+    """
+
+    info: StyleInfo
+    """Header of the style; of a blend, of its heaviest part."""
+    device: torch.device
+    dtype: torch.dtype
+
+    def __init__(
+        self,
+        style: Style,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.device = _pick_device(device)
+        self.dtype = _pick_dtype(dtype, self.device)
+        parts = _parts(style)
+        loaded = [
+            _load(hub.locate(name, cache_dir=cache_dir, token=token))
+            for name, _ in parts
+        ]
+        trunks = {part.info.trunk: part for part in loaded}
+        if len(trunks) > 1:
+            names = " and ".join(part.info.name for part in trunks.values())
+            raise ValueError(
+                f"style: {names} were trained with different trunks and cannot be "
+                "blended; blend styles of one trunk, such as the bundled ones."
+            )
+        total = sum(weight for _, weight in parts)
+        weights = torch.tensor([weight / total for _, weight in parts])
+        self.info = loaded[int(weights.argmax())].info
+        self._vector = weights @ torch.stack([part.vector for part in loaded])
+        self._network = loaded[0].network
+        self._name = " + ".join(
+            _describe(part.info, weight)
+            for part, weight in zip(loaded, weights.tolist(), strict=True)
+        )
+        logger.info("styleplug renders on %s in %s", self.device, self.dtype)
+
+    def __call__(
+        self,
+        image: ImageT,
+        *,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        mask: Any = None,
+        tile_size: int | None = None,
+        memory_limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> ImageT:
+        """Return the stylized image, of the type, size and depth of ``image``.
+
+        ``image`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
+        uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. See
+        :func:`stylize` for the rest.
+        """
+        options: dict[str, Any] = {
+            "strength": strength,
+            "style_scale": style_scale,
+            "preserve_color": preserve_color,
+            "mask": mask,
+            "tile_size": tile_size,
+            "memory_limit": memory_limit,
+        }
+        if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
+            return torch.cat(
+                [
+                    self(one, progress=_share(progress, i, len(image)), **options)
+                    for i, one in enumerate(image.split(1))
+                ]
+            )
+        picture = Picture.from_image(image)
+        pixels = self.render(picture.pixels, progress=progress, **options)
+        result: ImageT = picture.to_image(pixels)
+        return result
+
+    def render(
+        self,
+        pixels: NDArray[Any],
+        *,
+        out: NDArray[Any] | None = None,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        mask: Any = None,
+        tile_size: int | None = None,
+        memory_limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """Return ``pixels`` stylized: (H, W, 3) uint8, uint16 or float.
+
+        The result is written into ``out``, an array of the same shape and type, where
+        one is given. Floating-point values beyond [0, 1] are kept where nothing is
+        rendered (strength or mask 0). See :func:`stylize` for the rest.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+            raise ValueError(f"pixels must be (H, W, 3), got shape {pixels.shape}")
+        if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
+            raise TypeError(
+                f"pixels must be uint8, uint16 or floating point, got {pixels.dtype}"
+            )
+        if out is None:
+            out = np.empty_like(pixels, order="C")
+        elif out.shape != pixels.shape or out.dtype != pixels.dtype:
+            raise ValueError(
+                f"out must be {pixels.dtype} {pixels.shape}, "
+                f"got {out.dtype} {out.shape}"
+            )
+        _check_between("strength", strength, 0, 1)
+        _check_between("style_scale", style_scale, 0.25, 4)
+        if mask is not None:
+            mask = load_mask(mask, pixels.shape[:2])
+        if strength == 0:
+            out[:] = pixels
+            if progress is not None:
+                progress(1.0)
+            return out
+        self._render(
+            pixels,
+            out,
+            strength,
+            style_scale,
+            functools.partial(_finish, preserve_color=preserve_color, mask=mask),
+            self._tile_size(tile_size, memory_limit),
+            progress,
+        )
+        return out
+
+    def _render(
+        self,
+        pixels: NDArray[Any] | Tensor,
+        out: NDArray[Any] | Tensor,
+        strength: float,
+        style_scale: float,
+        finish: Callable[[Region, Tensor, Tensor], Tensor],
+        tile_size: int,
+        progress: Progress | None,
+    ) -> None:
+        device, dtype = self.device, self.dtype
+        while True:
+            network = _network_on(self._network, device)
+            vector = network.vector(self._vector.to(device), strength)
+            renderer = Renderer(
+                network,
+                vector,
+                strength,
+                base_size=self.info.base_size / style_scale,
+                dtype=dtype,
+                tile_size=tile_size,
+                progress=progress,
+            )
+            try:
+                with torch.inference_mode():
+                    renderer.render(Canvas(pixels, device), Canvas(out, device), finish)
+                return
+            except MemoryLimitError:
+                if device.type == "cpu":
+                    raise
+                logger.warning("%s is out of memory, rendering on the CPU", device)
+                device = torch.device("cpu")
+                dtype = _pick_dtype(None, device)
+
+    def provenance(self, **options: Any) -> dict[str, Any]:
+        """Return what a result's metadata says: style, revision and parameters."""
+        given = {
+            name: value
+            for name, value in options.items()
+            if name in ("strength", "style_scale", "preserve_color")
+        }
+        return {"style": self._name, **given}
+
+    def _tile_size(self, tile_size: int | None, memory_limit: int | None) -> int:
+        if tile_size is not None:
+            _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
+            return int(tile_size)
+        per_pixel = _BYTES_PER_PIXEL.get(self.dtype, 260)
+        overlap = 2 * self._network.receptive_field
+        if memory_limit is None:
+            return 1536 if self.device.type == "cpu" else 4096
+        side = int((memory_limit / per_pixel) ** 0.5) - overlap
+        if side < SMALLEST_TILE:
+            needed = (SMALLEST_TILE + overlap) ** 2 * per_pixel
+            raise MemoryLimitError(
+                f"A memory limit of {memory_limit / 1e6:.0f} MB is too small for the "
+                f"smallest tile; allow at least {needed / 1e6:.0f} MB."
+            )
+        return side
+
+
+def stylize(
+    image: ImageT,
+    style: Style,
+    *,
+    strength: float = 1.0,
+    style_scale: float = 1.0,
+    preserve_color: bool = False,
+    mask: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tile_size: int | None = None,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> ImageT:
+    """Return ``image`` painted in ``style``: same type, size, depth and alpha.
+
+    ``image`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
+    uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``style``,
+    ``device`` and ``dtype`` are those of :class:`Stylizer`.
+
+    ``strength`` in [0, 1] is how far from the content image; 0 returns it exactly.
+    ``style_scale`` in [0.25, 4] is the stroke size, 1 as trained, 2 twice as large.
+    ``preserve_color`` keeps the content's colours and paints only its lightness.
+    ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
+    ``tile_size`` in pixels, or ``memory_limit`` in bytes of working memory, bound what
+    is rendered at once; the result does not depend on them. ``progress`` is called with
+    a rising fraction in [0, 1]; an exception raised from it ends the rendering.
+
+    Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
+    and :class:`~styleplug.errors.MemoryLimitError`.
+    """
+    stylizer = Stylizer(style, device=device, dtype=dtype)
+    return stylizer(
+        image,
+        strength=strength,
+        style_scale=style_scale,
+        preserve_color=preserve_color,
+        mask=mask,
+        tile_size=tile_size,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
+
+
+def stylize_file(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    style: Style | Stylizer,
+    *,
+    overwrite: bool = False,
+    max_pixels: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **options: Any,
+) -> None:
+    """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
+
+    Keeps EXIF (the orientation applied), ICC profile, XMP, resolution, 16-bit depth
+    and alpha where the format can, and notes style and parameters in the metadata.
+    ``dst`` appears whole or not at all; an existing one is replaced only with
+    ``overwrite``. ``options`` are the keywords of :meth:`Stylizer.__call__`.
+
+    Raises what :func:`stylize` raises, and ``FileExistsError``.
+    """
+    if os.path.exists(dst) and not overwrite:
+        raise FileExistsError(
+            f"{dst} is there already; allow overwriting, or name another file."
+        )
+    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    picture = read_picture(src, **limits)
+    if not isinstance(style, Stylizer):
+        style = Stylizer(style, device=device, dtype=dtype)
+    pixels = style.render(picture.pixels, **options)
+    provenance = style.provenance(**options)
+    write_picture(picture, pixels, dst, provenance=provenance)
+
+
+def _finish(
+    region: Region,
+    content: Tensor,
+    stylized: Tensor,
+    *,
+    preserve_color: bool,
+    mask: NDArray[np.float32] | None,
+) -> Tensor:
+    """Return what is written: ``stylized`` (1, 3, h, w) in colour and where wanted."""
+    if preserve_color:
+        luma = content.new_tensor(_LUMA)[:, None, None]
+        change = (luma * (stylized - content)).sum(dim=1, keepdim=True)
+        stylized = content + change
+    if mask is not None:
+        part = mask[region.top : region.bottom, region.left : region.right]
+        amount = torch.from_numpy(np.array(part)).to(content.device)
+        stylized = torch.where(amount == 0, content, content.lerp(stylized, amount))
+    return stylized
+
+
+def _parts(style: Style) -> list[tuple[str | os.PathLike[str], float]]:
+    """Return the styles to blend, each with its weight."""
+    if isinstance(style, str | os.PathLike):
+        return [(style, 1.0)]
+    try:
+        parts = [(name, float(weight)) for name, weight in style]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"style must be a name, a path or (style, weight) pairs, got {style!r}"
+        ) from error
+    weights = [weight for _, weight in parts]
+    if not parts or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise ValueError(
+            f"style weights must be finite, not negative and not all 0, got {weights}"
+        )
+    return parts
+
+
+def _describe(info: StyleInfo, weight: float) -> str:
+    name = info.name if info.repo_id is None else f"{info.repo_id}@{info.revision}"
+    return name if weight == 1 else f"{name}:{weight:.2f}"
+
+
+def _load(path: Path) -> LoadedStyle:
+    return _load_once(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _load_once(path: Path, _changed: int) -> LoadedStyle:
+    return load_style(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _network_on(network: StyleNetwork, device: torch.device) -> StyleNetwork:
+    """Return ``network`` on ``device``, the same object again for the same pair."""
+    return network if device.type == "cpu" else copy.deepcopy(network).to(device)
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return accelerator or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"There is no device {device!r}; use cpu, cuda, mps or xpu."
+        ) from error
+    there = accelerator is not None and chosen.type == accelerator.type
+    count = torch.accelerator.device_count() if there else 0
+    if chosen.type != "cpu" and (chosen.index or 0) >= count:
+        raise DeviceError(
+            f"The device {device} is not available here; use "
+            + (f"{accelerator.type} or cpu." if accelerator else "cpu.")
+        )
+    return chosen
+
+
+def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return ``dtype``, or the fastest that ``device`` computes in, not emulates."""
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if dtype is not None:
+        if dtype not in _BYTES_PER_PIXEL:
+            raise ValueError(
+                f"dtype must be float32, bfloat16 or float16, got {dtype!r}"
+            )
+        return dtype
+    if device.type == "cpu":
+        capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        bf16 = capable and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if bf16 else torch.float32
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
+        return torch.bfloat16
+    return torch.float16
+
+
+def _share(progress: Progress | None, i: int, count: int) -> Progress | None:
+    """Return a progress callback for the ``i``-th of ``count`` equal parts."""
+    if progress is None:
+        return None
+    return lambda fraction: progress((i + fraction) / count)
+
+
+def _check_between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}")

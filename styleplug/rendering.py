@@ -1,0 +1,378 @@
+"""Rendering of any resolution: coarse to fine, tile by tile, in bounded memory.
+
+A picture is first stylized whole at the style's base size, where the network paints
+the strokes it was trained for. Then, octave by octave up to full size, the change so
+far is magnified onto the photograph of that size, and the same network paints again;
+what it changes below that octave is taken back. So strokes are a fraction of the
+picture, whatever its resolution, and a preview shows what the full size will be.
+
+From the second level on the statistics of the instance normalisations are measured on
+a fixed sample of the level and frozen, which makes the network local: tiles that
+overlap by its receptive field equal the whole image, and their size does not show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import MemoryLimitError
+from .networks import FrozenNetwork, Moments, StyleNetwork, mix
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_TILE = 256
+_SAMPLE = 384
+"""Side in pixels of the four patches on which a level's statistics are measured."""
+
+
+class Region(NamedTuple):
+    """A rectangle of pixels, ``bottom`` and ``right`` excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    def within(self, outer: Region) -> tuple[Any, slice, slice]:
+        """Return the index that cuts this region out of a tensor of ``outer``."""
+        return (
+            ...,
+            slice(self.top - outer.top, self.bottom - outer.top),
+            slice(self.left - outer.left, self.right - outer.left),
+        )
+
+    def grow(self, overlap: int, within: Region) -> Region:
+        """Return the region with ``overlap`` more on each side, clipped."""
+        return Region(
+            max(within.top, self.top - overlap),
+            max(within.left, self.left - overlap),
+            min(within.bottom, self.bottom + overlap),
+            min(within.right, self.right + overlap),
+        )
+
+    def cut(self, tile_size: int) -> Iterator[Region]:
+        """Cut the region into tiles of at most ``tile_size``, row by row.
+
+        The tiles are about equally large; their origins lie on multiples of
+        :data:`GRID` from the origin of the region.
+        """
+        rows = _cuts(self.top, self.bottom, tile_size)
+        columns = _cuts(self.left, self.right, tile_size)
+        for top, bottom in itertools.pairwise(rows):
+            for left, right in itertools.pairwise(columns):
+                yield Region(top, left, bottom, right)
+
+
+GRID = 16
+"""Tile origins are multiples of this: of the network's stride, and of each octave's."""
+
+
+def _cuts(start: int, stop: int, tile_size: int) -> list[int]:
+    count = math.ceil((stop - start) / tile_size)
+    step = math.ceil((stop - start) / count / GRID) * GRID
+    return [*range(start, stop, step), stop]
+
+
+class Canvas:
+    """An image that is read and written by regions.
+
+    ``pixels`` is an array or tensor (H, W, 3), uint8, uint16 or floating point.
+    Regions are float32 tensors (1, 3, h, w) on ``device``, integers scaled to [0, 1].
+    """
+
+    def __init__(self, pixels: NDArray[Any] | Tensor, device: torch.device) -> None:
+        self.pixels = pixels
+        self.device = device
+        self.bounds = Region(0, 0, pixels.shape[0], pixels.shape[1])
+        self._scale = {"uint8": 255, "uint16": 65535}.get(
+            str(pixels.dtype).removeprefix("torch.")
+        )
+
+    def read(self, region: Region) -> Tensor:
+        part = self.pixels[region.top : region.bottom, region.left : region.right]
+        if isinstance(part, np.ndarray):
+            part = torch.from_numpy(np.array(part))
+        tensor = part.to(self.device).permute(2, 0, 1)[None].float()
+        return tensor if self._scale is None else tensor.div_(self._scale)
+
+    @property
+    def is_8bit(self) -> bool:
+        return self._scale == 255
+
+    def write(self, region: Region, tensor: Tensor) -> None:
+        if self._scale is not None:
+            tensor = tensor.clamp(0, 1).mul_(self._scale).round_()
+        part: Any = tensor[0].permute(1, 2, 0)
+        if isinstance(self.pixels, np.ndarray):
+            part = part.cpu().numpy()
+        self.pixels[region.top : region.bottom, region.left : region.right] = part
+
+
+Finish = Callable[[Region, Tensor, Tensor], Tensor]
+"""From a region, its content and its stylized pixels to what is written there."""
+
+_Emit = Callable[[Region, Tensor, Tensor], None]
+_Magnify = Callable[[Region], Tensor]
+
+
+class Renderer:
+    """Renders with one network and one vector (1, K) at one strength in (0, 1]."""
+
+    def __init__(
+        self,
+        network: StyleNetwork,
+        vector: Tensor,
+        strength: float,
+        *,
+        base_size: float,
+        dtype: torch.dtype,
+        tile_size: int,
+        progress: Callable[[float], object] | None = None,
+    ) -> None:
+        self.network = network
+        self.vector = vector
+        self.strength = strength
+        self.base_size = base_size
+        self.dtype = dtype
+        self.tile_size = tile_size
+        self.device = vector.device
+        self._overlap = math.ceil(network.receptive_field / GRID) * GRID
+        self._progress = progress
+        self._done = self._work = 0
+
+    def render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
+        """Stylize ``content`` into ``result``, a canvas of the same size.
+
+        Raises :class:`~styleplug.errors.MemoryLimitError` when memory runs out at the
+        smallest tile.
+        """
+        height, width = content.bounds.height, content.bounds.width
+        ratio = math.sqrt(height * width) / self.base_size
+        base = height, width
+        if not 0.9 < ratio < 1.1:
+            base = max(1, round(height / ratio)), max(1, round(width / ratio))
+        levels = []
+        if ratio >= 1.1:
+            levels.append(content)
+            for _ in range(round(math.log2(max(ratio, 2))) - 1):
+                levels.append(self._halve(levels[-1]))
+        self._done = 0
+        self._work = base[0] * base[1] + sum(level.bounds.area for level in levels)
+
+        def emit(region: Region, pixels: Tensor, stylized: Tensor) -> None:
+            result.write(region, finish(region, pixels, stylized))
+
+        change = self._paint_base(levels[-1] if levels else content, base)
+        if not levels:
+            pixels = content.read(content.bounds)
+            stylized = pixels.clamp(0, 1) + _resize(change, content.bounds)
+            emit(content.bounds, pixels, stylized.clamp_(0, 1))
+            return
+        magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
+        hold = 4 if levels[-1].bounds.height > 2 * base[0] else 2
+        for level in reversed(levels[1:]):
+            changes = Canvas(
+                torch.empty(level.pixels.shape, dtype=torch.float16), self.device
+            )
+
+            def keep(region: Region, pixels: Tensor, stylized: Tensor) -> None:
+                changes.write(region, stylized - pixels)  # noqa: B023
+
+            self._paint_level(level, magnify, hold, keep)
+            magnify, hold = _Octave(changes), 2
+        self._paint_level(content, magnify, hold, emit)
+
+    def _halve(self, canvas: Canvas) -> Canvas:
+        """Return the image at half size, kept in as many bytes where that is one."""
+        height, width = canvas.bounds.height, canvas.bounds.width
+        dtype = torch.uint8 if canvas.is_8bit else torch.float16
+        pixels = torch.empty((-(-height // 2), -(-width // 2), 3), dtype=dtype)
+        half = Canvas(pixels, self.device)
+        for band in _bands(canvas.bounds):
+            tensor = _average(canvas.read(band).clamp_(0, 1), 2)
+            top = band.top // 2
+            region = Region(top, 0, top + tensor.shape[2], tensor.shape[3])
+            half.write(region, tensor)
+        return half
+
+    def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
+        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
+        x = content.read(content.bounds).clamp_(0, 1)
+        x = _resize(x, Region(0, 0, *size))
+        stylized = self._run(x, self._live)
+        self._report(size[0] * size[1])
+        return mix(x, stylized, self.strength) - x
+
+    def _paint_level(
+        self, level: Canvas, magnify: _Magnify, hold: int, emit: _Emit
+    ) -> None:
+        """Paint one octave: the change so far, magnified, and finer strokes on it.
+
+        What the network changes in the ``hold``-fold coarser picture is taken back.
+        """
+        frozen = self._freeze(level, magnify, self.dtype)
+
+        def paint(tile: Region, network: FrozenNetwork) -> bool:
+            outer = tile.grow(self._overlap, level.bounds)
+            pixels = level.read(outer)
+            x = (pixels.clamp(0, 1) + magnify(outer)).clamp_(0, 1)
+            painted = self._run(x, lambda x: torch.sigmoid(network(x).float()))
+            painted -= _low(painted - x, hold)
+            stylized = mix(x, painted, self.strength).clamp_(0, 1)
+            inner = tile.within(outer)
+            if not torch.isfinite(stylized).all():
+                return False
+            emit(tile, pixels[inner], stylized[inner])
+            return True
+
+        def paint_or_split(tile: Region) -> None:
+            try:
+                if not paint(tile, frozen):
+                    logger.info("redoing a tile in float32: %s overflowed", self.dtype)
+                    paint(tile, self._freeze(level, magnify, torch.float32))
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                side = max(tile.height, tile.width)
+                if side <= SMALLEST_TILE:
+                    raise MemoryLimitError(
+                        f"Not even a tile of {SMALLEST_TILE} pixels fits the memory "
+                        f"of {self.device}; close other programs."
+                    ) from error
+                logger.warning("out of memory at a tile of %d pixels, halved", side)
+                for part in tile.cut(max(SMALLEST_TILE, side // 2)):
+                    paint_or_split(part)
+                return
+            self._report(tile.area)
+
+        for tile in level.bounds.cut(self.tile_size):
+            paint_or_split(tile)
+
+    def _freeze(
+        self, level: Canvas, magnify: _Magnify, dtype: torch.dtype
+    ) -> FrozenNetwork:
+        """Return the network with the statistics of ``level``, measured on a sample."""
+        patches = []
+        for patch in _sample(level.bounds):
+            x = level.read(patch).clamp_(0, 1) + magnify(patch)
+            patches.append(x.clamp_(0, 1))
+        moments: dict[str, Moments] = {}
+        self._run(torch.cat(patches), lambda x: self._live(x, moments))
+        return self.network.freeze(self.vector, moments, dtype)
+
+    def _live(self, x: Tensor, moments: dict[str, Moments] | None = None) -> Tensor:
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=low):
+            stylized: Tensor = self.network(x, self.vector, moments)
+        return stylized
+
+    def _run(self, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run ``network`` on (B, 3, h, w) with a margin by reflection around it."""
+        m, stride = self.network.MARGIN, self.network.STRIDE
+        height, width = x.shape[2:]
+        padding = m, m + -width % stride, m, m + -height % stride
+        mode = "reflect" if min(height, width) > max(padding) else "replicate"
+        padded = F.pad(x.to(self.dtype), padding, mode=mode)
+        return network(padded)[..., m : m + height, m : m + width]
+
+    def _report(self, work: int) -> None:
+        self._done += work
+        if self._progress is not None:
+            self._progress(min(1.0, self._done / self._work))
+
+
+class _Whole:
+    """A change that is at hand in full size."""
+
+    def __init__(self, change: Tensor) -> None:
+        self.change = change
+
+    def __call__(self, region: Region) -> Tensor:
+        return self.change[..., region.top : region.bottom, region.left : region.right]
+
+
+class _Octave:
+    """A change of half the size, magnified region by region."""
+
+    def __init__(self, changes: Canvas) -> None:
+        self.changes = changes
+
+    def __call__(self, region: Region) -> Tensor:
+        half = Region(
+            region.top // 2,
+            region.left // 2,
+            math.ceil(region.bottom / 2),
+            math.ceil(region.right / 2),
+        ).grow(1, self.changes.bounds)
+        enlarged = F.interpolate(
+            self.changes.read(half), scale_factor=2, mode="bilinear"
+        )
+        top, left = region.top - 2 * half.top, region.left - 2 * half.left
+        return enlarged[..., top : top + region.height, left : left + region.width]
+
+
+def _sample(bounds: Region) -> list[Region]:
+    """Return the patches that stand for an image: all of it, or four spread evenly."""
+    height, width = min(bounds.height, _SAMPLE), min(bounds.width, _SAMPLE)
+    if bounds.area <= 4 * height * width:
+        return [bounds]
+    patches = []
+    for y, x in ((1, 1), (1, 3), (3, 1), (3, 3)):
+        top = min(max(bounds.height * y // 4 - height // 2, 0), bounds.height - height)
+        left = min(max(bounds.width * x // 4 - width // 2, 0), bounds.width - width)
+        top, left = top // GRID * GRID, left // GRID * GRID
+        patches.append(Region(top, left, top + height, left + width))
+    return patches
+
+
+def _bands(bounds: Region) -> Iterator[Region]:
+    """Cut an image into bands of about a megapixel, an even number of rows each."""
+    rows = max(2, (1 << 20) // bounds.width // 2 * 2)
+    for top in range(0, bounds.height, rows):
+        yield Region(top, 0, min(top + rows, bounds.height), bounds.width)
+
+
+def _resize(x: Tensor, bounds: Region) -> Tensor:
+    size = bounds.height, bounds.width
+    if tuple(x.shape[2:]) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=True)
+
+
+def _average(x: Tensor, factor: int) -> Tensor:
+    return F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+
+
+def _low(x: Tensor, factor: int) -> Tensor:
+    """Return what is left of (1, 3, h, w) in a picture ``factor`` times smaller."""
+    small = _average(x, factor)
+    large = F.interpolate(small, scale_factor=factor, mode="bilinear")
+    return large[..., : x.shape[2], : x.shape[3]]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "can't allocate memory" in str(error)
+    )
