@@ -43,7 +43,7 @@ PARAMETERS = frozenset(
 )
 
 
-class _Refused(Exception):
+class _RequestError(Exception):
     """A request that is answered with an error of ``code``."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -55,7 +55,7 @@ class _Refused(Exception):
 class _Request:
     header: dict[str, Any]
     body: mmap.mmap | None = None
-    refusal: _Refused | None = None
+    refusal: _RequestError | None = None
 
     @property
     def id(self) -> int:
@@ -180,9 +180,11 @@ class _Server:
         try:
             _check(header, size)
             if len(self._unanswered) > MAX_WAITING:
-                raise _Refused("Busy", "Too many requests wait: await some answers.")
+                raise _RequestError(
+                    "Busy", "Too many requests wait: await some answers."
+                )
             request.body = mmap.mmap(-1, size) if size else None
-        except _Refused as refusal:
+        except _RequestError as refusal:
             request.refusal = refusal
         self._unanswered.add(request.id)
         self._input.take(size, request.body)
@@ -208,7 +210,7 @@ class _Server:
                 reply = self._hello()
             else:
                 reply, body = self._stylize(request)
-        except _Refused as error:
+        except _RequestError as error:
             reply = _error(request.id, error.code, str(error))
         except StyleplugError as error:
             reply = _error(request.id, type(error).__name__, str(error))
@@ -253,8 +255,8 @@ class _Server:
         pixels = np.frombuffer(request.body or b"", dtype, width * height * 4)
         mask = None
         if header.get("mask", False):
-            mask = np.frombuffer(request.body or b"", np.uint8, offset=pixels.nbytes)
-            mask = mask.reshape(height, width).astype(np.float32) / 255
+            levels = np.frombuffer(request.body or b"", np.uint8, offset=pixels.nbytes)
+            mask = levels.reshape(height, width).astype(np.float32) / 255
         sent = -PROGRESS_INTERVAL
 
         def progress(fraction: float) -> None:
@@ -284,17 +286,17 @@ class _Server:
             "seconds": round(time.monotonic() - started, 3),
             "bytes": result.nbytes,
         }
-        return reply, memoryview(result).cast("B")
+        return reply, result.data.cast("B")
 
     def _stop_if_cancelled(self, request: _Request) -> None:
         if request.id in self._cancelled:
-            raise _Refused("Cancelled", "The request was cancelled.")
+            raise _RequestError("Cancelled", "The request was cancelled.")
 
 
 def _check(header: Mapping[str, Any], size: int) -> None:
-    """Raise ``_Refused`` for a header that cannot be answered."""
+    """Raise ``_RequestError`` for a header that cannot be answered."""
     if header.get("protocol") != PROTOCOL:
-        raise _Refused(
+        raise _RequestError(
             "Protocol",
             f"This is styleplug {__version__}, whose worker speaks protocol "
             f"{PROTOCOL}, not {header.get('protocol')}; update styleplug and run "
@@ -304,28 +306,34 @@ def _check(header: Mapping[str, Any], size: int) -> None:
     if header.get("type") == "stylize":
         width, height = header.get("width"), header.get("height")
         if not (type(width) is type(height) is int and min(width, height) > 0):
-            raise _Refused("InvalidRequest", "'width' and 'height' are integers >= 1.")
+            raise _RequestError(
+                "InvalidRequest", "'width' and 'height' are integers >= 1."
+            )
         if width * height > MAX_PIXELS:
-            raise _Refused(
+            raise _RequestError(
                 "ImageTooLargeError",
                 f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
             )
         if not isinstance(header.get("style"), str):
-            raise _Refused("InvalidRequest", "'style' is a string.")
+            raise _RequestError("InvalidRequest", "'style' is a string.")
         if header.get("format") not in FORMATS:
-            raise _Refused("InvalidRequest", f"'format' is one of {', '.join(FORMATS)}.")
+            raise _RequestError(
+                "InvalidRequest", f"'format' is one of {', '.join(FORMATS)}."
+            )
         parameters = header.get("parameters", {})
         if not isinstance(parameters, dict) or parameters.keys() - PARAMETERS:
-            raise _Refused(
+            raise _RequestError(
                 "InvalidRequest",
                 f"'parameters' may hold {', '.join(sorted(PARAMETERS))}.",
             )
         itemsize = FORMATS[header["format"]][1]
         expected = width * height * (4 * itemsize + bool(header.get("mask", False)))
     elif header.get("type") != "hello":
-        raise _Refused("InvalidRequest", "'type' is one of hello, stylize, cancel.")
+        raise _RequestError(
+            "InvalidRequest", "'type' is one of hello, stylize, cancel."
+        )
     if size != expected:
-        raise _Refused(
+        raise _RequestError(
             "InvalidRequest", f"'bytes' is {size}, but this request has {expected}."
         )
 

@@ -16,7 +16,7 @@ gi.require_version("Gegl", "0.4")
 gi.require_version("Gimp", "3.0")
 from gi.repository import Gegl, Gimp
 from i18n import _
-from worker_client import Cancelled, Worker, WorkerError
+from worker_client import CancelledError, Worker, WorkerError
 
 REPLACE = "replace"
 NEW_LAYER = "new-layer"
@@ -29,7 +29,7 @@ _TILE = 64
 _SENT, _PAINTED = 0.04, 0.95
 
 
-class Refusal(Exception):
+class LayerError(Exception):
     """The layer cannot be stylized; the message is for the user."""
 
 
@@ -72,33 +72,33 @@ class Settings:
 
 
 def check(image: Any, drawables: list[Any]) -> Any:
-    """Return the one layer to stylize, or raise :class:`Refusal`."""
+    """Return the one layer to stylize, or raise :class:`LayerError`."""
     if len(drawables) != 1:
-        raise Refusal(_("Neural Style works on one layer: select exactly one."))
+        raise LayerError(_("Neural Style works on one layer: select exactly one."))
     layer = drawables[0]
     if isinstance(layer, Gimp.LayerMask):
-        raise Refusal(
+        raise LayerError(
             _(
                 "The layer mask is selected, not the layer: click on the picture of "
                 "the layer in the Layers dialog first."
             )
         )
     if not isinstance(layer, Gimp.Layer):
-        raise Refusal(_("A channel has no colours: select a layer."))
+        raise LayerError(_("A channel has no colours: select a layer."))
     if image.get_base_type() == Gimp.ImageBaseType.INDEXED:
-        raise Refusal(
+        raise LayerError(
             _(
                 "An indexed image has too few colours: convert it first with "
                 "Image > Mode > RGB."
             )
         )
     if not layer.mask_intersect()[0]:
-        raise Refusal(_("The selection and the layer do not overlap."))
+        raise LayerError(_("The selection and the layer do not overlap."))
     return layer
 
 
 def check_output(layer: Any, output: str) -> None:
-    """Raise :class:`Refusal` when the result cannot go where ``output`` says."""
+    """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
     if output == NEW_LAYER:
         return
     advice = _("Choose “New layer above” as the output.")
@@ -110,7 +110,7 @@ def check_output(layer: Any, output: str) -> None:
         message = _("The pixels of the layer are locked. Unlock them, or:")
     else:
         return
-    raise Refusal(f"{message} {advice}")
+    raise LayerError(f"{message} {advice}")
 
 
 def _is_generated(layer: Any) -> bool:
@@ -151,11 +151,13 @@ def stylize(
     *,
     progress: Callable[[float], None],
     idle: Callable[[], None] = lambda: None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Stylize ``layer`` as one step of undo, and return the header of the answer.
 
-    The layer stays as it was until the last pixel has come back. ``progress`` and
-    ``idle`` may raise :class:`Cancelled`.
+    The layer stays as it was until the last pixel has come back. Raises
+    :class:`CancelledError` after ``worker.cancel()``, and, while pixels travel, when
+    ``cancelled`` says so; the worker is closed then.
     """
     check_output(layer, settings.output)
     size = layer.get_width(), layer.get_height()
@@ -164,11 +166,16 @@ def stylize(
     total = size[0] * size[1] * pixel_bytes
     bands = _bands(*size, pixel_bytes)
 
+    def moved(band: Any, first: float, last: float) -> None:
+        progress(first + (last - first) * (band.y + band.height) / size[1])
+        if cancelled():
+            raise CancelledError
+
     def pixels() -> Iterator[bytes]:
         source = layer.get_buffer()
         for band in bands:
             yield source.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
-            progress(_SENT * (band.y + band.height) / size[1])
+            moved(band, 0.0, _SENT)
 
     reply = worker.request(
         {
@@ -192,9 +199,9 @@ def stylize(
     try:
         for band in bands:
             buffer.set(band, babl, worker.read(band.width * band.height * pixel_bytes))
-            progress(_PAINTED + (1 - _PAINTED) * (band.y + band.height) / size[1])
+            moved(band, _PAINTED, 1.0)
         buffer.flush()
-    except (WorkerError, Cancelled):
+    except (WorkerError, CancelledError):
         worker.close()
         if new:
             target.delete()
@@ -207,7 +214,7 @@ def stylize(
         if new:
             _insert(image, layer, target, bands)
         elif not layer.merge_shadow(True):
-            raise Refusal(_("GIMP cannot change this layer: its pixels are locked."))
+            raise LayerError(_("GIMP cannot change this layer: its pixels are locked."))
     finally:
         image.undo_group_end()
     layer.update(0, 0, *size)

@@ -17,8 +17,8 @@ gi.require_version("Gimp", "3.0")
 import layer as layers
 from gi.repository import Gegl, Gimp, GLib, GObject
 from i18n import _
-from layer import Refusal, Settings
-from worker_client import Cancelled, Worker, WorkerError, start
+from layer import LayerError, Settings
+from worker_client import CancelledError, Worker, WorkerError, start
 
 PROCEDURE = "plug-in-styleplug"
 
@@ -43,9 +43,9 @@ def run(
         else:
             _run_without_dialog(image, layer, Settings.of(config))
         Gimp.displays_flush()
-    except Cancelled:
+    except CancelledError:
         status = Gimp.PDBStatusType.CANCEL
-    except (Refusal, WorkerError) as error:
+    except (LayerError, WorkerError) as error:
         status, message = Gimp.PDBStatusType.EXECUTION_ERROR, str(error)
     except Exception as error:  # noqa: BLE001 - GIMP would only call it a crash
         traceback.print_exc()
@@ -66,9 +66,7 @@ def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
         styles = worker.hello()
         if not settings.style:
             settings = settings.with_style(styles[0]["id"])
-        layers.stylize(
-            worker, image, layer, settings, progress=Gimp.progress_update
-        )
+        layers.stylize(worker, image, layer, settings, progress=Gimp.progress_update)
     finally:
         worker.close()
         Gimp.progress_end()

@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ class WorkerError(Exception):
     """The worker did not do it; the message is for the user."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The request was taken back."""
 
 
@@ -73,8 +74,8 @@ class Worker:
         folder = os.path.dirname(command[0])
         if os.path.exists("/.flatpak-info"):
             # --watch-bus: the process outside ends with this one.
-            command = ["flatpak-spawn", "--host", "--watch-bus", *command]
-            folder = ""
+            spawn = ["flatpak-spawn", "--host", "--watch-bus", f"--directory={folder}"]
+            command, folder = [*spawn, *command], ""
         try:
             self._process = subprocess.Popen(
                 command,
@@ -93,7 +94,9 @@ class Worker:
                     "({reason}). Run “styleplug gimp install” again in a terminal."
                 ).format(command=self._command[0], reason=error.strerror)
             ) from error
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._stderr = self._process.stderr
         self._last_words: collections.deque[str] = collections.deque(maxlen=20)
@@ -137,7 +140,7 @@ class Worker:
         ``body`` gives the ``header["bytes"]`` bytes in pieces. ``progress`` gets
         fractions; ``idle`` is called about every 30 ms of waiting. When the answer
         has ``bytes``, they must be fetched with :meth:`read` before anything else.
-        Raises :class:`WorkerError`, or :class:`Cancelled` after :meth:`cancel`.
+        Raises :class:`WorkerError`, or :class:`CancelledError` after :meth:`cancel`.
         """
         self._current = number = next(self._ids)
         self._send({"protocol": PROTOCOL, "id": number, **header})
@@ -152,7 +155,7 @@ class Worker:
             kind, about = message.get("type"), message.get("id")
             if kind == "error" and about in (number, None):
                 if message.get("code") == "Cancelled":
-                    raise Cancelled
+                    raise CancelledError
                 raise WorkerError(str(message.get("message")))
             if about != number:
                 if message.get("bytes"):
@@ -220,10 +223,10 @@ class Worker:
 
     def _listen(self) -> None:
         """Put the worker's lines into the queue; wait while a body is read."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, AttributeError):
             while line := self._stdout.readline(_MAX_LINE):
                 message = json.loads(line)
-                self._unread = message.get("bytes", 0)
+                self._unread = int(message.get("bytes", 0))
                 self._body_read.clear()
                 self._messages.put(message)
                 if self._unread:
@@ -288,3 +291,37 @@ class Worker:
                 "Run “styleplug gimp doctor” in a terminal to find out more."
             ).format(reason=reason.rstrip("."))
         )
+
+
+def check() -> str:
+    """Start the worker, let it stylize a small picture, and say how that went."""
+    worker = start()
+    try:
+        styles = worker.hello()
+        if not styles:
+            raise WorkerError(_("There is no style yet: run “styleplug list”."))
+        side = 64
+        reply = worker.request(
+            {
+                "type": "stylize",
+                "style": styles[0]["id"],
+                "width": side,
+                "height": side,
+                "format": "u8",
+                "bytes": side * side * 4,
+            },
+            [bytes(side * side * 4)],
+        )
+        worker.read(reply["bytes"])
+    finally:
+        worker.close()
+    return _("the worker answers, with {count} styles, and paints on {device}").format(
+        count=len(styles), device=reply["device"]
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(check() + "\n")
+    except WorkerError as error:
+        sys.exit(str(error))

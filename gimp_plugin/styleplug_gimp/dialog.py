@@ -1,0 +1,530 @@
+"""The dialog of Neural Style: choose a style, see it on the layer, apply it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gi
+
+gi.require_version("GimpUi", "3.0")
+gi.require_version("Gtk", "3.0")
+import layer as layers
+from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk
+from i18n import _
+from layer import LayerError, Settings, Thumbnail
+from worker_client import CancelledError, Worker, WorkerError, start
+
+PREVIEW_SIDE = 512
+ROW_SIDE = 56
+_ARGUMENTS = ("style", "strength", "style-scale", "preserve-color", "output")
+
+
+@dataclass
+class _Job:
+    """A thumbnail to stylize, and what to do with the answer in the main thread."""
+
+    settings: Settings
+    thumbnail: Thumbnail
+    done: Callable[[dict[str, Any], bytes], None]
+    failed: Callable[[str], None]
+
+
+class PreviewThread(threading.Thread):
+    """Owns the worker while the dialog is used; of several wishes the newest counts."""
+
+    def __init__(
+        self,
+        worker: Worker | None,
+        started: Callable[[list[dict[str, str]]], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """Start a worker unless there is one; ``started`` then gets its styles."""
+        super().__init__(daemon=True)
+        self.worker = worker
+        self._on_start, self._on_failure = started, failed
+        self._condition = threading.Condition()
+        self._wish: _Job | None = None
+        self._rows: deque[_Job] = deque()
+        self._running: _Job | None = None
+        self._stopped = False
+
+    def wish(self, job: _Job) -> None:
+        """Render ``job`` next; one that is being rendered is out of date now."""
+        with self._condition:
+            self._wish = job
+            self._condition.notify()
+            outdated = self._running is not None and self._running not in self._rows
+        if outdated and self.worker:
+            self.worker.cancel()
+
+    def add_row(self, job: _Job) -> None:
+        """Render ``job`` when there is nothing else to do."""
+        with self._condition:
+            self._rows.append(job)
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """End the thread soon, not the worker."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify()
+        if self.worker:
+            self.worker.cancel()
+
+    def run(self) -> None:
+        try:
+            if self.worker is None:
+                self.worker = start()
+                GLib.idle_add(self._on_start, self.worker.hello())
+            while job := self._next():
+                self._render(self.worker, job)
+        except WorkerError as error:
+            GLib.idle_add(self._on_failure, str(error))
+
+    def _next(self) -> _Job | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopped or self._wish or self._rows)
+            if self._stopped:
+                return None
+            if self._wish:
+                self._running, self._wish = self._wish, None
+            else:
+                self._running = self._rows[0]
+            return self._running
+
+    def _render(self, worker: Worker, job: _Job) -> None:
+        try:
+            reply = worker.request(
+                {**job.settings.request(), **job.thumbnail.request()},
+                job.thumbnail.body(),
+            )
+            data = worker.read(reply["bytes"])
+        except CancelledError:
+            return
+        except WorkerError as error:
+            if not worker.alive:
+                raise
+            GLib.idle_add(job.failed, str(error))
+        else:
+            GLib.idle_add(job.done, reply, data)
+        with self._condition:
+            self._running = None
+            if self._rows and self._rows[0] is job:
+                self._rows.popleft()
+
+
+class _Picture(Gtk.ScrolledWindow):
+    """Shows a pixbuf as large as fits; while pressed, another one."""
+
+    def __init__(self) -> None:
+        # The policy keeps the size of the picture from being asked of the window.
+        super().__init__(
+            hscrollbar_policy=Gtk.PolicyType.EXTERNAL,
+            vscrollbar_policy=Gtk.PolicyType.EXTERNAL,
+            shadow_type=Gtk.ShadowType.IN,
+            hexpand=True,
+            vexpand=True,
+        )
+        self.set_size_request(440, 380)
+        self._image = Gtk.Image()
+        box = Gtk.EventBox()
+        box.add(self._image)
+        self.add(box)
+        self._pixbuf: Any = None
+        self.original: Any = None
+        self._pressed = False
+        self._fitted: tuple[Any, int, int] | None = None
+        self.set_tooltip_text(_("Press to see the layer as it is"))
+        self.get_accessible().set_name(_("Preview"))
+        box.connect("button-press-event", self._press, True)
+        box.connect("button-release-event", self._press, False)
+        self.connect("size-allocate", lambda *_args: self._fit())
+
+    def show_pixbuf(self, pixbuf: Any) -> None:
+        self._pixbuf = pixbuf
+        self._fit()
+
+    def _press(self, _widget: Any, _event: Any, pressed: bool) -> None:
+        self._pressed = pressed
+        self._fit()
+
+    def _fit(self) -> None:
+        pixbuf = self.original if self._pressed else self._pixbuf
+        if pixbuf is None:
+            return
+        room = self.get_allocation()
+        wanted = (pixbuf, room.width - 4, room.height - 4)
+        if wanted == self._fitted or min(wanted[1:]) < 1:
+            return
+        self._fitted = wanted
+        self._image.set_from_pixbuf(_fitting(pixbuf, *wanted[1:]))
+
+
+def _fitting(pixbuf: Any, width: int, height: int) -> Any:
+    """Scale to fit, with a chequered ground under what is transparent."""
+    scale = min(width / pixbuf.get_width(), height / pixbuf.get_height())
+    size = [
+        max(1, round(side * scale))
+        for side in (pixbuf.get_width(), pixbuf.get_height())
+    ]
+    return pixbuf.composite_color_simple(
+        *size, GdkPixbuf.InterpType.BILINEAR, 255, 8, 0x999999, 0x666666
+    )
+
+
+class StyleDialog:
+    """Shows itself, lets the user choose, and stylizes the layer."""
+
+    def __init__(self, procedure: Any, config: Any, image: Any, layer: Any) -> None:
+        GimpUi.init("styleplug")
+        self._config, self._image, self._layer = config, image, layer
+        self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
+        self._row_thumbnail = Thumbnail.of(image, layer, 2 * ROW_SIDE)
+        self._rows: dict[str, Any] = {}
+        self._rendering = self._cancelled = False
+        self._dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Neural Style"))
+        self._build()
+        self._picture.original = self._pixbuf(self._thumbnail, self._thumbnail.pixels)
+        self._picture.show_pixbuf(self._picture.original)
+        for name in _ARGUMENTS:
+            config.connect(f"notify::{name}", lambda *_args: self._changed())
+        self._dialog.connect("response", self._on_response)
+        self._dialog.connect("delete-event", self._on_delete)
+        self._start(None)
+
+    def run(self) -> None:
+        """Return when the layer is stylized; raise ``CancelledError`` otherwise."""
+        try:
+            while self._dialog.run():
+                if self._apply():
+                    return
+            raise CancelledError
+        finally:
+            self._thread.stop()
+            if self._thread.worker:
+                self._thread.worker.close()
+            self._dialog.destroy()
+
+    # ----------------------------------------------------------------- widgets
+
+    def _build(self) -> None:
+        self._picture = _Picture()
+
+        self._list = Gtk.ListBox(activate_on_single_click=True)
+        self._list.set_selection_mode(Gtk.SelectionMode.BROWSE)
+        self._list.connect("row-selected", self._on_row_selected)
+        label = Gtk.Label.new_with_mnemonic(_("St_yle"))
+        label.set_xalign(0)
+        label.set_mnemonic_widget(self._list)
+        self._list.get_accessible().set_name(_("Style"))
+        scrolled = Gtk.ScrolledWindow(
+            hscrollbar_policy=Gtk.PolicyType.NEVER,
+            shadow_type=Gtk.ShadowType.IN,
+            vexpand=True,
+        )
+        scrolled.set_size_request(300, 240)
+        scrolled.add(self._list)
+        other = Gtk.Button.new_with_mnemonic(_("Add a style _from elsewhere…"))
+        other.connect("clicked", lambda _button: self._add_style())
+
+        self._dialog.get_scale_entry("strength", 1.0)
+        self._dialog.get_scale_entry("style-scale", 1.0).set_logarithmic(True)
+        controls = self._dialog.fill_box(
+            "controls", ["strength", "style-scale", "preserve-color", "output"]
+        )
+        right = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        for widget, expand in (
+            (label, False),
+            (scrolled, True),
+            (other, False),
+            (controls, False),
+        ):
+            right.pack_start(widget, expand, expand, 0)
+
+        self._bar = Gtk.ProgressBar(no_show_all=True)
+        self._bar.get_accessible().set_name(_("Progress"))
+        self._spinner = Gtk.Spinner()
+        self._status = Gtk.Label(xalign=0, ellipsize=3, selectable=False)
+        status = Gtk.Box(spacing=6)
+        status.pack_start(self._spinner, False, False, 0)
+        status.pack_start(self._status, True, True, 0)
+
+        self._failure = Gtk.Label(xalign=0, wrap=True, max_width_chars=80)
+        self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
+        self._info.get_content_area().add(self._failure)
+        self._info.add_button(_("_Try again"), 1)
+        self._info.connect("response", lambda *_args: self._try_again())
+        self._failure.show()
+
+        left = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        left.pack_start(self._picture, True, True, 0)
+        left.pack_start(self._bar, False, False, 0)
+        left.pack_start(status, False, False, 0)
+        self._body = Gtk.Box(spacing=12)
+        self._body.pack_start(left, True, True, 0)
+        self._body.pack_start(right, False, False, 0)
+        outer = Gtk.Box(
+            orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12
+        )
+        outer.pack_start(self._info, False, False, 0)
+        outer.pack_start(self._body, True, True, 0)
+        outer.show_all()
+        self._right = right
+        self._dialog.get_content_area().pack_start(outer, True, True, 0)
+        self._dialog.set_default_size(860, 620)
+
+    def _add_row(self, style: dict[str, str]) -> None:
+        image = Gtk.Image(width_request=ROW_SIDE, height_request=ROW_SIDE)
+        title = GLib.markup_escape_text(style["title"])
+        by = ", ".join(filter(None, (style.get("artist"), style.get("year"))))
+        label = Gtk.Label(xalign=0, ellipsize=3, use_markup=True)
+        label.set_markup(
+            f"{title}\n<small>{GLib.markup_escape_text(by)}</small>" if by else title
+        )
+        box = Gtk.Box(spacing=9, border_width=3)
+        box.pack_start(image, False, False, 0)
+        box.pack_start(label, True, True, 0)
+        row = Gtk.ListBoxRow()
+        row.add(box)
+        row.style_id, row.image = style["id"], image
+        row.get_accessible().set_name(f"{style['title']} {by}".strip())
+        row.show_all()
+        self._list.add(row)
+        self._rows[style["id"]] = row
+        self._thread.add_row(
+            _Job(
+                Settings(style["id"], 1.0, 1.0, False, ""),
+                self._row_thumbnail,
+                lambda _reply, data: image.set_from_pixbuf(
+                    _fitting(
+                        self._pixbuf(self._row_thumbnail, data), ROW_SIDE, ROW_SIDE
+                    )
+                ),
+                lambda _message: image.set_from_icon_name(
+                    "dialog-error", Gtk.IconSize.DND
+                ),
+            )
+        )
+
+    def _add_style(self) -> None:
+        dialog = Gtk.Dialog(
+            title=_("Add a Style"),
+            transient_for=self._dialog,
+            modal=True,
+            use_header_bar=False,
+        )
+        dialog.add_buttons(
+            _("_Cancel"), Gtk.ResponseType.CANCEL, _("_Add"), Gtk.ResponseType.OK
+        )
+        dialog.set_default_response(Gtk.ResponseType.OK)
+        label = Gtk.Label.new_with_mnemonic(
+            _("_Style file (.safetensors), or owner/name on the Hugging Face Hub:")
+        )
+        label.set_xalign(0)
+        entry = Gtk.Entry(activates_default=True, hexpand=True, width_chars=48)
+        label.set_mnemonic_widget(entry)
+        browse = Gtk.Button.new_with_mnemonic(_("_Browse…"))
+        browse.connect("clicked", lambda _button: self._browse(dialog, entry))
+        grid = Gtk.Grid(row_spacing=6, column_spacing=6, border_width=12)
+        grid.attach(label, 0, 0, 2, 1)
+        grid.attach(entry, 0, 1, 1, 1)
+        grid.attach(browse, 1, 1, 1, 1)
+        dialog.get_content_area().add(grid)
+        dialog.show_all()
+        chosen = dialog.run() == Gtk.ResponseType.OK and entry.get_text().strip()
+        dialog.destroy()
+        if chosen:
+            self._config.set_property("style", chosen)
+
+    def _browse(self, parent: Any, entry: Any) -> None:
+        chooser = Gtk.FileChooserNative.new(
+            _("Choose a Style"), parent, Gtk.FileChooserAction.OPEN, None, None
+        )
+        styles = Gtk.FileFilter()
+        styles.set_name(_("Styles"))
+        styles.add_pattern("*.safetensors")
+        chooser.add_filter(styles)
+        if chooser.run() == Gtk.ResponseType.ACCEPT:
+            entry.set_text(chooser.get_filename())
+        chooser.destroy()
+
+    # ----------------------------------------------------------------- preview
+
+    def _start(self, worker: Worker | None) -> None:
+        self._info.hide()
+        self._thread = PreviewThread(worker, self._on_styles, self._fail)
+        self._thread.start()
+        if worker is None:
+            self._say(_("Starting styleplug…"), busy=True)
+        else:
+            self._changed()
+
+    def _on_styles(self, styles: list[dict[str, str]]) -> None:
+        for row in self._list.get_children():
+            self._list.remove(row)
+        self._rows.clear()
+        for style in styles:
+            self._add_row(style)
+        if not self._config.get_property("style") and styles:
+            self._config.set_property("style", styles[0]["id"])
+        else:
+            self._changed()
+
+    def _on_row_selected(self, _list: Any, row: Any) -> None:
+        if row is not None and row.style_id != self._config.get_property("style"):
+            self._config.set_property("style", row.style_id)
+
+    def _changed(self) -> None:
+        """Bring the list and the preview to what the settings say."""
+        settings = Settings.of(self._config)
+        if self._rendering or not (self._rows and settings.style):
+            return
+        if settings.style not in self._rows:
+            self._add_row({"id": settings.style, "title": settings.style})
+        self._list.select_row(self._rows[settings.style])
+        try:
+            layers.check_output(self._layer, settings.output)
+        except LayerError as refusal:
+            self._warn(str(refusal))
+        else:
+            self._info.hide()
+            self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
+        self._say(_("Painting the preview…"), busy=True)
+        self._thread.wish(_Job(settings, self._thumbnail, self._on_preview, self._warn))
+
+    def _on_preview(self, reply: dict[str, Any], data: bytes) -> None:
+        self._picture.show_pixbuf(self._pixbuf(self._thumbnail, data))
+        self._say(
+            _("Preview {width} x {height}, {seconds:.2f} s on {device}").format(
+                width=reply["width"],
+                height=reply["height"],
+                seconds=reply["seconds"],
+                device=_device(reply["device"]),
+            )
+        )
+
+    def _pixbuf(self, thumbnail: Thumbnail, data: bytes) -> Any:
+        width, height = thumbnail.width, thumbnail.height
+        if self._layer.is_gray():  # as the layer will make of it
+            area = Gegl.Rectangle.new(0, 0, width, height)
+            gray = Gegl.Buffer.new("Y'A u8", 0, 0, width, height)
+            gray.set(area, "R'G'B'A u8", data)
+            data = gray.get(area, 1.0, "R'G'B'A u8", Gegl.AbyssPolicy.NONE)
+        return GdkPixbuf.Pixbuf.new_from_bytes(
+            GLib.Bytes.new(data),
+            GdkPixbuf.Colorspace.RGB,
+            True,
+            8,
+            width,
+            height,
+            width * 4,
+        )
+
+    # ------------------------------------------------------------------ result
+
+    def _apply(self) -> bool:
+        """Stylize the layer; False when it was cancelled or failed."""
+        self._rendering, self._cancelled = True, False
+        self._show_rendering(True)
+        self._thread.stop()
+        while self._thread.is_alive():
+            self._pump()
+            time.sleep(0.01)
+        worker = self._thread.worker
+        done = False
+        try:
+            if worker and worker.alive and not self._cancelled:
+                settings = Settings.of(self._config)
+                layers.stylize(
+                    worker,
+                    self._image,
+                    self._layer,
+                    settings,
+                    progress=self._on_progress,
+                    idle=self._pump,
+                    cancelled=lambda: self._cancelled,
+                )
+                done = True
+        except CancelledError:
+            pass
+        except (LayerError, WorkerError) as error:
+            failure: str | None = str(error)
+        else:
+            failure = None
+        finally:
+            self._rendering = False
+        if done:
+            return True
+        self._show_rendering(False)
+        self._start(worker if worker and worker.alive else None)
+        if failure:
+            self._fail(failure)
+        return False
+
+    def _show_rendering(self, rendering: bool) -> None:
+        self._right.set_sensitive(not rendering)
+        self._bar.set_fraction(0)
+        self._bar.set_visible(rendering)
+        for response in (Gtk.ResponseType.OK, Gtk.ResponseType.HELP, 1, 2, 3):
+            self._dialog.set_response_sensitive(response, not rendering)
+        if rendering:
+            self._say(_("Painting the layer…"), busy=True)
+
+    def _on_progress(self, fraction: float) -> None:
+        self._bar.set_fraction(fraction)
+        self._pump()
+
+    def _pump(self) -> None:
+        while Gtk.events_pending():
+            Gtk.main_iteration_do(False)
+
+    def _on_response(self, _dialog: Any, response: int) -> None:
+        if self._rendering and response in (
+            Gtk.ResponseType.CANCEL,
+            Gtk.ResponseType.DELETE_EVENT,
+        ):
+            self._cancelled = True
+            self._say(_("Stopping…"), busy=True)
+            if self._thread.worker:
+                self._thread.worker.cancel()
+
+    def _on_delete(self, _dialog: Any, _event: Any) -> bool:
+        return self._rendering  # the response said it already
+
+    # ------------------------------------------------------------------ status
+
+    def _say(self, text: str, busy: bool = False) -> None:
+        self._status.set_text(text)
+        if busy:
+            self._spinner.start()
+        else:
+            self._spinner.stop()
+        self._spinner.set_visible(busy)
+
+    def _warn(self, message: str) -> None:
+        """Say why this setting does not work; another one may."""
+        self._failure.set_text(message)
+        self._info.show()
+        self._say("")
+        self._dialog.set_response_sensitive(Gtk.ResponseType.OK, False)
+
+    def _fail(self, message: str) -> None:
+        """Say why there is no worker; only a new one may help."""
+        self._warn(message)
+
+    def _try_again(self) -> None:
+        worker = self._thread.worker
+        self._thread.stop()
+        self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
+        self._start(worker if worker and worker.alive else None)
+
+
+def _device(name: str) -> str:
+    return {"cpu": _("the processor"), "mps": "Apple GPU", "xpu": "Intel GPU"}.get(
+        name.split(":")[0], _("the graphics card")
+    )

@@ -1,0 +1,350 @@
+"""Put the plug-in into GIMP 3, take it out, and find out why it does not work.
+
+The plug-in runs in GIMP's Python, which has no torch; ``worker.json`` in its folder
+records the command that starts the worker in this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import StyleplugError
+
+PLUGIN = "styleplug_gimp"
+PROCEDURE = "plug-in-styleplug"
+FLATPAK_APP = "org.gimp.GIMP"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A settings folder of GIMP 3."""
+
+    path: Path
+    """Such as ``~/.config/GIMP/3.0``."""
+    kind: str = "native"
+    """``native``, ``flatpak`` or ``snap``."""
+
+    @property
+    def plugin(self) -> Path:
+        """The folder of the plug-in, installed or not."""
+        return self.path / "plug-ins" / PLUGIN
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the doctor looked at."""
+
+    ok: bool
+    text: str
+    advice: str = ""
+    """The one step that helps, when not ok."""
+
+
+def find_profiles(
+    environ: Mapping[str, str] = os.environ,
+    platform: str = sys.platform,
+    home: Path | None = None,
+) -> list[Profile]:
+    """Return the settings folders of GIMP 3 on this machine, newest GIMP first."""
+    if environ.get("GIMP3_DIRECTORY"):
+        return [Profile(Path(environ["GIMP3_DIRECTORY"]))]
+    home = home or Path.home()
+    if platform == "win32":
+        roots = {
+            "native": Path(environ.get("APPDATA", home / "AppData/Roaming")) / "GIMP"
+        }
+    elif platform == "darwin":
+        roots = {"native": home / "Library/Application Support/GIMP"}
+    else:
+        config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+        roots = {
+            "native": config / "GIMP",
+            "flatpak": home / ".var/app" / FLATPAK_APP / "config/GIMP",
+            "snap": home / "snap/gimp/current/.config/GIMP",
+        }
+    profiles = [
+        (int(match[1]), Profile(path, kind))
+        for kind, root in roots.items()
+        for path in (root.iterdir() if root.is_dir() else ())
+        if (match := re.fullmatch(r"3\.(\d+)", path.name)) and path.is_dir()
+    ]
+    return [profile for _, profile in sorted(profiles, key=lambda item: -item[0])]
+
+
+def worker_command() -> list[str]:
+    """Return the command that starts the worker in this Python."""
+    # Without -s the user's own packages could shadow those of a virtual
+    # environment; with it, a `pip install --user` would not be found.
+    here = Path(__file__).resolve()
+    in_user_site = Path(site.getusersitepackages()).resolve() in here.parents
+    return [
+        sys.executable,
+        "-u" if in_user_site else "-su",
+        "-m",
+        "styleplug",
+        "worker",
+    ]
+
+
+def plugin_source() -> Path:
+    """Return the folder of the plug-in that belongs to this styleplug."""
+    root = Path(__file__).parents[1]
+    for folder in (root / PLUGIN, root / "gimp_plugin" / PLUGIN):
+        if (folder / f"{PLUGIN}.py").is_file():
+            return folder
+    raise StyleplugError(
+        "The GIMP plug-in is missing from this installation of styleplug; "
+        "run 'pip install --force-reinstall --no-deps styleplug'."
+    )
+
+
+def install(
+    profiles: Sequence[Profile] | None = None,
+    command: Sequence[str] | None = None,
+) -> list[Profile]:
+    """Put the plug-in into ``profiles``, by default all there are, and return them.
+
+    What an earlier version left there is replaced. Raises :class:`StyleplugError`
+    when there is no GIMP 3 or its folder cannot be written.
+    """
+    profiles = find_profiles() if profiles is None else list(profiles)
+    if not profiles:
+        raise StyleplugError(
+            "No settings folder of GIMP 3 was found; start GIMP 3 once, then run "
+            "'styleplug gimp install' again (or set GIMP3_DIRECTORY)."
+        )
+    for profile in profiles:
+        target = profile.plugin
+        # No file in it is named as the folder, so GIMP ignores it while it grows.
+        partial = target.with_name(f".{PLUGIN}.partial")
+        try:
+            _remove(partial)
+            shutil.copytree(
+                plugin_source(), partial, ignore=shutil.ignore_patterns("__pycache__")
+            )
+            (partial / "worker.json").write_text(
+                json.dumps({"command": list(command or worker_command())}, indent=2),
+                encoding="utf-8",
+            )
+            (partial / f"{PLUGIN}.py").chmod(0o755)  # GIMP ignores it otherwise
+            _remove(target)
+            partial.rename(target)
+        except OSError as error:
+            raise StyleplugError(
+                f"The plug-in cannot be written to {target} ({error.strerror}); "
+                "make that folder writable and try again."
+            ) from error
+    return profiles
+
+
+def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
+    """Take the plug-in out of ``profiles``; return those that had it."""
+    profiles = find_profiles() if profiles is None else list(profiles)
+    had = [profile for profile in profiles if os.path.lexists(profile.plugin)]
+    for profile in had:
+        _remove(profile.plugin)
+    return had
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
+    """Look at the known reasons for "not in the menu" and "does not start".
+
+    Later findings make sense only when the earlier ones of the same profile are ok.
+    """
+    profiles = find_profiles() if profiles is None else list(profiles)
+    if not profiles:
+        yield Finding(
+            False,
+            "no settings folder of GIMP 3 was found",
+            "Install GIMP 3 and start it once; GIMP 2.10 cannot run this plug-in.",
+        )
+    for profile in profiles:
+        yield from _examine(profile)
+
+
+def _examine(profile: Profile) -> Iterator[Finding]:
+    again = "Run 'styleplug gimp install'."
+    plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
+    yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
+    if not main.is_file():
+        yield Finding(False, f"the plug-in is not in {plugin}", again)
+        return
+    yield Finding(True, f"the plug-in is in {plugin}")
+    if not _same_files(plugin_source(), plugin):
+        yield Finding(False, "the plug-in is of another version of styleplug", again)
+        return
+    if os.name == "posix" and not os.access(main, os.X_OK):
+        yield Finding(False, f"{main} is not executable, so GIMP ignores it", again)
+        return
+    folders = _plugin_path(profile.path / "gimprc")
+    if folders is not None and str(plugin.parent) not in folders:
+        yield Finding(
+            False,
+            "GIMP does not look into its own plug-in folder",
+            f"Add {plugin.parent} in GIMP: Edit > Preferences > Folders > Plug-ins.",
+        )
+        return
+    if profile.kind == "native" and sys.platform.startswith("linux"):
+        yield from _examine_python()
+    if profile.kind == "snap":
+        yield from _examine_snap(profile)
+    yield _examine_worker(profile)
+    yield _examine_menu(profile)
+
+
+def _same_files(source: Path, target: Path) -> bool:
+    return all(
+        (target / path.name).is_file()
+        and (target / path.name).read_bytes() == path.read_bytes()
+        for path in source.glob("*.py")
+    )
+
+
+def _plugin_path(gimprc: Path) -> list[str] | None:
+    """Return the plug-in folders the user chose in GIMP's preferences, if any."""
+    try:
+        text = gimprc.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r'^\(plug-in-path "([^"]*)"\)', text, re.MULTILINE)
+    if match is None:
+        return None
+    folders = match[1].replace("${gimp_dir}", str(gimprc.parent))
+    return [os.path.expanduser(folder) for folder in folders.split(os.pathsep)]
+
+
+def _run(command: Sequence[str], timeout: float) -> tuple[bool, str]:
+    """Return whether ``command`` succeeded, and the last line it wrote."""
+    try:
+        process = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        return False, f"{command[0]}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {timeout:.0f} seconds"
+    lines = process.stdout.decode(errors="replace").strip().splitlines()
+    return process.returncode == 0, lines[-1] if lines else ""
+
+
+def _examine_python() -> Iterator[Finding]:
+    """Look at the Python that a GIMP of the Linux distribution runs plug-ins in."""
+    gimp = next(filter(None, map(shutil.which, ("gimp-3.0", "gimp-3", "gimp"))), None)
+    if gimp is None:
+        return  # an AppImage, say, which brings its own Python
+    _, version = _run([gimp, "--version"], 30)
+    number = re.search(r"(\d+)\.\d+(\.\d+)?", version)
+    if number and int(number[1]) < 3:
+        yield Finding(False, f"{gimp} is GIMP {number[0]}", "Install GIMP 3.")
+        return
+    yield Finding(True, f"{gimp} is GIMP {number[0] if number else '3'}")
+    python = "/usr/bin/python3"
+    if not os.path.exists(python):
+        return
+    ok, answer = _run(
+        [
+            python,
+            "-c",
+            "import gi; gi.require_version('Gimp', '3.0'); "
+            "from gi.repository import Gimp",
+        ],
+        60,
+    )
+    yield Finding(
+        ok,
+        f"{python} can{'' if ok else 'not'} use GIMP's library"
+        + ("" if ok else f" ({answer})"),
+        ""
+        if ok
+        else "Install GIMP's Python support: PyGObject and the GIMP introspection "
+        "data (Debian and Ubuntu: apt install python3-gi gir1.2-gimp-3.0).",
+    )
+
+
+def _examine_snap(profile: Profile) -> Iterator[Finding]:
+    try:
+        inside = Path(_recorded_command(profile)[0]).relative_to(Path.home())
+    except (StyleplugError, ValueError):
+        inside = Path(".outside")
+    if any(part.startswith(".") for part in inside.parts[:1]):
+        yield Finding(
+            False,
+            "the Snap of GIMP cannot start programs outside of your home folder, or "
+            "in hidden folders of it",
+            "Install styleplug into a virtual environment such as ~/styleplug, and "
+            "run its 'styleplug gimp install'.",
+        )
+
+
+def _recorded_command(profile: Profile) -> list[str]:
+    try:
+        config = json.loads((profile.plugin / "worker.json").read_text("utf-8"))
+        return [str(word) for word in config["command"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StyleplugError(
+            f"{profile.plugin / 'worker.json'} is missing or damaged; "
+            "run 'styleplug gimp install'."
+        ) from error
+
+
+def _examine_worker(profile: Profile) -> Finding:
+    """Let the installed plug-in start its worker, as it does within GIMP."""
+    client = str(profile.plugin / "worker_client.py")
+    command = [sys.executable, "-s", client]
+    advice = "Run 'styleplug gimp install' with the Python that holds styleplug."
+    if profile.kind == "flatpak":
+        command = ["flatpak", "run", "--command=python3", FLATPAK_APP, client]
+        advice = (
+            "Allow GIMP to start styleplug: flatpak override --user "
+            f"--talk-name=org.freedesktop.Flatpak {FLATPAK_APP}"
+        )
+    ok, answer = _run(command, 180)
+    if ok:
+        return Finding(True, answer)
+    return Finding(False, f"the worker does not answer: {answer}", advice)
+
+
+def _examine_menu(profile: Profile) -> Finding:
+    """Look at what GIMP noted about the plug-in when it last started."""
+    pluginrc = profile.path / "pluginrc"
+    main = profile.plugin / f"{PLUGIN}.py"
+    try:
+        text = pluginrc.read_text(encoding="utf-8", errors="replace")
+        noted = pluginrc.stat().st_mtime
+    except OSError:
+        text, noted = "", 0.0
+    if f'"{PROCEDURE}"' in text:
+        return Finding(True, "GIMP has it in the menu Filters > Artistic")
+    if noted > main.stat().st_ctime:
+        return Finding(
+            False,
+            "GIMP looked at the plug-in and did not accept it",
+            "Start GIMP in a terminal as 'gimp --verbose' and report what it says "
+            f"about {PLUGIN}.",
+        )
+    return Finding(
+        False,
+        "GIMP has not been started since the plug-in was installed",
+        "Start GIMP anew; Neural Style is then in Filters > Artistic.",
+    )

@@ -1,0 +1,61 @@
+"""styleplug's worker with a stylizer of a few lines in place of the networks.
+
+It starts at once and its result is known: the negative, as far as ``strength`` says.
+The style ``slow`` takes ten seconds, ``stuck`` never reports anything.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from styleplug import worker
+from styleplug.errors import StyleNotFoundError
+from styleplug.style import StyleInfo
+
+STYLES = ("negative", "slow", "stuck")
+
+
+class Negative:
+    device = "cpu"
+
+    def __init__(self, style):
+        if style not in STYLES:
+            raise StyleNotFoundError(f"There is no style {style!r}.")
+        self.style = style
+
+    def __call__(
+        self,
+        image,
+        *,
+        strength=1.0,
+        style_scale=1.0,
+        preserve_color=False,
+        mask=None,
+        progress=lambda fraction: None,
+    ):
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is {strength}, not in 0..1")
+        if self.style == "stuck":
+            time.sleep(3600)
+        for step in range(100 if self.style == "slow" else 2):
+            progress(step / 100)
+            time.sleep(0.1 if self.style == "slow" else 0)
+        colors = image[..., :3].astype(np.float32)
+        white = 255 if image.dtype == np.uint8 else 1
+        weight = strength if mask is None else strength * mask[..., None]
+        new = colors + (white - 2 * colors) * weight
+        if image.dtype == np.uint8:
+            new = np.rint(new)
+        return np.concatenate([new.astype(image.dtype), image[..., 3:]], -1)
+
+
+if __name__ == "__main__":
+    import os
+
+    sink = os.dup(1)
+    os.dup2(2, 1)
+    infos = [StyleInfo(name=name, title=name.title()) for name in STYLES]
+    worker.serve(0, sink, Negative, lambda: infos)
