@@ -1,0 +1,68 @@
+"""Fixtures for all tests: no network, no user configuration, nothing large."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test unless `condition` holds; on CI (STYLEPLUG_CI=1) fail instead."""
+    if condition:
+        return
+    if os.environ.get("STYLEPLUG_CI") == "1":
+        pytest.fail(f"CI has to run this test: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep the tests off the network and away from the user's cache and settings."""
+    kept = {"STYLEPLUG_CI", "STYLEPLUG_ASSETS", "STYLEPLUG_TEST_DEVICE"}
+    for name in os.environ:
+        if name.startswith(("HF_", "HUGGING_FACE_")) or (
+            name.startswith("STYLEPLUG_") and name not in kept
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "huggingface"))
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """The device that STYLEPLUG_TEST_DEVICE names, else the CPU."""
+    return os.environ.get("STYLEPLUG_TEST_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-contained style file of 8 channels with seeded random weights."""
+    import torch
+
+    from styleplug.networks import StyleNetwork, save_style
+    from styleplug.style import StyleInfo
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = StyleNetwork(widths=(8, 8, 8), blocks=(1, 1))
+        vector = network.new_style() + 0.5 * torch.randn(network.style_size)
+    path = tmp_path_factory.mktemp("styles") / "tiny.safetensors"
+    info = StyleInfo(name="tiny", title="Tiny", artist="Nobody", license="CC0-1.0")
+    save_style(path, vector, network, info)
+    return path
+
+
+@pytest.fixture
+def content_image() -> Image.Image:
+    """A synthetic RGB photograph of 96 x 64: a gradient, a disc and some texture."""
+    y, x = np.mgrid[0:64, 0:96]
+    red = 255 * x / 95
+    green = 255 * y / 63
+    blue = np.where((x - 60) ** 2 + (y - 24) ** 2 < 256, 230, 40 + 25 * ((x ^ y) & 3))
+    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
