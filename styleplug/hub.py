@@ -16,14 +16,16 @@ import hashlib
 import importlib
 import os
 import re
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import cards
 from .errors import (
     DownloadError,
     InvalidStyleError,
@@ -31,6 +33,9 @@ from .errors import (
     StyleplugError,
 )
 from .style import StyleInfo, bundled_styles, read_info
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 FILENAME = "model.safetensors"
 MAX_STYLE_BYTES = 64 * 2**20
@@ -120,23 +125,206 @@ def style_info(path: Path) -> StyleInfo:
     return info
 
 
+@dataclass(frozen=True)
+class CachedStyle:
+    """A style in the Hub cache."""
+
+    info: StyleInfo
+    size: int
+    """Bytes on disk."""
+    refs: tuple[str, ...]
+    """Branches and tags that stand for this commit; none if only pinned."""
+
+
+def cache_info(*, cache_dir: str | os.PathLike[str] | None = None) -> list[CachedStyle]:
+    """Return what the Hub cache holds, by repository. Makes no HTTP request."""
+    styles = []
+    for path in _cache(cache_dir).glob(f"models--*--*/snapshots/*/{FILENAME}"):
+        try:
+            info = style_info(path)
+        except InvalidStyleError:
+            continue
+        folder = path.parents[2] / "refs"
+        refs = {
+            ref.relative_to(folder).as_posix(): ref.read_text().strip()
+            for ref in folder.rglob("*")
+            if ref.is_file()
+        }
+        names = sorted(name for name, commit in refs.items() if commit == info.revision)
+        styles.append(CachedStyle(info, path.stat().st_size, tuple(names)))
+    return sorted(styles, key=lambda s: (s.info.repo_id or "", s.info.revision or ""))
+
+
 def cached_styles(
     *, cache_dir: str | os.PathLike[str] | None = None
 ) -> list[StyleInfo]:
     """Return the styles in the Hub cache, by repository. Makes no HTTP request."""
-    styles = []
-    for path in _cache(cache_dir).glob(f"models--*--*/snapshots/*/{FILENAME}"):
-        try:
-            styles.append(style_info(path))
-        except InvalidStyleError:
-            continue
-    return sorted(styles, key=lambda info: (info.repo_id or "", info.revision or ""))
+    return [style.info for style in cache_info(cache_dir=cache_dir)]
 
 
 def list_styles(*, cache_dir: str | os.PathLike[str] | None = None) -> list[StyleInfo]:
     """Return the bundled styles and those in the Hub cache."""
     bundled = [read_info(path) for path in bundled_styles().values()]
     return bundled + cached_styles(cache_dir=cache_dir)
+
+
+@dataclass(frozen=True)
+class HubStyle:
+    """A style on the Hub, as the Hub lists it."""
+
+    repo_id: str
+    revision: str
+    license: str
+    downloads: int
+    tags: tuple[str, ...]
+
+
+def list_hub_styles(
+    search: str | None = None,
+    license: str | None = None,
+    *,
+    token: str | None = None,
+) -> list[HubStyle]:
+    """Return the styles on the Hub, those with the most downloads first.
+
+    ``search`` is looked for in the repository's name, ``license`` is an SPDX
+    identifier. Raises :class:`DownloadError`.
+    """
+    wanted = ["styleplug"]
+    if license:
+        wanted.append(f"license:{license.lower()}")
+    with _explained("the list of styles"):
+        _reach()
+        models = list(
+            _api(token).list_models(
+                filter=wanted,
+                search=search,
+                sort="downloads",
+                expand=["sha", "cardData", "downloads", "tags"],
+            )
+        )
+    return [
+        HubStyle(
+            model.id,
+            model.sha or "main",
+            str(getattr(model.card_data, "license", None) or ""),
+            model.downloads or 0,
+            tuple(model.tags or ()),
+        )
+        for model in models
+    ]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What :func:`publish` uploaded, or would upload."""
+
+    repo_id: str
+    url: str
+    files: Mapping[str, bytes]
+    """Content by name in the repository."""
+    revision: str | None
+    """The new commit; ``None`` after a dry run."""
+
+
+def publish(
+    path: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    samples: Sequence[str | os.PathLike[str]] = (),
+    token: str | None = None,
+) -> Publication:
+    """Upload a style file to the Hub repository ``owner/name``, created if needed.
+
+    Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
+    the pictures ``samples``, in one commit. ``dry_run`` makes no HTTP request.
+
+    Raises :class:`InvalidStyleError` for a style that is damaged, holds weights that
+    are not finite, or does not name its licence and the rights in its artwork, and
+    :class:`DownloadError` when the Hub cannot be reached or refuses.
+    """
+    import huggingface_hub as hf
+
+    name, _ = _parse(repo_id)
+    if name != repo_id:
+        raise ValueError(f"repo_id must be 'owner/name', got {repo_id!r}")
+    files = _repository(Path(path), name, [Path(sample) for sample in samples])
+    url = f"{hf.constants.ENDPOINT}/{name}"
+    if dry_run:
+        return Publication(name, url, files, None)
+    with _explained(name):
+        _reach()
+        api = _api(token)
+        api.create_repo(name, private=private or None, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise DownloadError(
+                f"{name} exists and is public; make it private on {url}/settings, or "
+                "publish under another name."
+            )
+        commit = api.create_commit(
+            name,
+            [hf.CommitOperationAdd(file, content) for file, content in files.items()],
+            commit_message="Publish with styleplug",
+        )
+    return Publication(name, url, files, commit.oid)
+
+
+def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, bytes]:
+    """Return the files of a style's repository."""
+    from .networks import load_style, save_style
+
+    loaded = load_style(path)
+    info = loaded.info
+    for field, option in (("license", "licence"), ("artwork", "rights in its artwork")):
+        if not getattr(info, field).strip():
+            raise InvalidStyleError(
+                f"{path} does not name its {option}; train or convert it again with "
+                f"{field!r} in its header before it is published."
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        complete = Path(folder) / FILENAME
+        info = save_style(complete, loaded.vector, loaded.network, info)
+        content = complete.read_bytes()
+    pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
+    return {
+        FILENAME: content,
+        "config.json": cards.config(info, hashlib.sha256(content).hexdigest()).encode(),
+        "README.md": model_card(info, name, pictures).encode(),
+        **pictures,
+    }
+
+
+def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
+    """Return the ``README.md`` of a style's repository.
+
+    ``samples`` are picture files of the repository.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    data = ModelCardData(
+        library_name="styleplug",
+        pipeline_tag="image-to-image",
+        license=info.license.lower(),
+        tags=list(cards.TAGS),
+        datasets=info.training.get("datasets"),
+        base_model=info.training.get("base_model"),
+        model_name=info.name,
+        eval_results=[
+            EvalResult(
+                task_type="image-to-image",
+                dataset_type="photographs",
+                dataset_name="Test photographs",
+                metric_type=metric,
+                metric_value=value,
+            )
+            for metric, value in info.figures.items()
+        ]
+        or None,
+    )
+    text = cards.body(info, repo_id, samples)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
 
 
 def _parse(repo_id: str) -> tuple[str, str]:
@@ -226,17 +414,29 @@ def _download(
         return _patiently(download, httpx.ReadError, _DamagedError)
 
 
+def _reach() -> None:
+    """Fail at once where the Hub is out of reach; its client tries for long."""
+    from huggingface_hub import constants, utils
+
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    utils.get_session().head(constants.ENDPOINT, timeout=timeout)
+
+
+def _api(token: str | None) -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token, **_caller())
+
+
 def _silent_tqdm() -> Any:
     """Return the progress bar that shows nothing: a library does not print."""
     return importlib.import_module("huggingface_hub.utils").silent_tqdm
 
 
 def _caller() -> dict[str, Any]:
-    try:
-        library_version = version("styleplug")
-    except PackageNotFoundError:
-        library_version = None
-    return {"library_name": "styleplug", "library_version": library_version}
+    from . import __version__
+
+    return {"library_name": "styleplug", "library_version": __version__}
 
 
 def _cached(name: str, revision: str, cache: Path) -> Path | None:
@@ -353,15 +553,15 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
     httpx = _httpx()
     name, _, revision = what.partition("@")
     hub = constants.ENDPOINT
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
-        error.__cause__, (httpx.HTTPError, OSError)
-    ):
+    while isinstance(error, errors.LocalEntryNotFoundError | RuntimeError):
+        if not isinstance(error.__cause__, Exception):
+            break
         error = error.__cause__
     match error:
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return DownloadError(
-                f"{what} is not in the local cache and HF_HUB_OFFLINE forbids to "
-                f"download it; unset it and run 'styleplug pull {what}' once."
+                f"HF_HUB_OFFLINE forbids to ask the Hub for {what}, and it is not in "
+                "the local cache; unset HF_HUB_OFFLINE and try again."
             )
         case errors.GatedRepoError():
             return DownloadError(
@@ -419,7 +619,7 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             return DownloadError(
                 f"{what} arrived damaged and was thrown away; try again later."
             )
-    return DownloadError(f"{what} could not be downloaded ({error}); try again.")
+    return DownloadError(f"The Hub could not be used for {what} ({error}); try again.")
 
 
 def _refusal(error: Any, what: str) -> StyleplugError:

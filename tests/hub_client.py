@@ -40,7 +40,12 @@ class HubClient:
             and "proxy" not in name.lower()
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.hub_client"],
+            [
+                sys.executable,
+                *("-W", "error"),
+                *("-W", "ignore::DeprecationWarning"),  # huggingface_hub's own
+                *("-m", "tests.hub_client"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
+
 OWNER_TOKEN = "hf_owner"
 BLOCK = 1 << 16
 
@@ -542,6 +544,9 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = Blob(content, large=False)
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = Blob(self.hub.uploads[value["oid"]])
+        if "README.md" in files:
+            with files["README.md"].open() as readme:
+                found.card = yaml.safe_load(readme.read().decode().split("---")[1])
         sha = found.commit(files)
         self._json(
             {"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha}

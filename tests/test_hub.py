@@ -205,7 +205,7 @@ def test_what_was_pulled_works_offline_without_a_request(
     assert offline("hub.locate", "owner/kept") == path
     assert offline("hub.locate", f"owner/kept@{commit}") == path
     assert "owner/kept" in [s["repo_id"] for s in offline("hub.cached_styles")]
-    with pytest.raises(RemoteError, match="styleplug pull owner/far") as caught:
+    with pytest.raises(RemoteError, match="unset HF_HUB_OFFLINE") as caught:
         offline("hub.locate", "owner/far")
     assert caught.value.kind == "DownloadError"
     offline.close()
@@ -244,6 +244,57 @@ def test_cached_styles_tell_repository_and_commit(
     assert style["revision"] == commit
     listed = client("hub.list_styles", cache_dir=str(tmp_path))
     assert len(listed) == 1 + len(hub.bundled_styles())
+
+
+def test_the_cache_tells_sizes_licences_and_what_is_pinned(
+    server: HubServer, client: HubClient, tmp_path: Path
+) -> None:
+    first = server.add("owner/aging", {"model.safetensors": style_bytes("first")})
+    client("hub.pull", "owner/aging", cache_dir=str(tmp_path))
+    second = server.add("owner/aging", {"model.safetensors": style_bytes("second")})
+    client("hub.pull", "owner/aging", cache_dir=str(tmp_path))
+    server.forget_requests()
+    cache = client("hub.cache_info", cache_dir=str(tmp_path))
+    assert {s["info"]["revision"]: s["refs"] for s in cache} == {
+        first: [],
+        second: ["main"],
+    }
+    for style in cache:
+        assert style["size"] == Path(style["info"]["path"]).stat().st_size
+        assert style["info"]["license"] == "mit"
+    assert not server.requests
+
+
+def test_styles_on_the_hub_are_listed_over_several_pages() -> None:
+    server = HubServer()
+    for i in range(45):
+        licence = "mit" if i % 2 else "cc0-1.0"
+        server.add(
+            f"owner/style-{i:02}",
+            {"model.safetensors": style_bytes()},
+            card={"library_name": "styleplug", "license": licence},
+        )
+    server.add("owner/style-other", {}, card={"library_name": "diffusers"})
+    server.add("owner/style-hidden", {}, private=True)
+    client = HubClient(server.url, Path("unused"))
+    styles = client("hub.list_hub_styles")
+    assert [s["repo_id"] for s in styles] == [f"owner/style-{i:02}" for i in range(45)]
+    assert styles[0]["revision"] == server.repos["owner/style-00"].refs["main"]
+    assert styles[0]["license"] == "cc0-1.0"
+    found = client("hub.list_hub_styles", search="STYLE-1", license="MIT")
+    assert [s["repo_id"][-2:] for s in found] == ["11", "13", "15", "17", "19"]
+    client.close()
+    server.close()
+
+
+def test_a_list_that_cannot_be_had_is_explained(tmp_path: Path) -> None:
+    server = HubServer()
+    server.close()
+    client = HubClient(server.url, tmp_path)
+    with pytest.raises(RemoteError, match="cannot be reached") as caught:
+        client("hub.list_hub_styles")
+    assert caught.value.kind == "DownloadError"
+    client.close()
 
 
 # What the Hub can answer instead

@@ -1,0 +1,90 @@
+"""What a style's Hub repository says about it: the card's text and ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .style import FORMAT, StyleInfo
+
+TAGS = ("style-transfer", "neural-style-transfer", "safetensors", "art")
+
+
+def config(info: StyleInfo, sha256: str) -> str:
+    """Return ``config.json``: the file's header, its hash and what it takes and gives.
+
+    The Hub counts downloads by requests for this file.
+    """
+    fields = {
+        f.name: getattr(info, f.name)
+        for f in dataclasses.fields(info)
+        if not f.metadata.get("derived")
+    }
+    image = {"channels": "RGB", "range": [0, 1], "encoding": "sRGB"}
+    content = {
+        "library_name": "styleplug",
+        "format": FORMAT,
+        **fields,
+        "image": image,
+        "sha256": sha256,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def headline(info: StyleInfo) -> str:
+    """Return "*Title* by Artist, year", as far as the header tells them."""
+    text = info.title or info.name
+    if info.artist:
+        text += f" by {info.artist}"
+    return f"{text}, {info.year}" if info.year else text
+
+
+def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
+    """Return the card's text below its front matter, in Markdown.
+
+    ``samples`` are picture files of the repository.
+    """
+    paragraphs = [f"# {headline(info)}"]
+    if info.description:
+        paragraphs.append(info.description)
+    paragraphs += [f"![a stylized picture]({name})" for name in samples]
+    paragraphs += [
+        "A style for styleplug: photographs become paintings, on your own machine.",
+        "## Use",
+        "```bash\n"
+        "pip install styleplug\n"
+        f"styleplug stylize photo.jpg -o painting.jpg --style {repo_id}\n"
+        "```",
+        "```python\n"
+        "from styleplug import stylize\n\n"
+        f'painting = stylize(photo, "{repo_id}", strength=0.8)\n'
+        "```",
+        "After the first use no network is needed. The file holds weights only, in "
+        "safetensors; nothing in it is executed.",
+        "## Rights",
+        f"The artwork: {info.artwork}",
+        f"The weights: {info.license}.",
+    ]
+    if info.figures:
+        paragraphs += ["## Figures", _table(info.figures)]
+    if info.training:
+        paragraphs += ["## Training", _table(info.training)]
+    paragraphs += [
+        "## Limits",
+        "The style paints what it sees: it does not know what a picture shows. Faces "
+        f"and lettering smaller than a few strokes dissolve; strokes were trained on "
+        f"pictures of about {info.base_size} pixels a side and are scaled with the "
+        "picture, see `style_scale`.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = ["| | |", "|---|---|"]
+    for name, value in rows.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        cell = text.replace("|", r"\|").replace("\n", " ")
+        lines.append(f"| {name.replace('_', ' ')} | {cell} |")
+    return "\n".join(lines)

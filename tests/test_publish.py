@@ -1,0 +1,206 @@
+"""Publishing to a real HTTP server on loopback, see hub_server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from styleplug import hub
+from styleplug.errors import InvalidStyleError
+from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
+from styleplug.style import StyleInfo, read_info
+from tests.hub_client import HubClient, RemoteError
+from tests.hub_server import OWNER_TOKEN, HubServer
+
+INFO = StyleInfo(
+    "wave",
+    title="The Wave",
+    artist="Nobody",
+    year="1831",
+    license="CC0-1.0",
+    artwork="Public domain, the artist died in 1849.",
+    training={"seed": 3, "datasets": ["owner/photographs"]},
+    figures={"style_distance": 0.25},
+)
+
+
+def write_style(path: Path, **changes: Any) -> Path:
+    """Write a small self-contained style file; ``changes`` replace header fields."""
+    torch.manual_seed(0)
+    network = StyleNetwork((4, 4, 4), (1, 1))
+    info = StyleInfo(**{**vars(INFO), **changes})
+    save_style(path, network.new_style(), network, info)
+    return path
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> Path:
+    return write_style(tmp_path / "wave.safetensors")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
+    server = HubServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(
+    server: HubServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HubClient]:
+    client = HubClient(server.url, tmp_path_factory.mktemp("huggingface"))
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def _start_empty(server: HubServer) -> None:
+    server.repos.clear()
+    server.forget_requests()
+
+
+def test_a_published_style_can_be_pulled_and_loaded(
+    server: HubServer, client: HubClient, style: Path
+) -> None:
+    published = client("hub.publish", str(style), "owner/wave", token=OWNER_TOKEN)
+    assert published["revision"] == server.repos["owner/wave"].refs["main"]
+    path = client("hub.pull", "owner/wave")
+    loaded, original = load_style(path), load_style(style)
+    torch.testing.assert_close(loaded.vector, original.vector, rtol=0, atol=0)
+    assert loaded.info.trunk == original.info.trunk
+    (listed,) = client("hub.list_hub_styles", license="cc0-1.0")
+    assert listed["repo_id"] == "owner/wave"
+
+
+def test_publishing_again_makes_a_new_commit(
+    server: HubServer, client: HubClient, style: Path
+) -> None:
+    revisions = set()
+    for title in ("First", "Second"):
+        write_style(style, title=title)
+        published = client("hub.publish", str(style), "owner/wave", token=OWNER_TOKEN)
+        revisions.add(published["revision"])
+    assert len(revisions) == 2
+    assert read_info(client("hub.pull", "owner/wave")).title == "Second"
+
+
+def test_a_dry_run_shows_the_files_and_asks_the_hub_nothing(
+    server: HubServer, client: HubClient, style: Path, tmp_path: Path
+) -> None:
+    sample = tmp_path / "after.jpg"
+    sample.write_bytes(b"a picture")
+    shown = hub.publish(style, "owner/wave", dry_run=True, samples=[sample])
+    assert shown.revision is None
+    assert set(shown.files) == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        "samples/after.jpg",
+    }
+    client("hub.publish", str(style), "owner/wave", dry_run=True)
+    assert not server.requests
+    assert not server.repos
+
+
+def test_the_card_has_what_the_hub_reads(style: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    files = hub.publish(style, "owner/wave", dry_run=True).files
+    card = ModelCard(files["README.md"].decode())
+    data = card.data.to_dict()
+    assert data["library_name"] == "styleplug"
+    assert data["pipeline_tag"] == "image-to-image"
+    assert data["license"] == "cc0-1.0"
+    assert data["datasets"] == ["owner/photographs"]
+    assert {"style-transfer", "neural-style-transfer"} <= set(data["tags"])
+    (result,) = data["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "style_distance", "value": 0.25}]
+    assert "The Wave by Nobody, 1831" in card.text
+    assert "--style owner/wave" in card.text
+    assert "Public domain" in card.text
+
+
+def test_the_configuration_names_the_file_it_belongs_to(style: Path) -> None:
+    files = hub.publish(style, "owner/wave", dry_run=True).files
+    config = json.loads(files["config.json"])
+    assert config["sha256"] == hashlib.sha256(files["model.safetensors"]).hexdigest()
+    assert config["network"]["widths"] == [4, 4, 4]
+    assert config["title"] == "The Wave"
+
+
+def test_a_style_beside_its_trunk_is_published_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = StyleNetwork((4, 4, 4), (1, 1))
+    save_trunk(tmp_path / "trunk.safetensors", network, StyleInfo("trunk"))
+    monkeypatch.setattr("styleplug.style.STYLES_DIR", tmp_path)
+    path = tmp_path / "wave.safetensors"
+    save_style(path, network.new_style(), network, INFO, self_contained=False)
+    assert not read_info(path).self_contained
+    published = tmp_path / "published.safetensors"
+    files = hub.publish(path, "owner/wave", dry_run=True).files
+    published.write_bytes(files["model.safetensors"])
+    assert read_info(published).self_contained
+
+
+@pytest.mark.parametrize("field", ["license", "artwork"])
+def test_a_style_without_rights_is_refused(tmp_path: Path, field: str) -> None:
+    path = write_style(tmp_path / "wave.safetensors", **{field: " "})
+    with pytest.raises(InvalidStyleError, match=field):
+        hub.publish(path, "owner/wave", dry_run=True)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = StyleNetwork((4, 4, 4), (1, 1))
+    path = tmp_path / "wave.safetensors"
+    save_style(path, network.new_style() * float("nan"), network, INFO)
+    with pytest.raises(InvalidStyleError, match="not finite"):
+        hub.publish(path, "owner/wave", dry_run=True)
+
+
+@pytest.mark.parametrize("repo_id", ["owner/wave@main", "owner/wave@v1"])
+def test_a_revision_cannot_be_published_to(style: Path, repo_id: str) -> None:
+    with pytest.raises(ValueError, match="owner/name"):
+        hub.publish(style, repo_id, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "message"),
+    [
+        pytest.param("owner/wave", "hf_expired", "access token", id="bad-token"),
+        pytest.param("other/wave", OWNER_TOKEN, "forbids access", id="foreign"),
+    ],
+)
+def test_a_refusal_of_the_hub_is_explained(
+    server: HubServer,
+    client: HubClient,
+    style: Path,
+    repo_id: str,
+    token: str,
+    message: str,
+) -> None:
+    with pytest.raises(RemoteError, match=message) as caught:
+        client("hub.publish", str(style), repo_id, token=token)
+    assert caught.value.kind == "DownloadError"
+    assert not server.repos
+
+
+def test_a_private_style_is_never_put_into_a_public_repository(
+    server: HubServer, client: HubClient, style: Path
+) -> None:
+    arguments = ("hub.publish", str(style), "owner/wave")
+    client(*arguments, private=True, token=OWNER_TOKEN)
+    assert server.repos["owner/wave"].private
+    client(*arguments, private=True, token=OWNER_TOKEN)
+    server.repos["owner/wave"].private = False
+    before = dict(server.repos["owner/wave"].commits)
+    with pytest.raises(RemoteError, match="exists and is public"):
+        client(*arguments, private=True, token=OWNER_TOKEN)
+    assert server.repos["owner/wave"].commits == before
