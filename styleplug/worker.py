@@ -113,20 +113,6 @@ class _Output:
                 os._exit(1)
 
 
-def serve(
-    source: int,
-    sink: int,
-    load: Callable[[str], Stylizer],
-    list_styles: Callable[[], list[StyleInfo]],
-) -> NoReturn:
-    """Answer the requests read from descriptor ``source`` on descriptor ``sink``.
-
-    ``load`` gives the stylizer of a style; ``list_styles`` gives what ``hello``
-    announces. Never returns: the process ends with its input.
-    """
-    _Server(source, sink, load, list_styles).run()
-
-
 class _Server:
     def __init__(
         self,
@@ -359,11 +345,17 @@ def _list_styles() -> list[StyleInfo]:
     return list_styles()
 
 
-def main() -> NoReturn:
-    """Serve the program that started this process until it closes the pipe."""
+def main(
+    load: Callable[[str], Stylizer] = _load,
+    list_styles: Callable[[], list[StyleInfo]] = _list_styles,
+) -> NoReturn:
+    """Serve the program that started this process until it closes the pipe.
+
+    ``load`` gives the stylizer of a style; ``list_styles`` what ``hello`` announces.
+    """
     sink = os.dup(1)
     os.dup2(2, 1)  # a stray print of any library must not get into the stream
-    serve(0, sink, _load, _list_styles)
+    _Server(0, sink, load, list_styles).run()
 
 
 if __name__ == "__main__":

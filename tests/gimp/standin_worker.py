@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """styleplug's worker with a stylizer of a few lines in place of the networks.
 
 It starts at once and its result is known: the negative, as far as ``strength`` says.
@@ -38,6 +39,7 @@ class Negative:
     ):
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, not in 0..1")
+        print("a stray line on standard output")
         if self.style == "stuck":
             time.sleep(3600)
         for step in range(100 if self.style == "slow" else 2):
@@ -53,9 +55,5 @@ class Negative:
 
 
 if __name__ == "__main__":
-    import os
-
-    sink = os.dup(1)
-    os.dup2(2, 1)
     infos = [StyleInfo(name=name, title=name.title()) for name in STYLES]
-    worker.serve(0, sink, Negative, lambda: infos)
+    worker.main(Negative, lambda: infos)

@@ -1,0 +1,309 @@
+"""The worker as a child process, spoken to by the client of the protocol page."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from styleplug import __version__, worker
+
+ROOT = Path(__file__).parents[1]
+STANDIN = [sys.executable, "-u", str(ROOT / "tests" / "gimp" / "standin_worker.py")]
+REAL = [sys.executable, "-u", "-m", "styleplug.worker"]
+SECONDS_TO_END = 5
+
+
+def page_client():
+    """Return the names of the client that the protocol page prints."""
+    page = (ROOT / "gimp_plugin" / "PROTOCOL.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    return names
+
+
+CLIENT = page_client()
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Start workers that end with the test, or fail it."""
+    monkeypatch.chdir(ROOT)
+    workers = []
+
+    def start(command=STANDIN):
+        workers.append(CLIENT["Worker"](command))
+        return workers[-1]
+
+    yield start
+    for each in workers:
+        if not each.process.stdin.closed:
+            each.close()
+        each.process.stdout.close()
+
+
+def stylize_header(pixels, style="negative", **fields):
+    height, width = pixels.shape[:2]
+    return {
+        "type": "stylize",
+        "style": style,
+        "width": width,
+        "height": height,
+        "format": "u8" if pixels.dtype == np.uint8 else "f32",
+        **fields,
+    }
+
+
+def noise(height, width, dtype):
+    values = np.random.default_rng(5).random((height, width, 4))
+    return (
+        np.rint(values * 255).astype(dtype)
+        if dtype == "uint8"
+        else values.astype(dtype)
+    )
+
+
+def error_of(server):
+    while True:
+        message, _ = server.receive()
+        if message["type"] == "error":
+            return message
+        assert message["type"] in ("alive", "progress")
+
+
+def test_hello_tells_version_and_styles(connect):
+    answer, data = connect().request({"type": "hello"})
+    assert answer["protocol"] == worker.PROTOCOL
+    assert answer["version"] == __version__
+    assert [style["id"] for style in answer["styles"]] == ["negative", "slow", "stuck"]
+    assert answer["styles"][0].keys() == {"id", "title", "artist", "year", "license"}
+    assert data == b""
+
+
+def test_hello_loads_no_torch():
+    code = (
+        "import sys, styleplug.worker as w; w._list_styles(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_result_is_that_of_the_python_api(connect, tiny_style, dtype):
+    from styleplug import Stylizer
+
+    pixels = noise(37, 53, dtype)
+    server = connect(REAL)
+    parameters = {"strength": 0.7, "style_scale": 1.5, "preserve_color": True}
+    answer, data = server.request(
+        stylize_header(pixels, str(tiny_style), parameters=parameters),
+        pixels.tobytes(),
+    )
+    result = np.frombuffer(data, dtype).reshape(pixels.shape)
+    assert np.array_equal(result, Stylizer(tiny_style)(pixels, **parameters))
+    assert np.array_equal(result[..., 3], pixels[..., 3])
+    assert answer["device"]
+    assert answer["seconds"] >= 0
+
+
+def test_what_is_masked_out_comes_back_bit_for_bit(connect, tiny_style):
+    pixels = noise(24, 32, "float32") * 3 - 1
+    mask = np.zeros((24, 32), np.uint8)
+    mask[:, 16:] = 255
+    _, data = connect(REAL).request(
+        stylize_header(pixels, str(tiny_style), mask=True),
+        pixels.tobytes() + mask.tobytes(),
+    )
+    result = np.frombuffer(data, "float32").reshape(pixels.shape)
+    assert np.array_equal(result[:, :16], pixels[:, :16])
+    assert not np.array_equal(result[:, 16:], pixels[:, 16:])
+
+
+def test_page_function_stylizes_and_stray_prints_do_no_harm(connect):
+    pixels = noise(3, 5, "uint8")
+    data = CLIENT["stylize"](connect(), "negative", 5, 3, pixels.tobytes())
+    result = np.frombuffer(data, np.uint8).reshape(pixels.shape)
+    assert np.array_equal(result[..., :3], 255 - pixels[..., :3])
+
+
+def test_progress_rises_and_life_signs_come(connect):
+    server = connect()
+    pixels = noise(8, 8, "uint8")
+    server.send(stylize_header(pixels, "slow"), pixels.tobytes())
+    fractions, alive = [], 0
+    while alive < 2:
+        message, _ = server.receive()
+        alive += message["type"] == "alive"
+        if message["type"] == "progress":
+            fractions.append(message["fraction"])
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert len(set(fractions)) > 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        pytest.param({"style": "unheard-of"}, "StyleNotFoundError", id="style"),
+        pytest.param({"style": 7}, "InvalidRequest", id="style-type"),
+        pytest.param({"format": "f64"}, "InvalidRequest", id="format"),
+        pytest.param({"width": 0}, "InvalidRequest", id="zero-width"),
+        pytest.param({"width": 9}, "InvalidRequest", id="other-size"),
+        pytest.param({"width": "8"}, "InvalidRequest", id="width-type"),
+        pytest.param(
+            {"width": 1 << 20, "height": 1 << 20}, "ImageTooLargeError", id="huge"
+        ),
+        pytest.param({"mask": True}, "InvalidRequest", id="no-mask"),
+        pytest.param({"parameters": {"strenght": 1}}, "InvalidRequest", id="name"),
+        pytest.param({"parameters": {"strength": 7}}, "InvalidRequest", id="value"),
+        pytest.param({"parameters": [1]}, "InvalidRequest", id="parameters-type"),
+        pytest.param({"type": "explode"}, "InvalidRequest", id="type"),
+        pytest.param({"protocol": 2}, "Protocol", id="protocol"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_the_next_one_served(connect, fields, code):
+    server = connect()
+    pixels = noise(8, 8, "uint8")
+    server.send({**stylize_header(pixels), **fields}, pixels.tobytes())
+    message = error_of(server)
+    assert message["code"] == code
+    assert message["id"] == 1
+    assert len(message["message"]) > 10
+    assert len(server.request(stylize_header(pixels), pixels.tobytes())[1]) == 256
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n", id="not-json"),
+        pytest.param(b"[1, 2]\n", id="no-object"),
+        pytest.param(b"[" * 60_000 + b"\n", id="deep"),
+        pytest.param(b"x" * (worker.MAX_LINE + 10), id="endless-line"),
+        pytest.param(b'{"id": 1, "bytes": 1e99}\n', id="no-integer"),
+        pytest.param(b'{"id": 1, "bytes": -5}\n', id="negative"),
+        pytest.param(b'{"id": 1, "bytes": 99999999999999}\n', id="too-many-bytes"),
+        pytest.param(b'{"bytes": 0}\n', id="no-id"),
+        pytest.param(b'{"id": 1, "strength": NaN}\n', id="nan"),
+        pytest.param(b"\xff\xfe\n", id="no-utf8"),
+    ],
+)
+def test_what_is_no_message_ends_the_worker_with_a_sentence(connect, line):
+    server = connect()
+    server.process.stdin.write(line)
+    server.process.stdin.flush()
+    message = error_of(server)
+    assert (message["code"], message["id"]) == ("Protocol", None)
+    assert server.process.wait(SECONDS_TO_END) == 2
+
+
+def test_cancel_ends_a_render_soon_and_the_worker_goes_on(connect):
+    server = connect()
+    pixels = noise(8, 8, "uint8")
+    server.send(stylize_header(pixels, "slow", id=3), pixels.tobytes())
+    assert server.receive()[0]["type"] == "progress"
+    started = time.monotonic()
+    server.send({"type": "cancel", "id": 3})
+    message = error_of(server)
+    assert (message["code"], message["id"]) == ("Cancelled", 3)
+    assert time.monotonic() - started < 2
+    assert server.request(stylize_header(pixels), pixels.tobytes())[0]["id"] == 1
+
+
+def test_a_waiting_request_can_be_cancelled(connect):
+    server = connect()
+    pixels = noise(8, 8, "uint8")
+    server.send(stylize_header(pixels, "slow", id=1), pixels.tobytes())
+    server.send(stylize_header(pixels, id=2), pixels.tobytes())
+    server.send({"type": "cancel", "id": 2})
+    server.send({"type": "cancel", "id": 1})
+    server.send({"type": "cancel", "id": 99})
+    assert [error_of(server)["id"] for _ in range(2)] == [1, 2]
+
+
+def test_too_many_waiting_requests_are_refused(connect):
+    server = connect()
+    pixels = noise(4, 4, "uint8")
+    count = worker.MAX_WAITING + 2
+    for number in range(count):
+        server.send(stylize_header(pixels, "slow", id=number), pixels.tobytes())
+    for number in range(count):
+        server.send({"type": "cancel", "id": number})
+    codes = {}
+    while len(codes) < count:
+        message = error_of(server)
+        codes[message["id"]] = message["code"]
+    assert codes[0] == "Cancelled"
+    assert codes[count - 1] in ("Busy", "Cancelled")
+
+
+@pytest.mark.parametrize("moment", ["idle", "amid-a-body", "amid-a-render"])
+def test_the_end_of_input_ends_the_worker(connect, moment):
+    server = connect()
+    server.request({"type": "hello"})
+    pixels = noise(8, 8, "uint8")
+    if moment == "amid-a-body":
+        server.send({**stylize_header(pixels), "bytes": 256}, b"")
+    elif moment == "amid-a-render":
+        server.send(stylize_header(pixels, "stuck"), pixels.tobytes())
+        assert server.receive()[0]["type"] == "progress"
+    server.process.stdin.close()
+    assert server.process.wait(SECONDS_TO_END) == 0
+
+
+def test_a_reader_that_goes_away_ends_the_worker(connect):
+    server = connect()
+    server.request({"type": "hello"})
+    pixels = noise(1000, 1000, "uint8")
+    server.process.stdout.close()
+    server.send(stylize_header(pixels), pixels.tobytes())
+    assert server.process.wait(SECONDS_TO_END) == 1
+
+
+def test_large_pictures_cross_while_the_other_side_is_slow(connect):
+    """Neither side may wait for the other to read first."""
+    server = connect()
+    pixels = noise(600, 800, "float32")
+    sender = threading.Thread(
+        target=server.send, args=(stylize_header(pixels), pixels.tobytes())
+    )
+    server.send(stylize_header(pixels, id=5), pixels.tobytes())
+    sender.start()
+    time.sleep(0.2)
+    answers = []
+    while len(answers) < 2:
+        message, data = server.receive()
+        if message["type"] == "result":
+            answers.append((message["id"], len(data)))
+    sender.join()
+    assert answers == [(5, pixels.nbytes), (1, pixels.nbytes)]
+
+
+def test_a_bug_is_answered_and_traced(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code = (
+        "from styleplug import worker\n"
+        "def load(style): raise RuntimeError('oh no')\n"
+        "worker.main(load, list)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    header = {"type": "stylize", "style": "x", "width": 1, "height": 1, "format": "u8"}
+    line = json.dumps({"protocol": 1, "id": 1, "bytes": 4, **header})
+    process.stdin.write(line.encode() + b"\n" + bytes(4))
+    process.stdin.flush()
+    message = json.loads(process.stdout.readline())
+    _, errors = process.communicate(timeout=SECONDS_TO_END)
+    assert message["code"] == "InternalError"
+    assert "oh no" in message["message"]
+    assert b"Traceback" in errors
