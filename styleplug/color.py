@@ -1,0 +1,311 @@
+"""Colour spaces: from the samples an image holds to sRGB, and back.
+
+Samples are arrays ``(H, W, C)``; an ICC profile, CMYK inks or a single grey channel
+are ways to read them. A :class:`ColorSpace` translates to and from sRGB in bands of
+rows, so a large image needs little memory beside its two arrays.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from PIL import Image, ImageCms
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+Conversion = Callable[[Array], Array]
+
+PIXELS_PER_BAND = 1 << 20
+
+# Linear sRGB to CIE XYZ under D50, the white of ICC profiles (IEC 61966-2-1).
+_SRGB_TO_XYZ = np.array(
+    [
+        [0.4360747, 0.3850649, 0.1430804],
+        [0.2225045, 0.7168786, 0.0606169],
+        [0.0139322, 0.0971045, 0.7141733],
+    ]
+)
+_GRID = np.linspace(0.0, 1.0, 65536)
+_SRGB_CURVE = np.where(
+    _GRID <= 0.04045, _GRID / 12.92, ((_GRID + 0.055) / 1.055) ** 2.4
+)
+_PROFILE_ERRORS = (
+    *(struct.error, ValueError, LookupError, ArithmeticError),
+    *(ImageCms.PyCMSError, OSError, ImportError),
+)
+_CLOSE = 2e-3  # profiles called sRGB differ by less; plain gamma 2.2 by more
+
+
+class ColorSpace:
+    """A pair of conversions between samples ``(H, W, C)`` and sRGB ``(H, W, 3)``."""
+
+    def __init__(
+        self, pixel_dtype: DTypeLike, to_srgb: Conversion, from_srgb: Conversion
+    ) -> None:
+        self._pixel_dtype = pixel_dtype
+        self._to_srgb = to_srgb
+        self._from_srgb = from_srgb
+
+    def to_srgb(self, samples: Array) -> Array:
+        """Return the samples as sRGB pixels (H, W, 3)."""
+        pixels = np.empty((*samples.shape[:2], 3), self._pixel_dtype)
+        for rows in bands(samples.shape):
+            pixels[rows] = self._to_srgb(samples[rows])
+        return pixels
+
+    def from_srgb(self, pixels: Array, before: Array, samples: Array) -> Array:
+        """Return sRGB pixels as samples like `samples`, whose sRGB is `before`.
+
+        A pixel that still is what it was before gets its own samples back, exactly.
+        """
+        result = np.empty_like(samples)
+        for rows in bands(samples.shape):
+            changed = (pixels[rows] != before[rows]).any(axis=-1, keepdims=True)
+            converted = self._from_srgb(pixels[rows])
+            result[rows] = np.where(changed, converted, samples[rows])
+        return result
+
+
+def bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield slices of rows, each about a megapixel."""
+    step = max(1, PIXELS_PER_BAND // max(1, shape[1]))
+    for top in range(0, shape[0], step):
+        yield slice(top, top + step)
+
+
+def luma(pixels: Array) -> Array:
+    """Return the grey (..., 1) of sRGB pixels (..., 3); exact where they are grey."""
+    if pixels.dtype.kind == "f":
+        grey: Array = pixels.astype(np.float64) @ np.array([[0.299], [0.587], [0.114]])
+        return grey.astype(pixels.dtype)
+    weights = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, as Pillow does
+    weighted: Array = (pixels * weights).sum(axis=-1, dtype=np.uint32, keepdims=True)
+    return ((weighted + 32768) >> 16).astype(pixels.dtype)
+
+
+def to_grey(pixels: Array) -> Array:
+    """Return the :func:`luma` (H, W, 1) of a large image."""
+    result = np.empty((*pixels.shape[:2], 1), pixels.dtype)
+    for rows in bands(pixels.shape):
+        result[rows] = luma(pixels[rows])
+    return result
+
+
+def change_depth(pixels: Array, dtype: DTypeLike) -> Array:
+    """Return pixels as uint8, uint16 or float32, white staying white."""
+    dtype = np.dtype(dtype)
+    if pixels.dtype == dtype:
+        return pixels
+    result = np.empty(pixels.shape, dtype)
+    for rows in bands(pixels.shape):
+        band = pixels[rows]
+        if band.dtype.kind == dtype.kind == "f":
+            result[rows] = band
+        elif band.dtype.kind == "f":
+            result[rows] = np.rint(np.clip(band, 0, 1) * np.iinfo(dtype).max)
+        elif dtype.kind == "f":
+            result[rows] = band / band.dtype.type(np.iinfo(band.dtype).max)
+        elif dtype == np.uint16:
+            result[rows] = band * np.uint16(257)
+        else:
+            result[rows] = (band.astype(np.uint32) + 128) // 257
+    return result
+
+
+def grey_space(dtype: DTypeLike) -> ColorSpace:
+    """One channel, encoded as sRGB."""
+    return ColorSpace(dtype, lambda samples: samples, luma)
+
+
+def scaled_grey_space(dtype: DTypeLike, white: float) -> ColorSpace:
+    """One channel whose white is any number, as Pillow's modes I and F hold it."""
+    if np.dtype(dtype).kind == "f":
+        return ColorSpace(
+            np.float32,
+            lambda samples: samples / np.float32(white),
+            lambda pixels: luma(pixels) * np.float32(white),
+        )
+    return ColorSpace(
+        np.uint16,
+        lambda samples: np.rint(np.clip(samples / white, 0, 1) * 65535),
+        lambda pixels: np.rint(luma(pixels) * (white / 65535)),
+    )
+
+
+def float_space(dtype: DTypeLike) -> ColorSpace:
+    """Three channels in a float other than the float32 of pixels."""
+    return ColorSpace(np.float32, lambda s: s, lambda pixels: pixels.astype(dtype))
+
+
+def mode_space(mode: str) -> ColorSpace:
+    """Pillow's CMYK, YCbCr, HSV or LAB, 8 bit."""
+    if mode == "LAB":
+        return _lcms_space(ImageCms.createProfile("LAB"), mode)
+    return ColorSpace(
+        np.uint8,
+        lambda samples: np.asarray(to_image(samples, mode).convert("RGB")),
+        lambda pixels: from_image(to_image(pixels, "RGB").convert(mode)),
+    )
+
+
+def to_image(samples: Array, mode: str) -> Image.Image:
+    """Return 8-bit samples (H, W, C) as a PIL image of that mode."""
+    return Image.frombytes(
+        mode, (samples.shape[1], samples.shape[0]), samples.tobytes()
+    )
+
+
+def from_image(image: Image.Image) -> Array:
+    """Return the samples (H, W, C) of a PIL image, in bands to spare memory."""
+    strip = np.asarray(image.crop((0, 0, image.width, 1)))
+    channels = strip.shape[2] if strip.ndim == 3 else 1
+    dtype = strip.dtype.newbyteorder("=")
+    samples = np.empty((image.height, image.width, channels), dtype)
+    for rows in bands(samples.shape):
+        bottom = min(rows.stop, image.height)
+        strip = np.asarray(image.crop((0, rows.start, image.width, bottom)))
+        samples[rows] = strip.reshape(*strip.shape[:2], channels)
+    return samples
+
+
+def profile_space(profile: bytes, mode: str, dtype: DTypeLike) -> ColorSpace | None:
+    """Return the space that an ICC profile describes; None if that is sRGB itself.
+
+    `mode` is L, RGB or CMYK, `dtype` uint8 or uint16. Raises ``ValueError`` for a
+    profile that is damaged or belongs to another mode.
+    """
+    expected = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}[mode]
+    if profile[36:40] != b"acsp" or profile[16:20] != expected:
+        raise ValueError(f"not an ICC profile for {mode} images")
+    neutral = None if mode == "RGB" else grey_space(dtype)
+    try:
+        shaper = _read_shaper(profile)
+        if shaper is not None and _is_srgb(*shaper):
+            return neutral
+        if np.dtype(dtype) == np.uint8:
+            return _lcms_space(ImageCms.getOpenProfile(io.BytesIO(profile)), mode)
+        if shaper is not None:
+            return _shaper_space(*shaper)
+    except _PROFILE_ERRORS as error:
+        raise ValueError(f"damaged ICC profile ({error})") from error
+    logger.warning(
+        "This kind of ICC profile cannot be applied at 16 bits; "
+        "the style is rendered as if the image were sRGB."
+    )
+    return neutral
+
+
+def _lcms_space(profile: Any, mode: str) -> ColorSpace:
+    srgb = ImageCms.createProfile("sRGB")
+
+    def conversion(
+        source: Any, source_mode: str, target: Any, target_mode: str
+    ) -> Conversion:
+        transform = ImageCms.buildTransform(
+            source,
+            target,
+            source_mode,
+            target_mode,
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+
+        def convert(band: Array) -> Array:
+            image = to_image(band, source_mode)
+            converted = ImageCms.applyTransform(image, transform)
+            return from_image(cast("Image.Image", converted))
+
+        return convert
+
+    return ColorSpace(
+        np.uint8,
+        conversion(profile, mode, srgb, "RGB"),
+        conversion(srgb, "RGB", profile, mode),
+    )
+
+
+def _shaper_space(curves: list[Array], to_xyz: Array) -> ColorSpace:
+    """16-bit samples through tone curves and a matrix, which Pillow's lcms cannot."""
+    grey = len(curves) == 1
+    forward = np.eye(1) if grey else np.linalg.inv(_SRGB_TO_XYZ) @ to_xyz
+    srgb_curves = [_SRGB_CURVE] * len(curves)
+    to_srgb = _through_linear(curves, forward, srgb_curves)
+    from_srgb = _through_linear(srgb_curves, np.linalg.inv(forward), curves)
+    if grey:
+        return ColorSpace(np.uint16, to_srgb, lambda pixels: from_srgb(luma(pixels)))
+    return ColorSpace(np.uint16, to_srgb, from_srgb)
+
+
+def _through_linear(
+    decode: list[Array], matrix: Array, encode: list[Array]
+) -> Conversion:
+    # Encoding is nearly linear in the square root of light, so a table over that
+    # is within one 16-bit level also in the shadows.
+    decoders = [curve.astype(np.float32) for curve in decode]
+    encoders = [
+        np.rint(np.interp(_GRID**2, curve, _GRID) * 65535).astype(np.uint16)
+        for curve in encode
+    ]
+    matrix = matrix.T.astype(np.float32)
+
+    def convert(band: Array) -> Array:
+        light = np.stack([d[band[..., i]] for i, d in enumerate(decoders)], axis=-1)
+        root = np.sqrt(np.clip(light @ matrix, 0, 1))
+        index = np.rint(root * 65535).astype(np.uint16)
+        return np.stack([e[index[..., i]] for i, e in enumerate(encoders)], axis=-1)
+
+    return convert
+
+
+def _read_shaper(profile: bytes) -> tuple[list[Array], Array] | None:
+    """Return tone curves and the matrix to XYZ of an ICC.1 profile without tables."""
+    (count,) = struct.unpack_from(">I", profile, 128)
+    tags = {}
+    for i in range(min(count, 100)):
+        name, offset, size = struct.unpack_from(">4sII", profile, 132 + 12 * i)
+        tags[name] = profile[offset : offset + size]
+    if b"kTRC" in tags:
+        return [_read_curve(tags[b"kTRC"])], np.eye(1)
+    if b"A2B0" in tags or not {b"rXYZ", b"rTRC"} <= tags.keys():
+        return None
+    primaries = (b"r", b"g", b"b")
+    columns = [struct.unpack_from(">3i", tags[p + b"XYZ"], 8) for p in primaries]
+    curves = [_read_curve(tags[p + b"TRC"]) for p in primaries]
+    return curves, np.array(columns).T / 65536
+
+
+def _read_curve(tag: bytes) -> Array:
+    """Return the light (65536,) for each 16-bit level, from a curv or para tag."""
+    if tag[:4] == b"para":
+        (kind,) = struct.unpack_from(">H", tag, 8)
+        length = (1, 3, 4, 5, 7)[kind]
+        read = [v / 65536 for v in struct.unpack_from(f">{length}i", tag, 12)]
+        g, a, b, c, d, e, f = read + [0.0] * (7 - length)
+        if kind == 0:
+            a = 1.0
+        elif kind < 3:  # the third parameter is an offset, not a slope
+            e, f, c, d = c, c, 0.0, -b / a
+        power = np.maximum(a * _GRID + b, 0.0) ** g + e
+        curve = np.where(d <= _GRID, power, c * _GRID + f)
+    else:
+        (count,) = struct.unpack_from(">I", tag, 8)
+        if count == 0:
+            curve = _GRID
+        elif count == 1:
+            curve = _GRID ** (struct.unpack_from(">H", tag, 12)[0] / 256)
+        else:
+            levels = np.frombuffer(tag, ">u2", count, 12) / 65535
+            curve = np.interp(_GRID, np.linspace(0, 1, count), levels)
+    return np.maximum.accumulate(np.clip(curve, 0, 1))
+
+
+def _is_srgb(curves: list[Array], to_xyz: Array) -> bool:
+    primaries = len(curves) == 1 or np.allclose(to_xyz, _SRGB_TO_XYZ, atol=_CLOSE)
+    return primaries and all(np.allclose(c, _SRGB_CURVE, atol=_CLOSE) for c in curves)

@@ -1,0 +1,991 @@
+"""Pixels in and out: PIL images, arrays, tensors and files.
+
+A :class:`Picture` is any of them as sRGB pixels ``(H, W, 3)`` to render, together
+with all that is needed to give back what came in: type, size, mode family, bit
+depth, alpha, colour profile and metadata.
+
+============================  =========================================================
+what comes in                 what comes out
+============================  =========================================================
+L, LA, RGB, RGBA, CMYK,       the same mode
+YCbCr, LAB, HSV, I;16, I, F
+1; P, PA                      L; RGB or RGBA, since a painting has no palette
+La, RGBa                      the same, through straight alpha
+a transparent colour (tRNS)   an alpha channel
+ndarray, tensor               the same shape and dtype (and device)
+============================  =========================================================
+
+Modes I and F have no white of their own: it is 1.0, 255 (Pillow's own conversions),
+65535 or 2^31 - 1, the first that is not below the largest value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import struct
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, TiffTags
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from . import color
+from .color import ColorSpace
+from .errors import ImageTooLargeError, InvalidImageError
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is read unless the caller asks for more: Pillow's own limit."""
+
+
+class _Format(NamedTuple):
+    """What an image format can hold, and how Pillow is to save it."""
+
+    name: str
+    modes: tuple[str, ...] = ("L", "RGB")
+    depths: tuple[str, ...] = ("uint8",)
+    alpha: bool = False
+    metadata: bool = False
+    options: Mapping[str, Any] = {}
+
+
+_JPEG = _Format(
+    "JPEG",
+    modes=("L", "RGB", "CMYK"),
+    metadata=True,
+    options={"quality": 95, "subsampling": 0},
+)
+_PNG = _Format("PNG", depths=("uint8", "uint16"), alpha=True, metadata=True)
+_TIFF = _Format(
+    "TIFF",
+    modes=("L", "RGB", "CMYK", "F"),
+    depths=("uint8", "uint16", "float32"),
+    alpha=True,
+    metadata=True,
+)
+_WEBP = _Format(
+    "WEBP", alpha=True, metadata=True, options={"quality": 95, "exact": True}
+)
+_AVIF = _Format("AVIF", alpha=True, metadata=True, options={"quality": 90})
+_WRITABLE = {
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".png": _PNG,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".webp": _WEBP,
+    ".avif": _AVIF,
+    ".bmp": _Format("BMP"),
+    ".gif": _Format("GIF", alpha=True),
+    ".ppm": _Format("PPM"),
+    ".tga": _Format("TGA", alpha=True),
+}
+# Raster formats only: Pillow would also start Ghostscript for EPS.
+_READABLE = (
+    *("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM", "JPEG2000"),
+    *("TGA", "PSD", "ICO", "ICNS", "QOI", "DDS", "SGI", "PCX", "MSP", "XBM", "SUN"),
+)
+IMAGE_SUFFIXES = frozenset(_WRITABLE)
+"""Suffixes, lower case with the dot, that :func:`write_picture` can write."""
+
+# Whatever a decoder meets in a hostile file.
+_DECODER_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(EOFError, AttributeError, AssertionError, RuntimeError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+_UINT16_MAX = 65535
+_pillow_limit_lock = threading.Lock()
+
+
+@dataclass(eq=False)
+class Picture:
+    """An image as pixels to render, and the way back to what it was.
+
+    Make one with :meth:`from_image` or :func:`read_picture`.
+    """
+
+    pixels: Array
+    """(H, W, 3) uint8, uint16 or float32, encoded as sRGB, C-contiguous. Floats are
+    in [0, 1], highlights above it allowed. Not to be changed in place."""
+    alpha: Array | None = None
+    """(H, W) straight alpha of the same depth as the image, passed on untouched."""
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    _mode: str = field(default="RGB", repr=False)
+    _samples: Array | None = field(default=None, repr=False)
+    _space: ColorSpace | None = field(default=None, repr=False)
+    _restore: Callable[[Array], Any] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @classmethod
+    def from_image(cls, image: Any) -> Picture:
+        """Take a PIL image, an ndarray or a tensor.
+
+        An ndarray is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or a
+        float in [0, 1]; a tensor is (1, 3, H, W), a float in [0, 1]. A fourth channel
+        is straight alpha. An EXIF orientation is left as it is: what comes out has
+        the same.
+
+        Raises ``TypeError`` or ``ValueError`` for another type, shape or range, and
+        ``InvalidImageError`` for a PIL image that cannot be decoded.
+        """
+        if isinstance(image, Image.Image):
+            return _from_pil(image)
+        if isinstance(image, np.ndarray):
+            return _from_array(image)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(image, torch.Tensor):
+            return _from_tensor(image)
+        raise TypeError(
+            "image must be a PIL image, a NumPy array or a tensor, not "
+            f"{type(image).__name__}; use stylize_file or PIL.Image.open for a path"
+        )
+
+    def to_image(self, pixels: Array) -> Any:
+        """Return pixels like :attr:`pixels` as what :meth:`from_image` was given.
+
+        Where they equal :attr:`pixels`, the original samples come back exactly, also
+        through CMYK or a colour profile.
+        """
+        samples = self._encode(pixels)
+        if self._restore is None:
+            return _join_pil(samples, self.alpha, self._mode)
+        return self._restore(samples)
+
+    def _encode(self, pixels: Array) -> Array:
+        self._check(pixels)
+        if self._space is None or self._samples is None:
+            return pixels
+        return self._space.from_srgb(pixels, self.pixels, self._samples)
+
+    def _check(self, pixels: Array) -> None:
+        expected = self.pixels.shape, self.pixels.dtype
+        if (pixels.shape, pixels.dtype) != expected:
+            raise ValueError(
+                f"pixels must be {expected[0]} {expected[1]} as the picture's, "
+                f"not {pixels.shape} {pixels.dtype}"
+            )
+
+
+# PIL images, arrays and tensors
+
+
+def _from_pil(image: Image.Image) -> Picture:
+    try:
+        samples, alpha, mode = _split_pil(image)
+    except _DECODER_ERRORS as error:
+        raise InvalidImageError(f"The image cannot be decoded: {error}.") from error
+    if not samples.size:
+        raise InvalidImageError(f"The image has no pixels: its size is {image.size}.")
+    info = {k: v for k, v in image.info.items() if k != "transparency"}
+    given = image.mode
+
+    def restore(samples: Array) -> Image.Image:
+        result = _join_pil(samples, alpha, mode)
+        if given in ("La", "RGBa", "RGBX"):
+            result = result.convert(given)
+        elif given.startswith("I;16"):
+            result = _pil_uint16(samples, given)
+        result.info = dict(info)
+        return result
+
+    picture = _picture(samples, alpha, mode, image.info.get("icc_profile"))
+    picture._restore = restore
+    return picture
+
+
+def _from_array(array: Array) -> Picture:
+    shape = array.shape
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), "
+            f"not {shape}"
+        )
+    if not array.size:
+        raise ValueError(f"an image array must have pixels, not the shape {shape}")
+    _check_range(array)
+    dtype = array.dtype
+    planes = np.atleast_3d(array).astype(dtype.newbyteorder("="), copy=False)
+    colors = 1 if planes.shape[2] == 1 else 3
+    samples = np.ascontiguousarray(planes[..., :colors])
+    alpha = planes[..., 3].copy() if planes.shape[2] == 4 else None
+
+    def restore(samples: Array) -> Array:
+        if alpha is not None:
+            samples = np.dstack([samples, alpha])
+        return samples.reshape(shape).astype(dtype)
+
+    picture = _picture(samples, alpha, "L" if colors == 1 else "RGB", None)
+    picture._restore = restore
+    return picture
+
+
+def _from_tensor(tensor: Any) -> Picture:
+    if tensor.ndim != 4 or tensor.shape[:2] != (1, 3):
+        raise ValueError(
+            f"an image tensor must be (1, 3, H, W), not {(*tensor.shape,)}"
+        )
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"an image tensor must be a float in [0, 1], not {tensor.dtype}; "
+            "divide it by its white value"
+        )
+    tensor = tensor.detach()
+    wide = tensor if str(tensor.dtype) == "torch.float64" else tensor.float()
+    picture = _from_array(wide[0].permute(1, 2, 0).cpu().numpy())
+    restore_array = cast("Callable[[Array], Array]", picture._restore)
+
+    def restore(samples: Array) -> Any:
+        planes = np.ascontiguousarray(restore_array(samples).transpose(2, 0, 1))
+        return tensor.new_tensor(planes)[None]
+
+    picture._restore = restore
+    return picture
+
+
+def _check_range(array: Array) -> None:
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"an image array must be uint8, uint16 or a float in [0, 1], "
+            f"not {array.dtype}"
+        )
+    lowest, highest = float(array.min()), float(array.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise ValueError(
+            "the image has values that are not finite; replace them, for instance "
+            "with numpy.nan_to_num"
+        )
+    if highest >= 128:
+        raise ValueError(
+            f"a float image is in [0, 1], this one goes to {highest:g}; "
+            "divide it by its white value"
+        )
+
+
+def _picture(
+    samples: Array, alpha: Array | None, mode: str, icc_profile: bytes | None
+) -> Picture:
+    """Make a picture of samples (H, W, C) in one of Pillow's modes without alpha."""
+    space, icc_profile = _find_space(samples, mode, icc_profile)
+    pixels = samples if space is None else space.to_srgb(samples)
+    return Picture(
+        pixels=pixels,
+        alpha=alpha,
+        icc_profile=icc_profile,
+        _mode=mode,
+        _samples=None if space is None else samples,
+        _space=space,
+    )
+
+
+def _find_space(
+    samples: Array, mode: str, icc_profile: bytes | None
+) -> tuple[ColorSpace | None, bytes | None]:
+    """Return the colour space (None: sRGB itself) and the profile if it is valid."""
+    if icc_profile and mode in ("L", "RGB", "CMYK") and samples.dtype.kind == "u":
+        try:
+            space = color.profile_space(icc_profile, mode, samples.dtype)
+        except ValueError as error:
+            logger.warning("The colour profile is ignored: %s.", error)
+            icc_profile = None
+        else:
+            return space, icc_profile
+    if mode in ("I", "F"):
+        highest = float(samples.max())
+        whites = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+        # A float image may have highlights above its white of 1.0.
+        headroom = 16 if mode == "F" else 1
+        white = next((w for w in whites if highest <= w * headroom), 2.0**31 - 1)
+        return color.scaled_grey_space(samples.dtype, white), icc_profile
+    if mode == "L":
+        return color.grey_space(samples.dtype), icc_profile
+    if mode != "RGB":
+        return color.mode_space(mode), icc_profile
+    if samples.dtype in (np.uint8, np.uint16, np.float32):
+        return None, icc_profile
+    return color.float_space(samples.dtype), icc_profile
+
+
+def _split_pil(image: Image.Image) -> tuple[Array, Array | None, str]:
+    """Return samples (H, W, C), alpha (H, W) or None, and the mode of the samples."""
+    image.load()
+    mode = image.mode
+    if mode.startswith("I;16"):
+        samples = color.from_image(image)
+        key = image.info.get("transparency")
+        alpha = None if key is None else _alpha_from_key(samples, key)
+        return samples, alpha, "L"
+    if mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
+    elif mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif mode in ("1", "L", "RGB") and "transparency" in image.info:
+        image = image.convert("RGBA" if mode == "RGB" else "LA")
+    elif mode in ("1", "RGBX"):
+        image = image.convert("L" if mode == "1" else "RGB")
+    planes = color.from_image(image)
+    if image.mode in ("LA", "RGBA"):
+        samples = np.ascontiguousarray(planes[..., :-1])
+        return samples, planes[..., -1].copy(), image.mode[:-1]
+    if image.mode == "F" and not np.isfinite(planes.sum(dtype=np.float64)):
+        raise InvalidImageError(
+            "The image has values that are not finite; replace them first."
+        )
+    return planes, None, image.mode
+
+
+def _alpha_from_key(samples: Array, key: Any) -> Array:
+    differs = (samples != np.asarray(key)).any(axis=-1)
+    return np.where(differs, np.uint16(_UINT16_MAX), np.uint16(0))
+
+
+def _join_pil(samples: Array, alpha: Array | None, mode: str) -> Image.Image:
+    """Undo :func:`_split_pil`."""
+    height, width = samples.shape[:2]
+    if mode in ("I", "F"):
+        return Image.frombytes(mode, (width, height), samples.tobytes())
+    if samples.dtype == np.uint16 and mode == "L":
+        return _pil_uint16(samples, "I;16")
+    image = color.to_image(samples, mode)
+    if alpha is not None:
+        image.putalpha(color.to_image(alpha, "L"))
+    return image
+
+
+def _pil_uint16(samples: Array, mode: str) -> Image.Image:
+    order = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    data = samples.astype(order).tobytes()
+    return Image.frombytes(mode, (samples.shape[1], samples.shape[0]), data)
+
+
+# Reading files
+
+
+def read_picture(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Read an image file, its EXIF orientation applied.
+
+    PNG and TIFF keep 16 bits per channel. Of an animation or a multi-page file the
+    first image is read.
+
+    Raises ``InvalidImageError`` when there is no readable image of a known raster
+    format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
+    """
+    path = Path(path)
+    with _open_to_read(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _pillow_limit(max_pixels):
+            image = _identify(file, path)
+            if image.width * image.height > max_pixels:
+                raise _too_large(path, image, max_pixels)
+            try:
+                samples, alpha, mode = _decode(file, image, path)
+                orientation = _orientation(image)
+                metadata = _read_metadata(image)
+            except Image.DecompressionBombError as error:
+                raise _too_large(path, image, max_pixels) from error
+            except InvalidImageError as error:
+                raise InvalidImageError(f"{path}: {error}") from error
+            except _DECODER_ERRORS as error:
+                raise InvalidImageError(
+                    f"{path} is damaged or incomplete ({_brief(error)}); "
+                    "get another copy of it."
+                ) from error
+    icc_profile = metadata.pop("icc_profile")
+    samples = _upright(samples, orientation)
+    if alpha is not None:
+        alpha = _upright(alpha, orientation)
+    picture = _picture(samples, alpha, mode, icc_profile)
+    for name, value in metadata.items():
+        setattr(picture, name, value)
+    return picture
+
+
+def _open_to_read(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise InvalidImageError(f"{path} is a folder; name an image file in it.")
+        if not path.exists():
+            raise InvalidImageError(f"{path} does not exist; check the name.")
+        if not path.is_file():
+            raise InvalidImageError(
+                f"{path} is not a regular file; name an image file."
+            )
+        if path.stat().st_size == 0:
+            raise InvalidImageError(f"{path} is empty; get another copy of it.")
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        raise InvalidImageError(f"{path} cannot be opened: {_brief(error)}.") from error
+
+
+def _brief(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return str(text).strip().rstrip(".") or type(error).__name__
+
+
+def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLargeError:
+    megapixels = image.width * image.height / 1e6
+    return ImageTooLargeError(
+        f"{path} has {megapixels:.0f} megapixels ({image.width} x {image.height}), the "
+        f"limit is {max_pixels / 1e6:.0f}; pass a larger max_pixels if you trust it."
+    )
+
+
+@contextlib.contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow's decoders allow as much as the caller; normally they do already."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or max_pixels <= 2 * limit:
+        yield
+        return
+    with _pillow_limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
+    """Open with the plug-in that recognises the file, as ``Image.open`` does.
+
+    ``Image.open`` itself would refuse a large image before its size can be told.
+    """
+    file.seek(0)
+    prefix = file.read(16)
+    reason = "it is no format that Pillow reads"
+    tried: set[str] = set()
+    for register in (Image.preinit, Image.init):
+        register()
+        for name in _READABLE:
+            if name in tried or name not in Image.OPEN:
+                continue
+            tried.add(name)
+            factory, accept = Image.OPEN[name]
+            accepted = accept is None or accept(prefix)
+            if not accepted or isinstance(accepted, str):  # a reason why not
+                continue
+            file.seek(0)
+            try:
+                return factory(file, str(path))
+            except _DECODER_ERRORS as error:
+                if accept is not None:
+                    reason = f"{name}: {_brief(error)}"
+    raise InvalidImageError(
+        f"{path} is not an image that can be read ({reason}); "
+        "save it as PNG or JPEG with an image editor."
+    )
+
+
+def _decode(
+    file: BinaryIO, image: ImageFile.ImageFile, path: Path
+) -> tuple[Array, Array | None, str]:
+    """Return what :func:`_split_pil` does, with all 16 bits of PNG and TIFF."""
+    if getattr(image, "n_frames", 1) > 1:
+        logger.warning("%s has several images; the first is stylized.", path)
+    if not _has_16_bit_color(image):
+        return _split_pil(image)
+    if image.tile[0][3] == "LA;16B":  # read as it lies in the file, 4 bytes per pixel
+        image.tile = [tile._replace(args="RGBA") for tile in image.tile]
+        image.load()
+        planes = color.from_image(image).view(">u2").astype(np.uint16)
+    else:
+        planes = _load_bytes(image, "high").astype(np.uint16)
+        planes <<= 8
+        planes |= _load_bytes(_identify(file, path), "low")
+    if planes.shape[2] == 3:
+        key = image.info.get("transparency")
+        return planes, None if key is None else _alpha_from_key(planes, key), "RGB"
+    samples, alpha = np.ascontiguousarray(planes[..., :-1]), planes[..., -1].copy()
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(338) == (1,):
+        _unpremultiply(samples, alpha)
+    return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
+
+
+def _has_16_bit_color(image: ImageFile.ImageFile) -> bool:
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(258, ())
+        return image.mode in ("RGB", "RGBA") and set(bits) == {16}
+    deep = ("LA;16B", "RGB;16B", "RGBA;16B")
+    return image.format == "PNG" and bool(image.tile) and image.tile[0][3] in deep
+
+
+def _load_bytes(image: ImageFile.ImageFile, which: Literal["high", "low"]) -> Array:
+    """Load the high or the low bytes of 16-bit colour as an 8-bit image.
+
+    Pillow has no mode for all 16 bits and keeps the high bytes. But its unpackers
+    come in both byte orders, and the wrong one keeps the low bytes.
+    """
+    in_file = "B"
+    if isinstance(image, TiffImageFile):
+        in_file = "L" if image.tag_v2.prefix == b"II" else "B"
+        if image.tag_v2.get(284) == 2 and image.tile[0][0] == "libtiff":
+            logger.warning("A 16-bit TIFF of compressed planes is read as 8 bit.")
+    native = "L" if sys.byteorder == "little" else "B"
+
+    def changed(tile: ImageFile._Tile) -> ImageFile._Tile:
+        args: Any = tile.args
+        rawmode = args if isinstance(args, str) else args[0]
+        bands, _, order = rawmode.partition(";16")
+        order = {"": in_file, "N": native}.get(order, order)
+        if which == "low":
+            order = "B" if order == "L" else "L"
+        rawmode = f"{bands.replace('a', 'A')};16{order}"
+        return tile._replace(
+            args=rawmode if isinstance(args, str) else (rawmode, *args[1:])
+        )
+
+    image.tile = [changed(tile) for tile in image.tile]
+    image.load()
+    return color.from_image(image)
+
+
+def _unpremultiply(samples: Array, alpha: Array) -> None:
+    for rows in color.bands(samples.shape):
+        opacity = np.maximum(alpha[rows, :, None], 1) / _UINT16_MAX
+        samples[rows] = np.rint(np.minimum(samples[rows] / opacity, _UINT16_MAX))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODER_ERRORS as error:
+        logger.warning("The EXIF data cannot be read: %s.", _brief(error))
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(planes: Array, orientation: int) -> Array:
+    """Undo an EXIF orientation, 1 to 8, of an array (H, W, ...)."""
+    if orientation >= 5:
+        planes = planes.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        planes = planes[::-1]
+    if orientation in (2, 3, 6, 7):
+        planes = planes[:, ::-1]
+    return np.ascontiguousarray(planes)
+
+
+def _read_metadata(image: Image.Image) -> dict[str, Any]:
+    info = image.info
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    if xmp:
+        xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", xmp)
+    try:
+        dpi = tuple(float(value) for value in info["dpi"])
+        valid = len(dpi) == 2 and all(0 < value < 1e6 for value in dpi)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        valid = False
+    return {
+        "icc_profile": info.get("icc_profile") or None,
+        "exif": _read_exif(image),
+        "xmp": xmp or None,
+        "dpi": dpi if valid else None,
+    }
+
+
+# The TIFF tags that describe a photograph; all others describe a TIFF file.
+_DESCRIPTIVE_TAGS = frozenset(
+    [
+        *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
+        *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
+        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
+        *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
+        *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
+        *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
+    ]
+)
+
+
+def _read_exif(image: Image.Image) -> bytes | None:
+    try:
+        exif = image.getexif()
+        for tag in set(exif) - _DESCRIPTIVE_TAGS:
+            del exif[tag]
+        return exif.tobytes() if exif else None
+    except _DECODER_ERRORS as error:
+        logger.warning("The EXIF data cannot be kept: %s.", _brief(error))
+        return None
+
+
+# Writing files
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Raise what :func:`write_picture` would, before there is anything to write.
+
+    ``ValueError`` for a suffix that is no known image format, ``OSError`` with a
+    sentence for a user when the file cannot be written there.
+    """
+    path = Path(path)
+    _format_of(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path} cannot be written: the folder {path.parent} does not exist; "
+            "create it first."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file; name another one.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(
+            f"{path} cannot be written: permission denied; choose another folder."
+        )
+
+
+def _format_of(path: Path) -> _Format:
+    try:
+        return _WRITABLE[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(
+            f"{path.name!r} has no suffix of an image format; "
+            f"use one of {', '.join(_WRITABLE)}"
+        ) from None
+
+
+def write_picture(
+    picture: Picture,
+    pixels: Array,
+    path: str | os.PathLike[str],
+    *,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the pixels as `picture`'s file, in the format that the suffix names.
+
+    Mode, bit depth, colour profile, EXIF, XMP, resolution and alpha are those of
+    `picture` as far as the format has them: JPEG and WebP have 8 bits, alpha is laid
+    over white where there is none. `provenance` is written with styleplug's version
+    as ``styleplug 0.1.0 {"style": …}`` into the EXIF tag Software, in PNG into the
+    text chunk Software.
+
+    The file appears complete or not at all. Raises as :func:`check_destination`.
+    """
+    path = Path(path)
+    check_destination(path)
+    form = _format_of(path)
+    samples, alpha, mode, icc_profile = _samples_for(picture, pixels, form)
+    metadata = _Metadata(
+        icc_profile, _exif_for(picture, _software(provenance)), picture.xmp, picture.dpi
+    )
+    try:
+        with _replacing(path) as file:
+            if form is _TIFF:
+                _write_tiff(file, samples, alpha, mode, metadata)
+            elif form is _PNG:
+                _write_png(file, samples, alpha, metadata)
+            else:
+                _write_pil(file, _join_pil(samples, alpha, mode), form, metadata)
+    except OSError as error:
+        if error.errno is None:  # the encoder's own
+            raise OSError(
+                f"{path} cannot be written as {form.name} ({_brief(error)}); "
+                "write a .png or .tif file."
+            ) from error
+        raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
+
+
+class _Metadata(NamedTuple):
+    icc_profile: bytes | None
+    exif: Image.Exif
+    xmp: bytes | None
+    dpi: tuple[float, float] | None
+
+    @property
+    def software(self) -> str:
+        return str(self.exif[ExifTags.Base.Software])
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that takes the place of `path` when all went well."""
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        if target.exists():
+            shutil.copymode(target, part)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _software(provenance: Mapping[str, Any]) -> str:
+    from . import __version__
+
+    return f"styleplug {__version__} {json.dumps(dict(provenance), default=str)}"
+
+
+def _exif_for(picture: Picture, software: str) -> Image.Exif:
+    exif = Image.Exif()
+    if picture.exif:
+        exif.load(picture.exif)
+        exif[ExifTags.Base.Orientation] = 1
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        for tag, side in zip(
+            (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),
+            picture.size,
+            strict=True,
+        ):
+            if tag in details:
+                details[tag] = side
+    exif[ExifTags.Base.Software] = software
+    return exif
+
+
+def _samples_for(
+    picture: Picture, pixels: Array, form: _Format
+) -> tuple[Array, Array | None, str, bytes | None]:
+    """Return samples, alpha, mode and profile as the format can hold them."""
+    mode, alpha, icc_profile = picture._mode, picture.alpha, picture.icc_profile
+    if mode in form.modes and (form.metadata or icc_profile is None):
+        samples = picture._encode(pixels)
+    else:
+        picture._check(pixels)
+        icc_profile = None
+        grey = mode in ("L", "I", "F")
+        mode, samples = ("L", color.to_grey(pixels)) if grey else ("RGB", pixels)
+    depth = str(samples.dtype)
+    if samples.dtype.kind == "f" and mode != "F":
+        depth = "uint16"
+    if depth not in form.depths:
+        depth = form.depths[-1]
+    samples = color.change_depth(samples, depth)
+    if alpha is not None:
+        alpha = color.change_depth(alpha, depth)
+        if not form.alpha:
+            _note_once(
+                f"{form.name} has no transparency: the image is laid over white."
+            )
+            samples, alpha = _over_white(samples, alpha), None
+    return samples, alpha, mode, icc_profile
+
+
+@functools.cache
+def _note_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _over_white(samples: Array, alpha: Array) -> Array:
+    result = np.empty_like(samples)
+    for rows in color.bands(samples.shape):
+        opacity = alpha[rows, :, None].astype(np.uint32)
+        blended = samples[rows] * opacity + 255 * (255 - opacity)
+        result[rows] = (blended + 127) // 255
+    return result
+
+
+def _write_pil(
+    file: BinaryIO, image: Image.Image, form: _Format, metadata: _Metadata
+) -> None:
+    options: dict[str, Any] = dict(form.options)
+    if form.metadata:
+        options["exif"] = metadata.exif.tobytes()
+        options["icc_profile"] = metadata.icc_profile or b""
+        options["xmp"] = metadata.xmp or b""
+        if metadata.dpi:
+            options["dpi"] = metadata.dpi
+    if form is _JPEG:
+        if len(options["exif"]) > 65533:  # one JPEG segment
+            logger.warning("The EXIF data is too long for JPEG and is left out.")
+            exif = Image.Exif()
+            exif[ExifTags.Base.Software] = metadata.software
+            options["exif"] = exif.tobytes()
+        if len(options["xmp"]) > 65504:
+            logger.warning("The XMP data is too long for JPEG and is left out.")
+            options["xmp"] = b""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.save(file, form.name, **options)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise OSError(str(error)) from error
+
+
+def _write_png(
+    file: BinaryIO, samples: Array, alpha: Array | None, metadata: _Metadata
+) -> None:
+    """Write a PNG (ISO 15948); Pillow has no 16-bit RGB to write."""
+
+    def chunk(name: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + name + data)
+        file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
+
+    height, width, colors = samples.shape
+    bits = 8 * samples.itemsize
+    kind = (2 if colors == 3 else 0) | (0 if alpha is None else 4)
+    file.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    if metadata.icc_profile:
+        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
+    if metadata.dpi:
+        per_metre = (round(dots / 0.0254) for dots in metadata.dpi)
+        chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    chunk(b"tEXt", b"Software\0" + metadata.software.encode("latin-1", "replace"))
+    if metadata.xmp:
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+    chunk(b"eXIf", metadata.exif.tobytes().removeprefix(b"Exif\0\0"))
+
+    compressor = zlib.compressobj(4)
+    for filtered in _paeth_rows(samples, alpha):
+        chunk(b"IDAT", compressor.compress(filtered))
+    chunk(b"IDAT", compressor.flush())
+    chunk(b"IEND", b"")
+
+
+def _paeth_rows(samples: Array, alpha: Array | None) -> Iterator[bytes]:
+    """Yield bands of PNG rows, all with the Paeth filter, the best for photographs."""
+    planes = samples.shape[2] + (alpha is not None)
+    pixel = planes * samples.itemsize
+    above = np.zeros((1, pixel + samples.shape[1] * pixel), np.int16)
+    for rows in color.bands(samples.shape):
+        raw = _bytes_of_rows(samples, alpha, rows, ">")
+        x = np.zeros((len(raw) + 1, above.shape[1]), np.int16)
+        x[0], x[1:, pixel:] = above, raw
+        above = x[-1:]
+        left, up, corner = x[1:, :-pixel], x[:-1, pixel:], x[:-1, :-pixel]
+        to_left, to_up = np.abs(up - corner), np.abs(left - corner)
+        to_corner = np.abs(left + up - 2 * corner)
+        predicted = np.where(to_up <= to_corner, up, corner)
+        nearest = (to_left <= to_up) & (to_left <= to_corner)
+        predicted = np.where(nearest, left, predicted)
+        filtered = np.full((len(raw), 1 + raw.shape[1]), 4, np.uint8)
+        filtered[:, 1:] = raw - predicted
+        yield filtered.tobytes()
+
+
+def _bytes_of_rows(
+    samples: Array, alpha: Array | None, rows: slice, order: Literal["<", ">"]
+) -> NDArray[np.uint8]:
+    band = samples[rows]
+    if alpha is not None:
+        band = np.dstack([band, alpha[rows]])
+    band = np.ascontiguousarray(band, band.dtype.newbyteorder(order))
+    return band.reshape(len(band), -1).view(np.uint8)
+
+
+def _write_tiff(
+    file: BinaryIO,
+    samples: Array,
+    alpha: Array | None,
+    mode: str,
+    metadata: _Metadata,
+) -> None:
+    """Write an uncompressed TIFF 6.0; Pillow has no 16-bit RGB to write."""
+    if alpha is not None and samples.shape[2] == 1 and samples.dtype != np.uint8:
+        samples = np.repeat(
+            samples, 3, axis=2
+        )  # Pillow reads no 16-bit grey with alpha
+        mode = "RGB"
+    height, width, colors = samples.shape
+    planes = colors + (alpha is not None)
+    row_bytes = width * planes * samples.itemsize
+    if height * row_bytes > 0xFFF00000:
+        raise OSError("more than 4 GiB")
+    rows_per_strip = max(1, 2**20 // row_bytes)
+    tops = range(0, height, rows_per_strip)
+    directory = ImageFileDirectory_v2(prefix=b"II")
+    tags = {
+        256: width,
+        257: height,
+        258: (8 * samples.itemsize,) * planes,
+        259: 1,  # not compressed
+        262: {"L": 1, "F": 1, "RGB": 2, "CMYK": 5}[mode],
+        273: tuple(top * row_bytes for top in tops),
+        277: planes,
+        278: rows_per_strip,
+        279: tuple(min(rows_per_strip, height - top) * row_bytes for top in tops),
+        284: 1,
+        339: (3 if mode == "F" else 1,) * planes,
+    }
+    if alpha is not None:
+        tags[338] = 2  # straight alpha
+    if metadata.dpi:
+        tags |= {282: metadata.dpi[0], 283: metadata.dpi[1], 296: 2}
+    if metadata.icc_profile:
+        tags[34675] = metadata.icc_profile
+    if metadata.xmp:
+        tags[700] = metadata.xmp
+    for tag, value in metadata.exif.items():
+        nested = tag in TiffTags.TAGS_V2_GROUPS
+        tags.setdefault(tag, metadata.exif.get_ifd(tag) if nested else value)
+    for tag, value in tags.items():
+        directory[tag] = value
+    for tag in (256, 257, 273, 278, 279):
+        directory.tagtype[tag] = TiffTags.LONG
+    directory.save(file)
+    for rows in color.bands(samples.shape):
+        file.write(_bytes_of_rows(samples, alpha, rows, "<").tobytes())
+
+
+# Masks
+
+
+def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
+
+    `mask` is a path, a PIL image or an ndarray (H, W) or (H, W, C): bool, uint8,
+    uint16 or a float in [0, 1]. Colours count as their grey, transparent is 0.
+
+    Raises ``InvalidImageError`` for a file that is no image, ``ValueError`` or
+    ``TypeError`` for an array of another range, shape or type.
+    """
+    if isinstance(mask, (str, os.PathLike)):
+        picture = read_picture(mask)
+    else:
+        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+            mask = mask.astype(np.uint8) * np.uint8(255)
+        try:
+            picture = Picture.from_image(mask)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"mask: {error}") from error
+    values = color.change_depth(color.to_grey(picture.pixels), np.float32)[..., 0]
+    if picture.alpha is not None:
+        values = values * color.change_depth(picture.alpha, np.float32)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"a mask is in [0, 1], this one in [{values.min():g}, {values.max():g}]"
+        )
+    if values.shape != tuple(size):
+        logger.warning(
+            "The mask of %d x %d is resized to the image's %d x %d.",
+            *values.shape[::-1],
+            *size[::-1],
+        )
+        resized = Image.fromarray(values).resize(
+            (size[1], size[0]), Image.Resampling.BILINEAR
+        )
+        values = np.clip(np.asarray(resized), 0, 1)
+    return np.ascontiguousarray(values, np.float32)

@@ -1,0 +1,961 @@
+"""Pixels in and out: modes, depths, profiles, metadata, and hostile files."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import struct
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+from styleplug.errors import ImageTooLargeError, InvalidImageError
+from styleplug.images import (
+    Picture,
+    check_destination,
+    load_mask,
+    read_picture,
+    write_picture,
+)
+
+SIZE = (13, 9)
+rng = np.random.default_rng(0)
+
+
+def noise(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
+    if np.dtype(dtype).kind == "f":
+        return rng.random(shape).astype(dtype)
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def noise_image(mode: str) -> Image.Image:
+    if mode in ("I", "F"):
+        values = rng.integers(0, 60000, SIZE[::-1]).astype(
+            "i4" if mode == "I" else "f4"
+        )
+        return Image.frombytes(mode, SIZE, values.tobytes())
+    if mode in ("La", "RGBa"):
+        return noise_image({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+    if mode in ("P", "PA", "1"):
+        return noise_image("RGBA" if mode == "PA" else "RGB").convert("P").convert(mode)
+    empty = Image.new(mode, SIZE)
+    return Image.frombytes(mode, SIZE, rng.bytes(len(empty.tobytes())))
+
+
+def invert(picture: Picture) -> np.ndarray:
+    """Pixels that certainly are not those of the picture."""
+    if picture.pixels.dtype.kind == "f":
+        return 1 - picture.pixels
+    return np.iinfo(picture.pixels.dtype).max - picture.pixels
+
+
+def save(picture: Picture, path: Path, pixels: np.ndarray | None = None) -> Path:
+    shown = picture.pixels if pixels is None else pixels
+    write_picture(picture, shown, path, provenance={"style": "tiny"})
+    return path
+
+
+# PIL images
+
+SAME = ["L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+SAME += ["La", "RGBa", "I;16", "I;16L", "I;16B", "I;16N"]
+OTHER = {"1": "L", "P": "RGB", "PA": "RGBA"}
+
+
+@pytest.mark.parametrize("mode", SAME + list(OTHER))
+def test_every_mode_comes_back_with_its_size_and_unchanged_pixels(mode: str) -> None:
+    image = noise_image(mode)
+    picture = Picture.from_image(image)
+    assert picture.pixels.shape == (9, 13, 3)
+    assert picture.pixels.flags.c_contiguous
+    same = picture.to_image(picture.pixels.copy())
+    assert (same.mode, same.size) == (OTHER.get(mode, mode), SIZE)
+    expected = image.convert(OTHER[mode]) if mode in OTHER else image
+    if mode == "RGBX":
+        same, expected = same.convert("RGB"), expected.convert("RGB")
+    difference = np.asarray(same).astype(float) - np.asarray(expected)
+    # premultiplied colours are rounded once more
+    assert np.abs(difference).max() <= (1 if mode in ("La", "RGBa") else 0)
+    other = picture.to_image(invert(picture))
+    assert (other.mode, other.size) == (same.mode if mode != "RGBX" else mode, SIZE)
+    if mode not in ("LAB", "HSV"):  # where inverting may end out of gamut
+        assert other.tobytes() != expected.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
+def test_alpha_is_carried_through(mode: str) -> None:
+    image = noise_image(mode)
+    picture = Picture.from_image(image)
+    alpha = picture.to_image(invert(picture)).getchannel("A")
+    assert alpha.tobytes() == image.convert("RGBA").getchannel("A").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "expected"),
+    [("L", 7, "LA"), ("RGB", (1, 2, 3), "RGBA"), ("P", 0, "RGBA"), ("1", 0, "LA")],
+)
+def test_a_transparent_colour_becomes_alpha(mode: str, key: Any, expected: str) -> None:
+    image = Image.new(mode, SIZE)
+    image.putpixel((3, 3), key)
+    image.putpixel((4, 4), 1)
+    image.info["transparency"] = key
+    picture = Picture.from_image(image)
+    assert picture.alpha is not None
+    assert picture.alpha[3, 3] == 0
+    assert picture.alpha[4, 4] == 255
+    result = picture.to_image(picture.pixels)
+    assert result.mode == expected
+    assert "transparency" not in result.info
+
+
+def test_a_palette_with_bytes_of_transparency_becomes_alpha() -> None:
+    image = noise_image("P")
+    image.info["transparency"] = bytes(range(256))
+    picture = Picture.from_image(image)
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha, np.asarray(image))
+
+
+def test_transparency_at_16_bits_becomes_alpha() -> None:
+    image = noise_image("I;16")
+    key = int(np.asarray(image)[2, 5])
+    image.info["transparency"] = key
+    alpha = Picture.from_image(image).alpha
+    assert alpha is not None
+    assert alpha.dtype == np.uint16
+    assert np.array_equal(alpha == 0, np.asarray(image) == key)
+
+
+def test_sixteen_bit_grey_keeps_its_levels() -> None:
+    image = noise_image("I;16")
+    picture = Picture.from_image(image)
+    assert picture.pixels.dtype == np.uint16
+    inverted = np.asarray(picture.to_image(invert(picture)))
+    assert np.array_equal(inverted, 65535 - np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("mode", "highest", "white"),
+    [
+        *(("F", 0.9, 1), ("F", 4.0, 1), ("F", 200, 255), ("F", 60000, 65535)),
+        *(("I", 200, 255), ("I", 60000, 65535), ("I", 2**30, 2**31 - 1)),
+    ],
+)
+def test_white_of_i_and_f_follows_the_largest_value(
+    mode: str, highest: float, white: float
+) -> None:
+    image = Image.new(mode, (2, 1))
+    image.putpixel((1, 0), highest)
+    picture = Picture.from_image(image)
+    full = 1 if mode == "F" else 65535
+    assert picture.pixels[0, 1, 0] == pytest.approx(highest / white * full, abs=0.5)
+    pixels = np.full_like(picture.pixels, full)
+    assert picture.to_image(pixels).getpixel((1, 0)) == pytest.approx(white)
+
+
+def test_info_of_a_pil_image_is_kept(content_image: Image.Image) -> None:
+    content_image.info = {"dpi": (300, 300), "comment": b"x"}
+    picture = Picture.from_image(content_image.copy())
+    assert picture.to_image(invert(picture)).info["dpi"] == (300, 300)
+
+
+def test_a_lazy_pil_image_that_is_truncated_is_invalid() -> None:
+    data = io.BytesIO()
+    noise_image("RGB").resize((200, 200)).save(data, "JPEG")
+    image = Image.open(io.BytesIO(data.getvalue()[:5000]))
+    with pytest.raises(InvalidImageError, match="cannot be decoded"):
+        Picture.from_image(image)
+
+
+def test_an_image_without_pixels_is_invalid() -> None:
+    with pytest.raises(InvalidImageError, match="no pixels"):
+        Picture.from_image(Image.new("RGB", (0, 4)))
+
+
+# Arrays and tensors
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f2", "f4", "f8", ">u2", ">f4"])
+@pytest.mark.parametrize("shape", [(9, 13), (9, 13, 1), (9, 13, 3), (9, 13, 4), (1, 1)])
+def test_arrays_come_back_with_shape_dtype_and_alpha(
+    shape: tuple[int, ...], dtype: str
+) -> None:
+    array = noise(*shape, dtype=np.dtype(dtype).newbyteorder("=")).astype(dtype)
+    before = array.copy()
+    picture = Picture.from_image(array)
+    same = picture.to_image(picture.pixels.copy())
+    assert same.dtype == array.dtype
+    assert np.array_equal(same, array)
+    other = picture.to_image(invert(picture))
+    assert other.shape == array.shape
+    if shape[-1] == 4:
+        assert np.array_equal(other[..., 3], array[..., 3])
+    other[...] = 0
+    assert np.array_equal(array, before)
+
+
+def test_arrays_that_are_not_contiguous_work() -> None:
+    array = noise(9, 13, 3)[::-1, ::2]
+    picture = Picture.from_image(array)
+    assert picture.pixels.flags.c_contiguous
+    assert np.array_equal(picture.to_image(picture.pixels), array)
+
+
+def test_an_8_bit_rgb_array_is_not_copied() -> None:
+    array = noise(9, 13, 3)
+    assert np.shares_memory(Picture.from_image(array).pixels, array)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tensors_come_back_with_dtype_and_values(dtype: torch.dtype) -> None:
+    tensor = torch.rand(1, 3, 9, 13).to(dtype)
+    picture = Picture.from_image(tensor)
+    assert picture.pixels.shape == (9, 13, 3)
+    same = picture.to_image(picture.pixels.copy())
+    assert same.dtype == dtype
+    assert torch.equal(same, tensor)
+    assert picture.to_image(invert(picture)).shape == tensor.shape
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        pytest.param("photo.jpg", TypeError, "stylize_file", id="path"),
+        pytest.param(None, TypeError, "NoneType", id="none"),
+        pytest.param(np.zeros((4, 4), bool), TypeError, "bool", id="bool"),
+        pytest.param(np.zeros((4, 4), "i8"), TypeError, "int64", id="int64"),
+        pytest.param(np.zeros((4, 4, 2)), ValueError, "(4, 4, 2)", id="2-channels"),
+        pytest.param(np.zeros(4), ValueError, "(4,)", id="1-dimension"),
+        pytest.param(np.zeros((0, 4, 3)), ValueError, "(0, 4, 3)", id="no-pixels"),
+        pytest.param(np.full((4, 4), 255.0), ValueError, "255", id="float-to-255"),
+        pytest.param(np.full((4, 4), np.nan), ValueError, "not finite", id="nan"),
+        pytest.param(torch.zeros(3, 4, 4), ValueError, "(3, 4, 4)", id="no-batch"),
+        pytest.param(
+            torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TypeError, "uint8", id="bytes"
+        ),
+    ],
+)
+def test_misuse_names_the_value(
+    image: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Picture.from_image(image)
+
+
+def test_pixels_of_another_shape_or_depth_are_refused(
+    content_image: Image.Image,
+) -> None:
+    picture = Picture.from_image(content_image)
+    with pytest.raises(ValueError, match="uint16"):
+        picture.to_image(picture.pixels.astype(np.uint16))
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [(m, s) for s in (".png", ".tif") for m in ("L", "LA", "RGB", "RGBA")]
+    + [("CMYK", ".tif"), ("F", ".tif"), ("I;16", ".png"), ("I;16", ".tif")]
+    + [("RGB", ".bmp"), ("RGBA", ".tga"), ("RGB", ".ppm"), ("L", ".ppm")],
+)
+def test_lossless_formats_keep_mode_and_pixels(
+    mode: str, suffix: str, tmp_path: Path
+) -> None:
+    image = noise_image(mode)
+    if mode == "F":
+        image = image.point(lambda v: v * (1 / 65536) + 0)
+    image.save(tmp_path / f"in{suffix}")
+    picture = read_picture(tmp_path / f"in{suffix}")
+    with Image.open(save(picture, tmp_path / f"out{suffix}")) as result:
+        assert result.mode == mode
+        assert result.tobytes() == image.tobytes()
+    inverted = invert(picture)
+    again = read_picture(save(picture, tmp_path / f"inverted{suffix}", inverted))
+    if mode != "CMYK":
+        assert np.array_equal(again.pixels, inverted)
+
+
+def write_tiff(path: Path, array: np.ndarray, order: str, **tags: Any) -> None:
+    """Write a TIFF with Pillow's directory, independent of styleplug's writer."""
+    height, width, planes = array.shape
+    directory = TiffImagePlugin.ImageFileDirectory_v2(
+        prefix=b"II" if order == "<" else b"MM"
+    )
+    entries = {256: width, 257: height, 258: (16,) * planes, 259: 1, 262: 2}
+    entries |= {273: 0, 277: planes, 278: height, 279: array.nbytes, 284: 1}
+    for tag, value in (entries | {int(k[1:]): v for k, v in tags.items()}).items():
+        directory[tag] = value
+    directory.tagtype[273] = directory.tagtype[279] = 4
+    with path.open("wb") as file:
+        directory.save(file)
+        file.write(array.astype(f"{order}u2").tobytes())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [3, 4])
+def test_16_bit_colour_tiff_is_read_in_full(
+    planes: int, order: str, tmp_path: Path
+) -> None:
+    array = noise(9, 13, planes, dtype=np.uint16)
+    extra = {"t338": 2} if planes == 4 else {}
+    write_tiff(tmp_path / "in.tif", array, order, **extra)
+    picture = read_picture(tmp_path / "in.tif")
+    assert np.array_equal(picture.pixels, array[..., :3])
+    if planes == 4:
+        assert picture.alpha is not None
+        assert np.array_equal(picture.alpha, array[..., 3])
+
+
+def test_16_bit_tiff_with_an_unused_channel_is_read(tmp_path: Path) -> None:
+    array = noise(9, 13, 4, dtype=np.uint16)
+    write_tiff(tmp_path / "in.tif", array, "<", t338=0)
+    picture = read_picture(tmp_path / "in.tif")
+    assert picture.alpha is None
+    assert np.array_equal(picture.pixels, array[..., :3])
+
+
+def test_16_bit_tiff_with_premultiplied_alpha_is_read_straight(tmp_path: Path) -> None:
+    straight = noise(9, 13, 3, dtype=np.uint16)
+    alpha = np.maximum(noise(9, 13, 1, dtype=np.uint16), 20000)
+    premultiplied = np.rint(straight * (alpha / 65535)).astype(np.uint16)
+    write_tiff(tmp_path / "in.tif", np.dstack([premultiplied, alpha]), "<", t338=1)
+    picture = read_picture(tmp_path / "in.tif")
+    assert np.abs(picture.pixels.astype(int) - straight).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_is_written_and_read_in_full(
+    channels: int, suffix: str, tmp_path: Path
+) -> None:
+    array = noise(90, 130, channels, dtype=np.uint16)
+    path = save(Picture.from_image(array), tmp_path / f"out{suffix}")
+    again = read_picture(path)
+    colors = array[..., :3] if channels == 4 else array
+    assert np.array_equal(again.pixels, np.broadcast_to(colors, (90, 130, 3)))
+    assert (again.alpha is None) == (channels != 4)
+    if channels == 4:
+        assert np.array_equal(again.alpha, array[..., 3])
+
+
+def test_16_bit_grey_with_alpha_survives_png(tmp_path: Path) -> None:
+    picture = Picture.from_image(noise(9, 13, dtype=np.uint16))
+    picture.alpha = noise(9, 13, dtype=np.uint16)
+    again = read_picture(save(picture, tmp_path / "out.png"))
+    assert np.array_equal(again.pixels, picture.pixels)
+    assert np.array_equal(again.alpha, picture.alpha)
+    as_tiff = read_picture(save(again, tmp_path / "out.tif"))
+    assert np.array_equal(as_tiff.pixels, picture.pixels)
+    assert np.array_equal(as_tiff.alpha, picture.alpha)
+
+
+def png(ihdr: tuple[int, ...], rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    body = [(b"IHDR", struct.pack(">IIBBBBB", *ihdr)), *chunks]
+    body += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+        for n, d in body
+    )
+
+
+def test_transparent_colour_of_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
+    row = struct.pack(">B6H", 0, 1, 2, 3, 1, 2, 4)
+    key = (b"tRNS", struct.pack(">3H", 1, 2, 3))
+    (tmp_path / "in.png").write_bytes(png((2, 1, 16, 2, 0, 0, 0), row, key))
+    picture = read_picture(tmp_path / "in.png")
+    assert picture.pixels.tolist() == [[[1, 2, 3], [1, 2, 4]]]
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[0, 65535]]
+
+
+def test_16_bit_written_as_jpeg_becomes_8_bit(tmp_path: Path) -> None:
+    picture = Picture.from_image(np.full((8, 8, 3), 65535, np.uint16))
+    with Image.open(save(picture, tmp_path / "out.jpg")) as result:
+        assert result.getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_float_colour_is_written_with_16_bits(suffix: str, tmp_path: Path) -> None:
+    picture = Picture.from_image(noise(9, 13, 3, dtype=np.float32))
+    again = read_picture(save(picture, tmp_path / f"out{suffix}"))
+    assert again.pixels.dtype == np.uint16
+    assert np.abs(again.pixels / 65535 - picture.pixels).max() <= 0.51 / 65535
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_keeps_its_mode_and_nearly_its_pixels(mode: str, tmp_path: Path) -> None:
+    noise_image(mode).resize((64, 64)).save(tmp_path / "in.jpg", quality=95)
+    picture = read_picture(tmp_path / "in.jpg")
+    save(picture, tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as result:
+        assert result.mode == mode
+    again = read_picture(tmp_path / "out.jpg")
+    assert np.abs(again.pixels.astype(int) - picture.pixels).mean() < 4
+
+
+def test_jpeg_is_written_without_chroma_subsampling(tmp_path: Path) -> None:
+    save(Picture.from_image(noise(16, 16, 3)), tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as result:
+        assert [layer[1:3] for layer in result.layer] == [(1, 1)] * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_orientation_is_applied_once_and_reset(
+    suffix: str, orientation: int, tmp_path: Path
+) -> None:
+    array = np.zeros((16, 32, 3), np.uint8)
+    array[:8, :16] = 255  # white where the first row meets the first column
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(array).save(tmp_path / f"in{suffix}", exif=exif, **options)
+    picture = read_picture(tmp_path / f"in{suffix}")
+    # EXIF: where the 0th row (the visual top, bottom, ...) and 0th column lie
+    row_side, column_side = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
+    assert picture.size == ((32, 16) if orientation < 5 else (16, 32))
+    sides = {row_side, column_side}
+    y = 1 if "top" in sides else -2
+    x = 1 if "left" in sides else -2
+    assert picture.pixels[y, x].min() > 200
+    assert picture.pixels[-1 - y, x].max() < 60
+    again = read_picture(save(picture, tmp_path / f"out{suffix}"))
+    assert again.size == picture.size
+    with Image.open(tmp_path / f"out{suffix}") as result:
+        assert result.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
+@pytest.fixture
+def photograph(tmp_path: Path, content_image: Image.Image) -> Path:
+    """A JPEG with everything that a camera and an editor leave in it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    exif[ExifTags.Base.ImageDescription] = "A caption"
+    exif[ExifTags.Base.Orientation] = 6
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.ISOSpeedRatings] = 200
+    details[ExifTags.Base.ExifImageWidth] = 96
+    details[ExifTags.Base.ExifImageHeight] = 64
+    details[ExifTags.Base.MakerNote] = b"maker\0note"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6">caption</x:xmpmeta>'
+    )
+    path = tmp_path / "photograph.jpg"
+    content_image.save(
+        path, exif=exif, xmp=xmp, dpi=(300, 300), icc_profile=display_p3()
+    )
+    return path
+
+
+def icc(
+    space: bytes,
+    tags: dict[bytes, bytes],
+    *,
+    pcs: bytes = b"XYZ ",
+    kind: bytes = b"mntr",
+) -> bytes:
+    """Build an ICC v2 profile."""
+    tags = {
+        b"desc": b"desc" + struct.pack(">4xI", 5) + b"test\0" + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        **tags,
+    }
+    table, data = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for name, value in tags.items():
+        table += name + struct.pack(">II", start + len(data), len(value))
+        data += value + bytes(-len(value) % 4)
+    header = struct.pack(">I4xI", start + len(data), 0x02100000) + kind + space + pcs
+    header += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    header += struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + data
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+
+def gamma(value: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
+
+
+def rgb_profile(columns: list[list[float]], curve: bytes) -> bytes:
+    tags = {p + b"TRC": curve for p in (b"r", b"g", b"b")}
+    pairs = zip((b"r", b"g", b"b"), columns, strict=True)
+    return icc(b"RGB ", tags | {p + b"XYZ": xyz(*c) for p, c in pairs})
+
+
+def adobe_rgb() -> bytes:
+    columns = [[0.60974, 0.31111, 0.01947], [0.20528, 0.62567, 0.06087]]
+    return rgb_profile([*columns, [0.14919, 0.06322, 0.74457]], gamma(2.19921875))
+
+
+def display_p3() -> bytes:
+    columns = [[0.51512, 0.24120, -0.00105], [0.29198, 0.69225, 0.04189]]
+    curve = [2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045]
+    para = b"para\0\0\0\0" + struct.pack(">HH", 3, 0)
+    para += struct.pack(">5i", *(round(v * 65536) for v in curve))
+    return rgb_profile([*columns, [0.15710, 0.06657, 0.78407]], para)
+
+
+def srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_metadata_is_kept_and_provenance_added(
+    suffix: str, photograph: Path, tmp_path: Path
+) -> None:
+    picture = read_picture(photograph)
+    save(picture, tmp_path / f"out{suffix}", invert(picture))
+    with Image.open(tmp_path / f"out{suffix}") as result:
+        result.load()
+        exif = result.getexif()
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        assert result.size == (64, 96)
+        assert exif[ExifTags.Base.Make] == "Camera"
+        assert exif[ExifTags.Base.ImageDescription] == "A caption"
+        assert exif.get(ExifTags.Base.Orientation, 1) == 1
+        assert details[ExifTags.Base.ISOSpeedRatings] == 200
+        assert details[ExifTags.Base.ExifImageWidth] == 64
+        assert details[ExifTags.Base.ExifImageHeight] == 96
+        assert details[ExifTags.Base.MakerNote] == b"maker\0note"
+        assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+        assert result.info["icc_profile"] == display_p3()
+        xmp = result.info["xmp"]
+        xmp = xmp.encode() if isinstance(xmp, str) else xmp
+        assert b"caption" in xmp
+        assert b'tiff:Orientation="1"' in xmp
+        if suffix != ".webp":
+            assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        software = exif[ExifTags.Base.Software]
+        if suffix == ".png":
+            assert result.info["Software"] == software
+    name, _, provenance = software.split(" ", 2)
+    assert name == "styleplug"
+    assert json.loads(provenance) == {"style": "tiny"}
+
+
+def test_metadata_that_is_too_long_for_jpeg_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = Picture.from_image(noise(8, 8, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "x" * 70000
+    picture.exif, picture.xmp = exif.tobytes(), b"y" * 70000
+    with caplog.at_level(logging.WARNING):
+        save(picture, tmp_path / "out.jpg")
+    assert "too long" in caplog.text
+    with Image.open(tmp_path / "out.jpg") as result:
+        assert result.getexif()[ExifTags.Base.Software].startswith("styleplug ")
+
+
+def test_broken_exif_is_not_fatal(
+    tmp_path: Path, content_image: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    junk = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + rng.bytes(400)
+    content_image.save(tmp_path / "in.jpg", exif=junk)
+    picture = read_picture(tmp_path / "in.jpg")
+    save(picture, tmp_path / "out.jpg")
+    assert read_picture(tmp_path / "out.jpg").size == content_image.size
+
+
+# Colour profiles
+
+
+def reference(image: Image.Image, profile: bytes) -> np.ndarray:
+    converted = ImageCms.profileToProfile(
+        image,
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+    )
+    assert converted is not None
+    return np.asarray(converted)
+
+
+def smooth(dtype: Any) -> np.ndarray:
+    """Colours that sRGB has too."""
+    y, x = np.mgrid[0:64, 0:64] / 63
+    planes = np.stack([0.4 + 0.2 * x, 0.4 + 0.2 * y, 0.4 + 0.1 * (x + y)], -1)
+    return np.rint(planes * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("profile", [adobe_rgb(), display_p3()], ids=["adobe", "p3"])
+def test_8_bit_is_rendered_in_srgb_and_written_in_its_profile(
+    profile: bytes, tmp_path: Path
+) -> None:
+    image = Image.fromarray(smooth(np.uint8))
+    image.save(tmp_path / "in.png", icc_profile=profile)
+    picture = read_picture(tmp_path / "in.png")
+    assert np.array_equal(picture.pixels, reference(image, profile))
+    pixels = np.ascontiguousarray(picture.pixels[:, ::-1])
+    with Image.open(save(picture, tmp_path / "out.png", pixels)) as result:
+        assert result.info["icc_profile"] == profile
+        shown = reference(result, profile)
+    assert np.abs(shown.astype(int) - pixels).max() <= 2
+
+
+@pytest.mark.parametrize("profile", [adobe_rgb(), display_p3()], ids=["adobe", "p3"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_goes_through_its_profile(
+    suffix: str, profile: bytes, tmp_path: Path
+) -> None:
+    array = smooth(np.uint16)
+    picture = Picture.from_image(array)
+    picture.icc_profile = profile
+    save(picture, tmp_path / f"in{suffix}")
+    picture = read_picture(tmp_path / f"in{suffix}")
+    image = Image.fromarray((array / 257 + 0.5).astype(np.uint8))
+    difference = picture.pixels / 257 - reference(image, profile)
+    assert np.abs(difference).max() < 2.5
+    assert np.abs(difference).mean() < 0.5
+    pixels = np.ascontiguousarray(picture.pixels[:, ::-1])
+    again = read_picture(save(picture, tmp_path / f"out{suffix}", pixels))
+    assert again.icc_profile == profile
+    assert np.abs(again.pixels.astype(int) - pixels).max() <= 8
+
+
+def test_pixels_that_stay_come_back_exactly_through_a_profile(tmp_path: Path) -> None:
+    array = noise(40, 40, 3)  # much of it outside sRGB
+    image = Image.fromarray(array)
+    image.info["icc_profile"] = adobe_rgb()
+    picture = Picture.from_image(image)
+    pixels = picture.pixels.copy()
+    pixels[:20] = 128
+    result = np.asarray(picture.to_image(pixels))
+    assert np.array_equal(result[20:], array[20:])
+    assert len(np.unique(result[:20].reshape(-1, 3), axis=0)) <= 2
+
+
+def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
+    content_image.info["icc_profile"] = srgb()
+    picture = Picture.from_image(content_image)
+    assert np.array_equal(picture.pixels, np.asarray(content_image))
+    assert picture.to_image(invert(picture)).info["icc_profile"] == srgb()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_profiles_are_applied(dtype: Any, tmp_path: Path) -> None:
+    profile = icc(b"GRAY", {b"kTRC": gamma(1.0)})
+    full = np.iinfo(dtype).max
+    picture = Picture.from_image(np.full((4, 4), round(0.214 * full), dtype))
+    picture.icc_profile = profile
+    picture = read_picture(save(picture, tmp_path / "in.png"))
+    assert picture.pixels[0, 0] / full == pytest.approx(0.5, abs=0.005)
+    pixels = np.full_like(picture.pixels, full // 4)
+    again = read_picture(save(picture, tmp_path / "out.png", pixels))
+    assert again.icc_profile == profile
+    assert np.abs(again.pixels.astype(int) - pixels).max() <= full // 60
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param(b"not a profile", id="garbage"),
+        pytest.param(adobe_rgb()[:200], id="truncated"),
+        pytest.param(icc(b"CMYK", {}), id="of-another-mode"),
+        pytest.param(icc(b"RGB ", {b"rXYZ": b"", b"rTRC": b""}), id="empty-tags"),
+        pytest.param(rgb_profile([[0] * 3] * 3, gamma(1)), id="singular-matrix"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_broken_profile_is_ignored_with_a_warning(
+    dtype: Any, profile: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = noise(8, 8, 3, dtype=dtype)
+    given = Picture.from_image(array)
+    given.icc_profile = profile
+    save(given, tmp_path / "in.png")
+    picture = read_picture(tmp_path / "in.png")
+    assert "profile" in caplog.text
+    assert np.array_equal(picture.pixels, array)
+    save(picture, tmp_path / "out.png", invert(picture))
+
+
+def test_a_format_without_profiles_is_written_in_srgb(tmp_path: Path) -> None:
+    image = Image.fromarray(smooth(np.uint8))
+    image.save(tmp_path / "in.png", icc_profile=adobe_rgb())
+    picture = read_picture(tmp_path / "in.png")
+    again = read_picture(save(picture, tmp_path / "out.bmp"))
+    assert np.array_equal(again.pixels, picture.pixels)
+
+
+def test_cmyk_becomes_rgb_where_the_format_has_no_cmyk(tmp_path: Path) -> None:
+    picture = Picture.from_image(noise_image("CMYK"))
+    again = read_picture(save(picture, tmp_path / "out.png"))
+    assert np.array_equal(again.pixels, picture.pixels)
+
+
+# Writing
+
+
+def test_alpha_lies_on_white_in_jpeg_and_is_noted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    picture = Picture.from_image(image)
+    save(picture, tmp_path / "a.jpg")
+    save(picture, tmp_path / "b.jpg")
+    assert caplog.text.count("no transparency") <= 1
+    with Image.open(tmp_path / "a.jpg") as result:
+        assert result.getpixel((8, 8)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("suffix", ["", ".xyz", ".pdf", ".eps"])
+def test_an_unknown_suffix_names_the_known_ones(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.jpg, \.jpeg, \.png"):
+        check_destination(tmp_path / f"out{suffix}")
+
+
+def test_destinations_that_cannot_be_written_are_told_before(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist; create it"):
+        check_destination(tmp_path / "missing" / "out.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        check_destination(tmp_path / "folder.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(FileExistsError, match="not a regular file"):
+            check_destination(tmp_path / "pipe.png")
+
+
+def test_a_failed_write_leaves_the_destination_and_no_other_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "out.webp"
+    path.write_bytes(b"precious")
+    wide = Picture.from_image(np.zeros((1, 20000, 3), np.uint8))
+    with pytest.raises(OSError, match=r"as WEBP .*; write a \.png"):
+        save(wide, path)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and links")
+def test_permissions_and_links_of_the_destination_are_kept(tmp_path: Path) -> None:
+    real = tmp_path / "real.png"
+    real.write_bytes(b"")
+    real.chmod(0o640)
+    link = tmp_path / "link.png"
+    link.symlink_to(real)
+    save(Picture.from_image(noise(4, 4, 3)), link)
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert read_picture(real).size == (4, 4)
+
+
+def test_many_bands_are_written_as_one_image(tmp_path: Path) -> None:
+    array = np.tile(noise(50, 1500, 3), (20, 1, 1))
+    for suffix in (".png", ".tif"):
+        path = save(Picture.from_image(array), tmp_path / f"out{suffix}")
+        with Image.open(path) as result:
+            assert np.array_equal(np.asarray(result), array)
+
+
+# Hostile files
+
+
+def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
+    data = io.BytesIO()
+    Image.effect_noise(size, 60).save(data, "JPEG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        pytest.param("a.jpg", b"", "is empty", id="zero-bytes"),
+        pytest.param("a.jpg", b"hello, world" * 99, "not an image", id="text"),
+        pytest.param("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG", id="png-junk"),
+        pytest.param("a.jpg", jpeg()[:-300], "damaged", id="truncated-jpeg"),
+        pytest.param("a.jpg", jpeg()[:30], "not an image", id="jpeg-header"),
+        pytest.param(
+            "a.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "not an image",
+            id="eps",
+        ),
+        pytest.param(
+            "a.png", png((4, 4, 8, 2, 0, 0, 0), b"\0" * 20), "damaged", id="short-png"
+        ),
+        pytest.param(
+            "a.png", png((0, 4, 8, 2, 0, 0, 0), b""), "a.png", id="no-columns"
+        ),
+        pytest.param("a.tif", b"II*\0\x08\0\0\0\xff\xff", "a.tif", id="tiff-junk"),
+    ],
+)
+def test_a_file_that_is_no_image_is_told_in_one_sentence(
+    name: str, data: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidImageError) as caught:
+        read_picture(tmp_path / name)
+    assert message in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidImageError, match="does not exist"):
+        read_picture(tmp_path / "missing.jpg")
+    with pytest.raises(InvalidImageError, match="is a folder"):
+        read_picture(tmp_path)
+    with pytest.raises(InvalidImageError, match=r"does not exist|cannot be opened"):
+        read_picture("a\0b.jpg")
+
+
+def test_fuzzed_files_raise_nothing_else(tmp_path: Path) -> None:
+    fuzz = np.random.default_rng(1)
+    for suffix in ("png", "jpg", "tif", "webp", "gif", "bmp"):
+        data = io.BytesIO()
+        form = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+        Image.effect_noise((32, 32), 60).convert("RGB").save(data, form)
+        for _ in range(15):
+            damaged = np.frombuffer(data.getvalue(), np.uint8).copy()
+            where = fuzz.integers(0, min(len(damaged), 200), 4)
+            damaged[where] = fuzz.integers(0, 256, 4)
+            path = tmp_path / f"fuzzed.{suffix}"
+            path.write_bytes(damaged.tobytes())
+            try:
+                picture = read_picture(path, max_pixels=10**7)
+            except (InvalidImageError, ImageTooLargeError) as error:
+                assert str(path) in str(error)  # noqa: PT017
+            else:
+                assert picture.pixels.ndim == 3
+
+
+def test_a_decompression_bomb_is_refused_with_its_size(tmp_path: Path) -> None:
+    bomb = png((20000, 20000, 8, 0, 0, 0, 0), b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(ImageTooLargeError, match=r"400 megapixels \(20000 x 20000\)"):
+        read_picture(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_max_pixels_is_the_callers_choice(
+    suffix: str, tmp_path: Path, content_image: Image.Image
+) -> None:
+    path = tmp_path / f"in{suffix}"
+    content_image.save(path)
+    with pytest.raises(ImageTooLargeError, match="max_pixels"):
+        read_picture(path, max_pixels=96 * 64 - 1)
+    assert read_picture(path, max_pixels=96 * 64).size == (96, 64)
+    limit = Image.MAX_IMAGE_PIXELS
+    assert read_picture(path, max_pixels=10**9).size == (96, 64)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_reading_in_threads_is_safe(tmp_path: Path, content_image: Image.Image) -> None:
+    content_image.save(tmp_path / "in.png")
+    sizes: list[tuple[int, int]] = []
+
+    def read() -> None:
+        sizes.append(read_picture(tmp_path / "in.png", max_pixels=10**9).size)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sizes == [(96, 64)] * 8
+
+
+def test_the_first_image_of_an_animation_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    assert read_picture(tmp_path / "in.gif").pixels[0, 0].tolist() == [255, 0, 0]
+    assert "first" in caplog.text
+
+
+def test_text_of_a_png_does_not_leak_into_the_result(
+    tmp_path: Path, content_image: Image.Image
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "editor")
+    content_image.save(tmp_path / "in.png", pnginfo=info)
+    path = save(read_picture(tmp_path / "in.png"), tmp_path / "out.png")
+    with Image.open(path) as result:
+        result.load()
+        assert result.info["Software"].startswith("styleplug ")
+
+
+# Masks
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(np.array([[False, True]]), id="bool"),
+        pytest.param(np.array([[0, 255]], np.uint8), id="uint8"),
+        pytest.param(np.array([[0, 65535]], np.uint16), id="uint16"),
+        pytest.param(np.array([[0.0, 1.0]]), id="float"),
+        pytest.param(Image.fromarray(np.array([[0, 255]], np.uint8)), id="pil"),
+    ],
+)
+def test_a_mask_becomes_floats_of_the_images_size(mask: Any) -> None:
+    result = load_mask(mask, (1, 2))
+    assert result.dtype == np.float32
+    assert result.tolist() == [[0, 1]]
+
+
+def test_transparent_parts_of_a_mask_are_zero() -> None:
+    mask = np.full((1, 2, 4), 255, np.uint8)
+    mask[0, 0, 3] = 0
+    assert load_mask(mask, (1, 2)).tolist() == [[0, 1]]
+
+
+def test_a_mask_of_another_size_is_resized_with_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("L", (10, 20), 51).save(tmp_path / "mask.png")
+    mask = load_mask(tmp_path / "mask.png", (64, 96))
+    assert mask.shape == (64, 96)
+    assert mask == pytest.approx(0.2)
+    assert "10 x 20 is resized to the image's 96 x 64" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        pytest.param(np.array([[0.0, 1.5]]), ValueError, "1.5", id="above"),
+        pytest.param(np.array([[-0.5, 1]]), ValueError, "-0.5", id="below"),
+        pytest.param(np.array([[np.nan, 1]]), ValueError, "mask", id="nan"),
+        pytest.param(np.zeros(3), ValueError, "mask", id="1-dimension"),
+        pytest.param([[0, 1]], TypeError, "mask", id="list"),
+    ],
+)
+def test_garbage_is_no_mask(mask: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        load_mask(mask, (1, 2))
+
+
+def test_a_mask_file_that_is_no_image_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_text("no image")
+    with pytest.raises(InvalidImageError, match=r"mask\.png is not an image"):
+        load_mask(tmp_path / "mask.png", (4, 4))
