@@ -102,8 +102,17 @@ class StyleNetwork(nn.Module):
     def receptive_field(self) -> int:
         """How many pixels away the input can change an output pixel, at most."""
         at4, at8 = self.blocks
-        outer = 2 + 2 + 4 + 8 + 4 + 2
-        return outer + 8 * 2 * at8 + 4 * 2 * at4
+        reach = 0
+        for pixel in range(self.STRIDE):
+            first = last = pixel
+            for residual in (0, 2 * at4, 0):  # leave, up2 and the blocks at 1/4, up4
+                first, last = (first - 1) // 2 - residual, (last + 1) // 2 + residual
+            first, last = first - 2 * at8, last + 2 * at8
+            for _ in ("down8", "down4"):
+                first, last = 2 * first - 1, 2 * last + 1
+            first, last = 2 * (first - 1), 2 * (last + 1) + 1  # enter
+            reach = max(reach, pixel - first, last - pixel)
+        return reach
 
     def new_style(self) -> Tensor:
         """Return a neutral (K,) style vector: all scales 1, all shifts 0."""

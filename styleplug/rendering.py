@@ -13,6 +13,7 @@ overlap by its receptive field equal the whole image, and their size does not sh
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -31,6 +32,7 @@ from .networks import FrozenNetwork, Moments, StyleNetwork, mix
 logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
+_LARGEST_HOLD = 4
 _SAMPLE = 384
 """Side in pixels of the four patches on which a level's statistics are measured."""
 
@@ -158,7 +160,8 @@ class Renderer:
         self.dtype = dtype
         self.tile_size = tile_size
         self.device = vector.device
-        self._overlap = math.ceil(network.receptive_field / GRID) * GRID
+        reach = network.receptive_field + 2 * _LARGEST_HOLD
+        self._overlap = math.ceil(reach / GRID) * GRID
         self._progress = progress
         self._done = self._work = 0
 
@@ -191,7 +194,7 @@ class Renderer:
             emit(content.bounds, pixels, stylized.clamp_(0, 1))
             return
         magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
-        hold = 4 if levels[-1].bounds.height > 2 * base[0] else 2
+        hold = _LARGEST_HOLD if levels[-1].bounds.height > 2 * base[0] else 2
         for level in reversed(levels[1:]):
             changes = Canvas(
                 torch.empty(level.pixels.shape, dtype=torch.float16), self.device
@@ -232,26 +235,28 @@ class Renderer:
 
         What the network changes in the ``hold``-fold coarser picture is taken back.
         """
-        frozen = self._freeze(level, magnify, self.dtype)
+        moments = self._measure(level, magnify)
 
-        def paint(tile: Region, network: FrozenNetwork) -> bool:
+        @functools.cache
+        def frozen(dtype: torch.dtype) -> FrozenNetwork:
+            return self.network.freeze(self.vector, moments, dtype)
+
+        def forward(x: Tensor) -> Tensor:
+            return torch.sigmoid(frozen(x.dtype)(x).float())
+
+        def paint(tile: Region) -> None:
             outer = tile.grow(self._overlap, level.bounds)
             pixels = level.read(outer)
             x = (pixels.clamp(0, 1) + magnify(outer)).clamp_(0, 1)
-            painted = self._run(x, lambda x: torch.sigmoid(network(x).float()))
+            painted = self._run(x, forward)
             painted -= _low(painted - x, hold)
             stylized = mix(x, painted, self.strength).clamp_(0, 1)
             inner = tile.within(outer)
-            if not torch.isfinite(stylized).all():
-                return False
             emit(tile, pixels[inner], stylized[inner])
-            return True
 
         def paint_or_split(tile: Region) -> None:
             try:
-                if not paint(tile, frozen):
-                    logger.info("redoing a tile in float32: %s overflowed", self.dtype)
-                    paint(tile, self._freeze(level, magnify, torch.float32))
+                paint(tile)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -270,32 +275,37 @@ class Renderer:
         for tile in level.bounds.cut(self.tile_size):
             paint_or_split(tile)
 
-    def _freeze(
-        self, level: Canvas, magnify: _Magnify, dtype: torch.dtype
-    ) -> FrozenNetwork:
-        """Return the network with the statistics of ``level``, measured on a sample."""
+    def _measure(self, level: Canvas, magnify: _Magnify) -> dict[str, Moments]:
+        """Return the statistics of a level, measured on a sample of it."""
         patches = []
         for patch in _sample(level.bounds):
             x = level.read(patch).clamp_(0, 1) + magnify(patch)
             patches.append(x.clamp_(0, 1))
         moments: dict[str, Moments] = {}
-        self._run(torch.cat(patches), lambda x: self._live(x, moments))
-        return self.network.freeze(self.vector, moments, dtype)
+        self._run(torch.cat(patches), functools.partial(self._live, moments=moments))
+        return moments
 
     def _live(self, x: Tensor, moments: dict[str, Moments] | None = None) -> Tensor:
-        low = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=low):
+        low = x.dtype != torch.float32
+        with torch.autocast(self.device.type, x.dtype, enabled=low):
             stylized: Tensor = self.network(x, self.vector, moments)
         return stylized
 
     def _run(self, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run ``network`` on (B, 3, h, w) with a margin by reflection around it."""
+        """Run ``network`` on (B, 3, h, w) with a margin by reflection around it.
+
+        What overflows in a short type is run again in float32.
+        """
         m, stride = self.network.MARGIN, self.network.STRIDE
         height, width = x.shape[2:]
         padding = m, m + -width % stride, m, m + -height % stride
         mode = "reflect" if min(height, width) > max(padding) else "replicate"
-        padded = F.pad(x.to(self.dtype), padding, mode=mode)
-        return network(padded)[..., m : m + height, m : m + width]
+        padded = F.pad(x, padding, mode=mode)
+        out = network(padded.to(self.dtype))
+        if self.dtype != torch.float32 and not torch.isfinite(out).all():
+            logger.info("%s overflowed, redone in float32", self.dtype)
+            out = network(padded)
+        return out[..., m : m + height, m : m + width]
 
     def _report(self, work: int) -> None:
         self._done += work

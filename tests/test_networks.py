@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from styleplug import networks
+from styleplug.errors import InvalidStyleError
+from styleplug.networks import (
+    Moments,
+    StyleNetwork,
+    hash_trunk,
+    load_style,
+    load_trunk,
+    mix,
+    save_style,
+    save_trunk,
+)
+from styleplug.style import StyleInfo, read_info
+
+
+@pytest.fixture
+def network() -> StyleNetwork:
+    torch.manual_seed(0)
+    return StyleNetwork((4, 6, 8), (1, 1)).requires_grad_(False)
+
+
+def random_style(network: StyleNetwork) -> torch.Tensor:
+    return network.new_style() + 0.3 * torch.randn(network.style_size)
+
+
+def test_the_transposed_kernel_equals_doubling_and_convolving():
+    weight, x = torch.randn(5, 7, 3, 3), torch.randn(2, 7, 6, 9)
+    doubled = F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
+    kernel = networks._resize_kernel(weight)
+    torch.testing.assert_close(
+        F.conv_transpose2d(x, kernel, stride=2, padding=1), doubled
+    )
+
+
+def test_output_has_the_size_of_the_content_and_lies_in_0_1(network):
+    content = torch.rand(2, 3, 32, 48)
+    out = network(content, network.vector(random_style(network)))
+    assert out.shape == content.shape
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_frozen_with_its_own_statistics_equals_live(network):
+    content = torch.rand(1, 3, 64, 48)
+    vector = network.vector(random_style(network))
+    moments: dict[str, Moments] = {}
+    live = network(content, vector, moments)
+    frozen = network.freeze(vector, moments, torch.float32)
+    torch.testing.assert_close(torch.sigmoid(frozen(content)), live)
+
+
+def test_shared_statistics_treat_a_batch_as_one_image(network):
+    halves = torch.rand(2, 3, 32, 32)
+    moments: dict[str, Moments] = {}
+    network(halves, network.vector(random_style(network)), moments)
+    mean, variance = moments["enter"]
+    assert mean.shape == variance.shape == (1, 4)
+    x = F.conv2d(F.pixel_unshuffle(halves, 2), network.weights["enter"], padding=1)
+    torch.testing.assert_close(mean[0], x.mean(dim=(0, 2, 3)))
+
+
+def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
+    network.double()
+    side = 2 * (network.receptive_field + 34) // 8 * 8
+    content = torch.rand(1, 3, side, side).double()
+    vector = network.vector(random_style(network).double())
+    moments: dict[str, Moments] = {}
+    network(content, vector, moments)
+    frozen = network.freeze(vector, moments, torch.float64)
+    middle = side // 2
+    before = frozen(content)[..., middle, middle]
+    other = torch.rand_like(content)
+    reach = network.receptive_field
+    near = slice(middle - reach, middle + reach + 1)
+    other[..., near, near] = content[..., near, near]
+    torch.testing.assert_close(frozen(other)[..., middle, middle], before)
+
+
+def test_strength_runs_from_the_photo_vector_to_the_style(network):
+    style = random_style(network)
+    torch.testing.assert_close(network.vector(style, 0.0)[0], network.photo.data)
+    torch.testing.assert_close(network.vector(style, 1.0)[0], style)
+    vectors = network.vector(style.repeat(2, 1), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(vectors[1], style)
+
+
+def test_mixing_is_the_content_at_0_and_the_stylized_image_at_1():
+    content, stylized = torch.rand(2, 1, 3, 4, 4)
+    assert torch.equal(mix(content, stylized, 0.0), content)
+    torch.testing.assert_close(mix(content, stylized, 1.0), stylized)
+
+
+def test_a_saved_style_renders_as_before(network, tmp_path):
+    vector = random_style(network).half().float()
+    network.half().float()
+    path = tmp_path / "dusk.safetensors"
+    info = save_style(path, vector, network, StyleInfo(name="dusk"))
+    loaded = load_style(path)
+    assert loaded.info.trunk == info.trunk == hash_trunk(network)
+    assert loaded.info.self_contained
+    content = torch.rand(1, 3, 32, 32)
+    assert torch.equal(
+        loaded.network(content, loaded.network.vector(loaded.vector)),
+        network(content, network.vector(vector)),
+    )
+
+
+def test_a_trunk_is_loaded_once(network, tmp_path):
+    path = tmp_path / "trunk.safetensors"
+    info = save_trunk(path, network, StyleInfo(name="trunk"))
+    assert load_trunk(path) is load_trunk(path)
+    assert hash_trunk(load_trunk(path)) == info.trunk
+
+
+def test_a_vector_without_its_trunk_says_which_it_needs(network, tmp_path):
+    path = tmp_path / "dusk.safetensors"
+    vector = random_style(network)
+    info = StyleInfo(name="dusk")
+    save_style(path, vector, network, info, self_contained=False)
+    assert set(load_file(path)) == {"style"}
+    with pytest.raises(InvalidStyleError, match=hash_trunk(network)[:12]):
+        load_style(path)
+
+
+@pytest.fixture
+def damaged(network, tmp_path):
+    """Return a function that rewrites a good style file with other tensors or header."""
+    path = tmp_path / "dusk.safetensors"
+    save_style(path, random_style(network), network, StyleInfo(name="dusk"))
+    header = read_info(path)
+
+    def write(tensors=(), **fields):
+        import dataclasses
+
+        info = dataclasses.replace(header, **fields)
+        kept = {**load_file(path), **dict(tensors)}
+        kept = {name: tensor for name, tensor in kept.items() if tensor is not None}
+        save_file(kept, path, metadata=info.to_metadata())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        pytest.param({"bias": torch.full((3,), np.nan).half()}, "finite", id="nan"),
+        pytest.param({"bias": torch.zeros(4).half()}, "fit", id="wrong-shape"),
+        pytest.param({"bias": None}, "fit", id="missing"),
+        pytest.param({"more": torch.zeros(1).half()}, "fit", id="one-too-many"),
+        pytest.param({"style": None}, "no style", id="no-style"),
+        pytest.param({"style": torch.zeros(7).half()}, "shape", id="style-too-short"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(damaged, tensors, message):
+    with pytest.raises(InvalidStyleError, match=message):
+        load_style(damaged(tensors))
+
+
+@pytest.mark.parametrize(
+    "network_field",
+    [
+        {"name": "other"},
+        {"name": "conditional", "widths": [4, 6], "blocks": [1, 1]},
+        {"name": "conditional", "widths": [4, 6, 10**9], "blocks": [1, 1]},
+        {"name": "conditional", "widths": "many", "blocks": [1, 1]},
+        {"name": "conditional", "widths": [4, 6, 8], "blocks": [1, 1], "depth": 4},
+        {},
+    ],
+)
+def test_networks_that_are_unknown_or_absurd_are_refused(damaged, network_field):
+    with pytest.raises(InvalidStyleError):
+        load_style(damaged(network=network_field))
+
+
+def test_a_failed_save_leaves_the_old_file(network, tmp_path):
+    path = tmp_path / "dusk.safetensors"
+    save_style(path, random_style(network), network, StyleInfo(name="dusk"))
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_style(
+            path,
+            random_style(network),
+            network,
+            StyleInfo(name="dusk", training={"bad": object()}),
+        )
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

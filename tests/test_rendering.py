@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+
+from styleplug.errors import MemoryLimitError
+from styleplug.networks import FrozenNetwork, StyleNetwork
+from styleplug.rendering import GRID, Canvas, Region, Renderer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network() -> StyleNetwork:
+    torch.manual_seed(0)
+    return StyleNetwork((4, 6, 8), (0, 1)).requires_grad_(False)
+
+
+def picture(height: int, width: int, dtype: str = "uint8") -> np.ndarray:
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    waves = [np.sin(9 * x + 4 * y), np.cos(40 * y * x), np.sin(90 * x) * np.cos(70 * y)]
+    values = np.stack(waves, axis=-1) / 2 + 0.5
+    if dtype == "float32":
+        return values.astype(dtype)
+    return np.round(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def render(network, pixels, *, base_size=32.0, strength=1.0, dtype=torch.float32, **kw):
+    torch.manual_seed(1)
+    style = network.new_style() + 0.2 * torch.randn(network.style_size)
+    out = np.empty_like(pixels)
+    renderer = Renderer(
+        network,
+        network.vector(style, strength),
+        strength,
+        base_size=base_size,
+        dtype=dtype,
+        tile_size=kw.pop("tile_size", 1 << 12),
+        **kw,
+    )
+    with torch.inference_mode():
+        renderer.render(
+            Canvas(pixels, CPU), Canvas(out, CPU), lambda region, content, new: new
+        )
+    return out
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 700), (256, 256), (300, 7)])
+def test_tiles_cover_every_pixel_once_from_the_grid(height, width):
+    count = np.zeros((height, width), int)
+    for tile in Region(0, 0, height, width).cut(64):
+        assert tile.top % GRID == tile.left % GRID == 0
+        assert 0 < tile.height <= 64
+        assert 0 < tile.width <= 64
+        count[tile.top : tile.bottom, tile.left : tile.right] += 1
+    assert (count == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_canvas_writes_what_it_reads(dtype):
+    pixels = picture(20, 30, dtype)
+    out = np.zeros_like(pixels)
+    region = Region(3, 4, 17, 29)
+    tensor = Canvas(pixels, CPU).read(region)
+    assert tensor.shape == (1, 3, 14, 25)
+    assert 0 <= tensor.min() <= tensor.max() <= 1
+    Canvas(out, CPU).write(region, tensor)
+    assert np.array_equal(out[3:17, 4:29], pixels[3:17, 4:29])
+    assert not out[:3].any()
+
+
+def test_a_canvas_reads_arrays_that_cannot_be_written():
+    pixels = picture(8, 8)
+    pixels.flags.writeable = False
+    assert Canvas(pixels, CPU).read(Region(0, 0, 8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_the_result_does_not_depend_on_the_tile_size(network):
+    pixels = picture(301, 411, "float32")
+    whole = render(network, pixels)
+    for tile_size in (64, 112, 256):
+        difference = np.abs(render(network, pixels, tile_size=tile_size) - whole)
+        assert difference.mean() < 1e-6
+        assert difference.max() < 5e-4  # half a step of the float16 between levels
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1, 1), (1, 500), (300, 2), (17, 23), (32, 32), (45, 45), (70, 91), (257, 129)],
+)
+def test_any_size_comes_out_as_it_went_in(network, height, width):
+    out = render(network, picture(height, width))
+    assert out.shape == (height, width, 3)
+    assert out.std() > 0 or height == width == 1
+
+
+def test_the_large_shapes_of_two_resolutions_agree(network):
+    large = picture(512, 640, "float32")
+    small = large.reshape(128, 4, 160, 4, 3).mean(axis=(1, 3))
+    rendered = render(network, large).reshape(128, 4, 160, 4, 3).mean(axis=(1, 3))
+    preview = render(network, small)
+    change = np.abs(preview - small).mean()
+    assert np.abs(rendered - preview).mean() < 0.25 * change
+
+
+def test_a_low_strength_changes_little(network):
+    pixels = picture(150, 200, "float32")
+    changes = [
+        np.abs(render(network, pixels, strength=strength) - pixels).mean()
+        for strength in (0.01, 0.1, 0.5)
+    ]
+    assert changes[0] < 0.01
+    assert changes == sorted(changes)
+
+
+def test_progress_rises_to_one_with_the_tiles(network):
+    seen: list[float] = []
+    render(network, picture(200, 300), tile_size=64, progress=seen.append)
+    assert seen == sorted(seen)
+    assert len(seen) > 20
+    assert seen[-1] == 1.0
+
+
+def test_an_exception_from_progress_ends_the_rendering(network):
+    def cancel(fraction):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(network, picture(100, 100), progress=cancel)
+
+
+def test_an_overflow_is_redone_in_float32(network):
+    network.weights["enter"].data *= 1e6
+    pixels = picture(200, 200, "float32")
+    reference = render(network, pixels)
+    halved = render(network, pixels, dtype=torch.float16)
+    assert np.isfinite(halved).all()
+    assert np.abs(halved - reference).mean() < 0.02
+
+
+class _Small(FrozenNetwork):
+    """Stands for a device on which only small tiles fit."""
+
+    largest = 0
+
+    def __call__(self, content):
+        if content.shape[2] * content.shape[3] > self.largest:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().__call__(content)
+
+
+@pytest.fixture
+def small_memory(network, monkeypatch):
+    def freeze(vector, moments, dtype):
+        frozen = StyleNetwork.freeze(network, vector, moments, dtype)
+        frozen.__class__ = _Small
+        return frozen
+
+    monkeypatch.setattr(network, "freeze", freeze)
+
+
+def test_a_tile_that_does_not_fit_is_halved(network, small_memory, monkeypatch):
+    pixels = picture(700, 600, "float32")
+    monkeypatch.setattr(_Small, "largest", 10**9)
+    reference = render(network, pixels)
+    monkeypatch.setattr(_Small, "largest", 480 * 480)
+    assert np.abs(render(network, pixels) - reference).max() < 5e-4
+
+
+def test_when_not_even_the_smallest_tile_fits_it_is_said(network, small_memory):
+    with pytest.raises(MemoryLimitError, match="256 pixels"):
+        render(network, picture(700, 600))

@@ -1,0 +1,118 @@
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+
+from styleplug import style
+from styleplug.errors import InvalidStyleError
+from styleplug.style import StyleInfo, read_info
+
+
+def write(path: Path, header: dict, data: bytes = b"") -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def tensor(count: int, dtype: str = "F16") -> dict:
+    return {"dtype": dtype, "shape": [count], "data_offsets": [0, 2 * count]}
+
+
+def test_a_header_reads_back_as_it_was_written(tmp_path):
+    info = StyleInfo(
+        name="dusk",
+        title="Dusk",
+        artist="Somebody",
+        year="1900",
+        license="Apache-2.0",
+        network={"name": "conditional"},
+        training={"seed": 3},
+        figures={"style": 0.1},
+        base_size=640,
+    )
+    header = {"__metadata__": info.to_metadata(), "style": tensor(4)}
+    path = write(tmp_path / "dusk.safetensors", header, bytes(8))
+    read = read_info(path)
+    assert read.path == path
+    assert not read.self_contained
+    assert read.to_metadata() == info.to_metadata()
+
+
+def test_a_file_with_its_trunk_is_self_contained(tmp_path):
+    header = {
+        "__metadata__": StyleInfo(name="dusk").to_metadata(),
+        "style": tensor(4),
+        "photo": tensor(4),
+    }
+    assert read_info(write(tmp_path / "s", header, bytes(8))).self_contained
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"short", id="five-bytes"),
+        pytest.param(struct.pack("<Q", 1 << 60) + b"{}", id="huge-header"),
+        pytest.param(struct.pack("<Q", 4) + b"nope", id="no-json"),
+        pytest.param(struct.pack("<Q", 2) + b"[]", id="json-list"),
+        pytest.param(pickle.dumps({"weights": [1.0] * 100}), id="pickle"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused(tmp_path, data):
+    path = tmp_path / "style.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(InvalidStyleError, match=str(path)):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"shape": [5]}, id="shape-beyond-data"),
+        pytest.param({"data_offsets": [0, 800]}, id="offsets-beyond-file"),
+        pytest.param({"data_offsets": [6, 2]}, id="offsets-reversed"),
+        pytest.param({"dtype": "I64"}, id="integers"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
+    header = {
+        "__metadata__": StyleInfo(name="dusk").to_metadata(),
+        "style": {**tensor(4), **change},
+    }
+    with pytest.raises(InvalidStyleError, match="style"):
+        read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
+def test_a_foreign_network_is_pointed_to_convert(tmp_path):
+    path = write(tmp_path / "s.safetensors", {"style": tensor(4)}, bytes(8))
+    with pytest.raises(InvalidStyleError, match="styleplug convert"):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"format": 99, "name": "x"}, id="format"),
+        pytest.param({"format": 1, "name": ""}, id="no-name"),
+        pytest.param({"format": 1, "name": "x", "base_size": 10**9}, id="base-size"),
+        pytest.param({"format": 1, "name": "x", "network": "y"}, id="type"),
+        pytest.param({"format": 1, "name": "x", "novel": 1}, id="unknown"),
+        pytest.param({"format": 1, "name": "x", "path": "/etc"}, id="derived"),
+    ],
+)
+def test_header_fields_are_checked(tmp_path, fields):
+    header = {"__metadata__": {"styleplug": json.dumps(fields)}, "style": tensor(4)}
+    with pytest.raises(InvalidStyleError):
+        read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
+def test_bundled_styles_are_named_by_their_headers():
+    for name, path in style.bundled_styles().items():
+        info = read_info(path)
+        assert info.name == name
+        assert info.license
+        assert info.artwork
+        assert info.training["command"]
+        assert info.trunk == read_info(style.bundled_trunk()).trunk
