@@ -363,7 +363,8 @@ def _split_pil(image: Image.Image) -> tuple[Array, Array | None, str]:
 
 def _alpha_from_key(samples: Array, key: Any) -> Array:
     differs = (samples != np.asarray(key)).any(axis=-1)
-    return np.where(differs, np.uint16(_UINT16_MAX), np.uint16(0))
+    alpha: Array = differs.astype(np.uint16) * np.uint16(_UINT16_MAX)
+    return alpha
 
 
 def _join_pil(samples: Array, alpha: Array | None, mode: str) -> Image.Image:
@@ -753,14 +754,15 @@ def _exif_for(picture: Picture, software: str) -> Image.Exif:
     if picture.exif:
         exif.load(picture.exif)
         exif[ExifTags.Base.Orientation] = 1
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        for tag, side in zip(
-            (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),
-            picture.size,
-            strict=True,
-        ):
-            if tag in details:
-                details[tag] = side
+        details = dict(exif.get_ifd(ExifTags.IFD.Exif))
+        width, height = picture.size
+        sizes = {
+            ExifTags.Base.ExifImageWidth: width,
+            ExifTags.Base.ExifImageHeight: height,
+        }
+        details.update({tag: size for tag, size in sizes.items() if tag in details})
+        if details:
+            exif[ExifTags.IFD.Exif] = details
     exif[ExifTags.Base.Software] = software
     return exif
 

@@ -452,12 +452,13 @@ def photograph(tmp_path: Path, content_image: Image.Image) -> Path:
     exif[ExifTags.Base.Make] = "Camera"
     exif[ExifTags.Base.ImageDescription] = "A caption"
     exif[ExifTags.Base.Orientation] = 6
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    details[ExifTags.Base.ISOSpeedRatings] = 200
-    details[ExifTags.Base.ExifImageWidth] = 96
-    details[ExifTags.Base.ExifImageHeight] = 64
-    details[ExifTags.Base.MakerNote] = b"maker\0note"
-    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    exif[ExifTags.IFD.Exif] = {
+        ExifTags.Base.ISOSpeedRatings: 200,
+        ExifTags.Base.ExifImageWidth: 96,
+        ExifTags.Base.ExifImageHeight: 64,
+        ExifTags.Base.MakerNote: b"maker\0note",
+    }
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N"}
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6">caption</x:xmpmeta>'
     )
