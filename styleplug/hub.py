@@ -14,6 +14,8 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import json
+import math
 import os
 import re
 import tempfile
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from . import cards
 from .errors import (
@@ -31,6 +33,7 @@ from .errors import (
     InvalidStyleError,
     StyleNotFoundError,
     StyleplugError,
+    TrainingError,
 )
 from .style import StyleInfo, bundled_styles, read_info
 
@@ -41,6 +44,10 @@ FILENAME = "model.safetensors"
 MAX_STYLE_BYTES = 64 * 2**20
 """A larger file is refused before its download; the bundled styles need 2 MB."""
 
+LOSS_NETWORK = "timm/vgg19.tv_in1k"
+
+_VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+_FIRST_READ = 1 << 16
 _LONGEST_WAIT = 20.0
 _PAUSES = (0.5, 2.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -296,6 +303,227 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
     }
 
 
+def loss_network_file(
+    last_layer: str = "relu4_1",
+    *,
+    source: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+) -> Path:
+    """Return a safetensors file with the VGG-19 convolutions down to ``last_layer``.
+
+    ``source`` is a file, a folder with one, or a Hub repository; by default
+    ``timm/vgg19.tv_in1k``, whose weights torchvision trained on ImageNet. Of a
+    repository only the convolutions that are needed are downloaded, once, and kept
+    in the assets cache of huggingface_hub. The names are torchvision's
+    (``features.N.weight``, ``features.N.bias``).
+
+    Raises :class:`TrainingError` for a source that holds no such tensors,
+    :class:`DownloadError` and :class:`StyleNotFoundError` as :func:`pull` does.
+    """
+    shapes = _vgg_shapes(last_layer)
+    name = os.fspath(source or LOSS_NETWORK)
+    if os.path.exists(name) or (source is not None and name.count("/") != 1):
+        return _local_loss_network(Path(name), shapes)
+    repo_id, revision = _parse(name)
+    path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
+    if path.is_file():
+        if _has_its_hash(path):
+            return path
+        path.unlink()
+    with _explained(name):
+        return _download_tensors(repo_id, revision, shapes, path, token)
+
+
+def _vgg_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of VGG-19's tensors down to ``last_layer``."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    index, inputs = 0, 3
+    for block, (width, depth) in enumerate(_VGG19, start=1):
+        for layer in range(1, depth + 1):
+            shapes[f"features.{index}.weight"] = (width, inputs, 3, 3)
+            shapes[f"features.{index}.bias"] = (width,)
+            if last_layer in (f"conv{block}_{layer}", f"relu{block}_{layer}"):
+                return shapes
+            index, inputs = index + 2, width
+        index += 1
+    raise ValueError(
+        f"last_layer must be a layer from 'conv1_1' to 'relu5_4', got {last_layer!r}"
+    )
+
+
+def _local_loss_network(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                size = file.stat().st_size
+                _tensor_ranges(lambda a, b: _read_at(stream, a, b), size, shapes)
+        except (OSError, TrainingError) as error:
+            reason = str(error)
+        else:
+            return file
+    raise TrainingError(
+        f"{path} holds no VGG-19 down to the layer that is needed"
+        + (f" ({reason})" if files else "")
+        + "; give a safetensors file with torchvision's names, or leave it out to "
+        "download one."
+    )
+
+
+def _read_at(stream: BinaryIO, start: int, stop: int) -> bytes:
+    stream.seek(start)
+    return stream.read(stop - start)
+
+
+def _tensor_ranges(
+    read: Callable[[int, int], bytes],
+    size: int,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, int]]:
+    """Return where the wanted float32 tensors lie in a safetensors file.
+
+    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them.
+    """
+    start = read(0, min(_FIRST_READ, size))
+    end = 8 + int.from_bytes(start[:8], "little")
+    if not 8 <= end <= min(_FIRST_READ, size):
+        raise TrainingError("it is not a safetensors file")
+    try:
+        header = json.loads(start[8:end])
+        ranges = {}
+        for name, shape in shapes.items():
+            tensor = header[name]
+            begin, stop = tensor["data_offsets"]
+            if tensor["dtype"] != "F32" or tensor["shape"] != list(shape):
+                raise TrainingError(f"{name} is no float32 of shape {shape}")
+            if begin < 0 or stop - begin != 4 * math.prod(shape) or stop > size - end:
+                raise TrainingError(f"{name} does not lie inside the file")
+            ranges[name] = (end + begin, end + stop)
+    except KeyError as error:
+        raise TrainingError(f"it lacks {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TrainingError("its header is damaged") from error
+    return ranges
+
+
+def _download_tensors(
+    repo_id: str,
+    revision: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    path: Path,
+    token: str | None,
+) -> Path:
+    """Write the wanted tensors of a repository's weights to ``path``."""
+    import huggingface_hub as hf
+    import numpy as np
+    from safetensors.numpy import save
+
+    httpx = _httpx()
+    url = hf.hf_hub_url(repo_id, FILENAME, revision=revision)
+    broken = (httpx.ReadError, httpx.RemoteProtocolError, _DamagedError)
+    remote = _patiently(
+        lambda: hf.get_hf_file_metadata(url, token=token, **_caller()), *broken
+    )
+    if remote.size is None or not _COMMIT.fullmatch(remote.commit_hash or ""):
+        raise hf.errors.FileMetadataError
+    url = hf.hf_hub_url(repo_id, FILENAME, revision=remote.commit_hash)
+
+    def read(start: int, stop: int) -> bytes:
+        return _patiently(
+            lambda: _read_range(url, start, stop, remote.size or 0, token), *broken
+        )
+
+    try:
+        ranges = _tensor_ranges(read, remote.size, shapes)
+    except TrainingError as error:
+        raise TrainingError(
+            f"{repo_id} holds no VGG-19 down to the layer that is needed ({error}); "
+            "name another repository or a file."
+        ) from error
+    tensors = {}
+    for run in _runs(ranges):
+        first = ranges[run[0]][0]
+        data = read(first, ranges[run[-1]][1])
+        for name in run:
+            begin, stop = ranges[name]
+            values = np.frombuffer(data[begin - first : stop - first], "<f4")
+            if not np.isfinite(values).all():
+                raise _DamagedError
+            tensors[name] = values.reshape(shapes[name])
+    origin = {"source": f"{repo_id}@{remote.commit_hash}"}
+    origin["sha256"] = _hash_tensors(tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(save(tensors, metadata=origin))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _runs(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
+    """Return the names in the order of the file, grouped where they touch."""
+    runs: list[list[str]] = []
+    end = -1
+    for name in sorted(ranges, key=ranges.__getitem__):
+        if ranges[name][0] == end:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+        end = ranges[name][1]
+    return runs
+
+
+def _read_range(url: str, start: int, stop: int, size: int, token: str | None) -> bytes:
+    """Return the bytes ``start`` to ``stop`` of a file of ``size`` on the Hub."""
+    from huggingface_hub import constants, get_session
+
+    headers = _utils().build_hf_headers(token=token, **_caller())
+    headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    stream = get_session().stream("GET", url, headers=headers, timeout=timeout)
+    with stream as response:
+        _utils().hf_raise_for_status(response)
+        if response.headers.get("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
+            raise _DamagedError
+        data = bytearray()
+        for block in response.iter_bytes():
+            data += block
+            if len(data) > stop - start:
+                break
+    if len(data) != stop - start:
+        raise _DamagedError
+    return bytes(data)
+
+
+def _assets() -> Path:
+    from huggingface_hub import cached_assets_path
+
+    return cached_assets_path("styleplug", namespace="loss-networks")
+
+
+def _hash_tensors(tensors: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _has_its_hash(path: Path) -> bool:
+    """Whether a file that :func:`_download_tensors` wrote is still as it was."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load_file
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+        return bool(metadata["sha256"] == _hash_tensors(load_file(path)))
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return False
+
+
 def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     """Return the ``README.md`` of a style's repository.
 
@@ -402,7 +630,7 @@ def _download(
                     revision=revision,
                     cache_dir=cache,
                     token=token,
-                    tqdm_class=_silent_tqdm(),
+                    tqdm_class=_utils().silent_tqdm,
                     **_caller(),
                 )
             )
@@ -416,10 +644,9 @@ def _download(
 
 def _reach() -> None:
     """Fail at once where the Hub is out of reach; its client tries for long."""
-    from huggingface_hub import constants, utils
+    from huggingface_hub import constants, get_session
 
-    timeout = constants.HF_HUB_ETAG_TIMEOUT
-    utils.get_session().head(constants.ENDPOINT, timeout=timeout)
+    get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
 def _api(token: str | None) -> HfApi:
@@ -428,9 +655,9 @@ def _api(token: str | None) -> HfApi:
     return HfApi(token=token, **_caller())
 
 
-def _silent_tqdm() -> Any:
-    """Return the progress bar that shows nothing: a library does not print."""
-    return importlib.import_module("huggingface_hub.utils").silent_tqdm
+def _utils() -> Any:
+    """Return huggingface_hub.utils, which types do not reach: it loads lazily."""
+    return importlib.import_module("huggingface_hub.utils")
 
 
 def _caller() -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Fault:
 
     kind: str
     """``status``, ``reset``, ``truncate``, ``corrupt``, ``slow``, ``redirect``,
-    ``drop`` (an answer without a word) or ``foreign`` (no Hub headers)."""
+    ``drop`` (an answer without a word), ``foreign`` (no Hub headers) or ``norange``
+    (the whole file whatever was asked for)."""
     method: str = "GET"
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -290,9 +291,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, blob: Blob, headers: Mapping[str, str]) -> None:
         """Send a blob, or the range of it that was asked for."""
         start, stop = 0, blob.size
-        if match := re.fullmatch(
-            r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "", re.ASCII
-        ):
+        fault = self.fault
+        asked = self.headers.get("Range", "")
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked, re.ASCII)
+        if match and not (fault and fault.kind == "norange"):
             start = int(match[1])
             stop = min(int(match[2]) + 1, stop) if match[2] else stop
             if start >= stop:
@@ -311,7 +313,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        fault = self.fault
         with blob.open() as file:
             file.seek(start)
             while start < stop:
