@@ -941,8 +941,9 @@ def _write_tiff(
     if metadata.xmp:
         tags[700] = metadata.xmp
     for tag, value in metadata.exif.items():
-        nested = tag in TiffTags.TAGS_V2_GROUPS
-        tags.setdefault(tag, metadata.exif.get_ifd(tag) if nested else value)
+        if tag in TiffTags.TAGS_V2_GROUPS and not isinstance(value, dict):
+            value = metadata.exif.get_ifd(tag)
+        tags.setdefault(tag, value)
     for tag, value in tags.items():
         directory[tag] = value
     for tag in (256, 257, 273, 278, 279):
