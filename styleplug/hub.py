@@ -815,7 +815,7 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             return _refusal(error, what)
         case errors.FileMetadataError():
             return DownloadError(
-                f"{hub} does not answer like the Hub; check HF_ENDPOINT, and whether "
+                f"What answers at {hub} is not the Hub; check HF_ENDPOINT, and whether "
                 "this network asks to log in first."
             )
         case httpx.ProxyError():
@@ -824,13 +824,13 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             )
         case httpx.TimeoutException():
             return DownloadError(
-                f"{hub} did not answer in time; try again, or raise "
+                f"The Hub at {hub} did not answer in time; try again, or raise "
                 "HF_HUB_DOWNLOAD_TIMEOUT on a slow line."
             )
         case httpx.ConnectError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():
             return DownloadError(
-                f"{hub} cannot be reached; check the internet connection and "
-                "HF_ENDPOINT, or use a bundled style."
+                f"The Hub at {hub} cannot be reached; check the internet connection "
+                "and HF_ENDPOINT, or use a bundled style."
             )
         case httpx.NetworkError() | httpx.ProtocolError():
             return DownloadError(

@@ -114,7 +114,7 @@ if __name__ == "__main__":
     if limit := os.environ.get("TEST_FILE_SIZE_LIMIT"):
         _limit_file_size(int(limit))
     for line in sys.stdin:
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(60) as pool:
             answers = list(pool.map(_answer, json.loads(line)))
         sys.stdout.write(json.dumps(answers, default=_as_json) + "\n")
         sys.stdout.flush()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
+import re
 import struct
 import subprocess
 import sys
@@ -406,6 +409,55 @@ def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
     client.close()
 
 
+def random_fault(rng: random.Random) -> Fault:
+    method = rng.choice(["HEAD", "STORAGE", "STORAGE"])
+    kinds = ["reset", "drop", "slow", "status", "foreign", "redirect"]
+    if method == "STORAGE":
+        kinds += ["truncate", "corrupt", "truncate", "corrupt"]
+    return Fault(
+        rng.choice(kinds),
+        method,
+        status=rng.choice([403, 404, 408, 429, 429, 500, 502, 503, 504]),
+        headers=rng.choice([{}, {"Retry-After": "1"}]),
+        after=rng.choice([0, 1, 100, 5000]),
+        seconds=rng.choice([0.0, 0.1, 1.3]),
+        times=rng.choice([1, 1, 1, 2, 6]),
+    )
+
+
+def test_a_hundred_faults_end_in_a_right_file_or_a_clear_error(
+    server: HubServer, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    contents = {f"owner/luck-{i:02}": style_bytes(f"luck-{i}") for i in range(60)}
+    faults = 0
+    for repo_id, content in contents.items():
+        planned = tuple(random_fault(rng) for _ in range(rng.choice([1, 2, 3])))
+        faults += len(planned)
+        server.add(repo_id, {"model.safetensors": content}, faults=planned)
+    assert faults >= 100
+    client = HubClient(server.url, tmp_path)
+
+    results = client.together([("hub.pull", [repo_id], {}) for repo_id in contents])
+    right = 0
+    for content, result in zip(contents.values(), results, strict=True):
+        if isinstance(result, RemoteError):
+            assert result.kind == "DownloadError"
+            assert re.fullmatch(r"\S[^\n]+; [^\n]+\.", str(result)), result
+        else:
+            assert Path(result).read_bytes() == content
+            right += 1
+    assert 15 <= right <= 55
+
+    for path in cached_files(tmp_path):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    for repo_id in contents:
+        server.repos[repo_id].faults.clear()
+    again = client.together([("hub.pull", [repo_id], {}) for repo_id in contents])
+    client.close()
+    assert [Path(path).read_bytes() for path in again] == list(contents.values())
+
+
 # Hostile repositories and a cache that fails
 
 
@@ -459,7 +511,7 @@ def test_an_etag_cannot_lead_out_of_the_cache(
     blob = Blob(style_bytes())
     blob.sha256 = etag
     server.add("owner/path", {"model.safetensors": blob})
-    refused(client, "owner/path", "DownloadError", "does not answer like the Hub")
+    refused(client, "owner/path", "DownloadError", "is not the Hub")
     assert not (home / "hub" / "models--owner--path").exists()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from styleplug import hub
 from styleplug.errors import InvalidStyleError
@@ -77,6 +78,25 @@ def test_a_published_style_can_be_pulled_and_loaded(
     assert loaded.info.trunk == original.info.trunk
     (listed,) = client("hub.list_hub_styles", license="cc0-1.0")
     assert listed["repo_id"] == "owner/wave"
+
+
+def test_a_pulled_style_paints_without_a_network(
+    server: HubServer, tiny_style: Path, content_image: Image.Image, tmp_path: Path
+) -> None:
+    server.add("owner/tiny", {"model.safetensors": tiny_style})
+    client = HubClient(server.url, tmp_path / "huggingface")
+    client("hub.pull", "owner/tiny")
+    client.close()
+    server.forget_requests()
+    content_image.save(tmp_path / "photo.png")
+    offline = HubClient(server.url, tmp_path / "huggingface", HF_HUB_OFFLINE="1")
+    pictures = [str(tmp_path / name) for name in ("photo.png", "painting.png")]
+    offline("engine.stylize_file", *pictures, "owner/tiny", device="cpu")
+    offline.close()
+    with Image.open(tmp_path / "painting.png") as painting:
+        assert painting.size == content_image.size
+        assert painting.tobytes() != content_image.tobytes()
+    assert not server.requests
 
 
 def test_publishing_again_makes_a_new_commit(
