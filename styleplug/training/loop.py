@@ -44,6 +44,9 @@ from .losses import (
 
 logger = logging.getLogger(__name__)
 
+_SAVE_EVERY = 180.0
+"""Seconds between two checkpoints."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -169,7 +172,7 @@ def train(
             )
             running.clear()
             shown = time.monotonic()
-        if time.monotonic() - saved > 180 or step == config.steps:
+        if time.monotonic() - saved > _SAVE_EVERY or step == config.steps:
             if checkpoint:
                 state.save(checkpoint, step)
             if sheet:

@@ -1,0 +1,223 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import styleplug
+from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
+from styleplug.networks import StyleNetwork, save_style
+from styleplug.style import StyleInfo
+
+
+@pytest.fixture
+def stylizer(tiny_style, device) -> Stylizer:
+    return Stylizer(tiny_style, device=device, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def other_style(tiny_style, tmp_path_factory):
+    """Another vector on the trunk of `tiny_style`."""
+    from styleplug.networks import load_style
+
+    tiny = load_style(tiny_style)
+    path = tmp_path_factory.mktemp("styles") / "other.safetensors"
+    vector = tiny.vector.roll(5)
+    save_style(path, vector, tiny.network, StyleInfo(name="other"))
+    return path
+
+
+def as_float(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.float32) / 255
+
+
+def test_the_function_and_the_object_give_the_same(tiny_style, content_image):
+    one = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    two = Stylizer(tiny_style, device="cpu", dtype="float32")(content_image)
+    assert one.mode == "RGB"
+    assert one.size == content_image.size
+    assert one.tobytes() == two.tobytes() != content_image.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 3), (40, 50, 4)])
+def test_arrays_keep_shape_and_type(stylizer, dtype, shape):
+    rng = np.random.default_rng(0)
+    white = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
+    image = (rng.random(shape) * white).astype(dtype)
+    out = stylizer(image)
+    assert out.shape == image.shape
+    assert out.dtype == image.dtype
+    assert not np.array_equal(out, image)
+    if shape[2:] == (4,):
+        assert np.array_equal(out[..., 3], image[..., 3])
+
+
+def test_a_batch_of_tensors_is_rendered_one_by_one(stylizer):
+    batch = torch.rand(2, 3, 40, 56)
+    seen: list[float] = []
+    out = stylizer(batch, progress=seen.append)
+    assert out.shape == batch.shape
+    assert out.dtype == batch.dtype
+    torch.testing.assert_close(out[1:], stylizer(batch[1:]))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_images_keep_mode_and_size(stylizer, content_image, mode):
+    image = content_image.convert("L" if mode == "I;16" else mode).convert(mode)
+    out = stylizer(image)
+    assert (out.mode, out.size) == (image.mode, image.size)
+
+
+def test_strength_0_is_the_content_exactly(stylizer):
+    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(np.float32)
+    assert np.array_equal(stylizer.render(pixels, strength=0), pixels)
+
+
+def test_strength_leads_steadily_away_from_the_content(stylizer, content_image):
+    content = as_float(content_image)
+    distances = [
+        np.abs(as_float(stylizer(content_image, strength=s / 5)) - content).mean()
+        for s in range(6)
+    ]
+    assert distances == sorted(distances)
+    assert distances[1] < 0.5 * distances[5]
+
+
+def test_style_scale_changes_the_strokes_not_the_size(stylizer, content_image):
+    fine, coarse = (stylizer(content_image, style_scale=scale) for scale in (0.5, 2))
+    assert fine.size == coarse.size == content_image.size
+    assert fine.tobytes() != coarse.tobytes()
+
+
+def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer):
+    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(np.float32)
+    mask = np.zeros((30, 40), np.float32)
+    mask[10:20, 10:20] = 1
+    mask[20:25] = 0.5
+    out = stylizer.render(pixels, mask=mask)
+    assert np.array_equal(out[mask == 0], pixels[mask == 0])
+    whole = stylizer.render(pixels)
+    assert np.array_equal(out[mask == 1], whole[mask == 1])
+    half = (pixels + whole)[mask == 0.5] / 2
+    np.testing.assert_allclose(out[mask == 0.5], half, atol=1e-5)
+
+
+def test_preserve_color_changes_lightness_only(stylizer):
+    pixels = np.full((40, 40, 3), (0.5, 0.4, 0.3), np.float32)
+    pixels[::7] += 0.1
+    change = stylizer.render(pixels, preserve_color=True) - pixels
+    np.testing.assert_allclose(change, change[..., :1].repeat(3, -1), atol=1e-5)
+    assert np.abs(change).max() > 0.01
+
+
+def test_a_blend_is_between_its_parts(tiny_style, other_style, content_image):
+    def render(style):
+        return as_float(stylize(content_image, style, device="cpu", dtype="float32"))
+
+    one, two = render(tiny_style), render(other_style)
+    assert np.array_equal(render([(tiny_style, 3), (other_style, 0)]), one)
+    shares = [
+        np.abs(render([(tiny_style, 1 - w), (other_style, w)]) - one).mean()
+        for w in (0.2, 0.5, 0.8)
+    ]
+    assert 0 < shares[0] < shares[1] < shares[2] < np.abs(two - one).max()
+
+
+def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):
+    torch.manual_seed(9)
+    network = StyleNetwork((4, 4, 4), (0, 0))
+    path = tmp_path / "foreign.safetensors"
+    save_style(path, network.new_style(), network, StyleInfo(name="foreign"))
+    with pytest.raises(ValueError, match="tiny and foreign"):
+        Stylizer([(tiny_style, 1), (path, 1)])
+
+
+def test_memory_limit_and_tile_size_do_not_change_the_result(stylizer):
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    whole = stylizer.render(pixels, tile_size=1024).astype(int)
+    for options in ({"tile_size": 256}, {"memory_limit": 10**8}):
+        tiled = stylizer.render(pixels, **options)
+        assert np.abs(tiled - whole).max() <= 1
+
+
+def test_a_memory_limit_below_the_smallest_tile_names_what_is_needed(stylizer):
+    with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit=10**6)
+
+
+def test_out_receives_the_result(stylizer):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    out = np.empty_like(pixels)
+    assert stylizer.render(pixels, out=out) is out
+    assert np.array_equal(out, stylizer.render(pixels))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": 1.5}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"style_scale": 0}, "style_scale"),
+        ({"tile_size": 7}, "tile_size"),
+        ({"mask": np.full((2, 2), 7.0)}, "mask"),
+        ({"out": np.zeros((1, 1, 3), np.uint8)}, "out"),
+    ],
+)
+def test_misuse_names_the_value(stylizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+@pytest.mark.parametrize("weights", [(-1, 2), (0, 0), (float("nan"), 1)])
+def test_weights_that_make_no_blend_are_refused(tiny_style, weights):
+    with pytest.raises(ValueError, match="weights"):
+        Stylizer([(tiny_style, weight) for weight in weights])
+
+
+def test_a_device_that_is_not_there_is_an_error(tiny_style):
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(DeviceError, match="use"):
+            Stylizer(tiny_style, device=device)
+
+
+def test_a_dtype_that_cannot_compute_is_refused(tiny_style):
+    with pytest.raises(ValueError, match="dtype"):
+        Stylizer(tiny_style, dtype="int8")
+
+
+def test_an_unknown_style_is_an_error():
+    with pytest.raises(StyleNotFoundError):
+        stylize(Image.new("RGB", (8, 8)), "no-such-style")
+
+
+def test_a_file_keeps_its_depth_and_says_how_it_was_made(tiny_style, tmp_path):
+    src, dst = tmp_path / "in.png", tmp_path / "out.png"
+    ramp = np.linspace(0, 65535, 64 * 48, dtype=np.uint16).reshape(48, 64)
+    Image.fromarray(ramp).save(src)
+    stylize_file(src, dst, tiny_style, strength=0.5, device="cpu")
+    with Image.open(dst) as out:
+        assert out.mode == "I;16"
+        assert out.size == (64, 48)
+        note = " ".join(map(str, out.info.values()))
+    assert "tiny" in note
+    assert "0.5" in note
+
+
+def test_a_file_is_not_replaced_unless_told(tiny_style, tmp_path, content_image):
+    path = tmp_path / "in.png"
+    content_image.save(path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="overwrit"):
+        stylize_file(path, path, tiny_style)
+    assert path.read_bytes() == before
+    stylize_file(path, path, tiny_style, overwrite=True, device="cpu")
+    assert path.read_bytes() != before
+
+
+def test_bundled_styles_all_render(content_image):
+    for info in styleplug.list_styles():
+        out = stylize(content_image, info.name, device="cpu")
+        assert out.tobytes() != content_image.tobytes()

@@ -1,0 +1,139 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from styleplug.engine import stylize
+from styleplug.errors import TrainingError
+from styleplug.networks import load_style, load_trunk, save_style
+from styleplug.style import read_info
+from styleplug.training import loop
+from styleplug.training.loop import TrainConfig, _deal, _one_cycle, train
+
+QUICK = TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
+
+
+@pytest.fixture(scope="session")
+def trained(artwork, photographs, vgg, tmp_path_factory):
+    """A trunk of four steps, its style, its checkpoint and its sheet."""
+    out = tmp_path_factory.mktemp("trained")
+    (style,) = train(
+        [artwork],
+        photographs,
+        vgg,
+        out,
+        config=QUICK,
+        about={artwork.name: {"name": "stripes", "title": "Stripes"}},
+        checkpoint=out / "run.ckpt",
+        sheet=out / "sheet.png",
+        command="styleplug train my_stripes.png",
+    )
+    return style
+
+
+def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
+    info = read_info(trained)
+    assert trained.name == "stripes.safetensors"
+    assert info.title == "Stripes"
+    assert info.training["command"] == "styleplug train my_stripes.png"
+    assert info.training["seed"] == 1
+    assert info.training["loss_network"] == "vgg19.safetensors"
+    assert info.base_size == 64
+    trunk = trained.with_name("trunk.safetensors")
+    assert read_info(trunk).trunk == info.trunk
+    with Image.open(trained.with_name("sheet.png")) as sheet:
+        assert sheet.size == (4 * 384, 2 * 384)
+
+
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    def run(out, checkpoint):
+        paths = train(
+            [artwork], photographs, vgg, out, config=QUICK, checkpoint=checkpoint
+        )
+        return load_trunk(out / "trunk.safetensors").state_dict(), paths
+
+    class Killed(Exception):
+        pass
+
+    checkpoint = tmp_path / "run.ckpt"
+    half = tmp_path / "half.ckpt"
+    crops = loop.Photographs.crops
+
+    def killed_at_third(self, count, size, scales, rng):
+        if rng.initial_seed() == 1 * 1_000_003 + 2 + 1:
+            raise Killed
+        return crops(self, count, size, scales, rng)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_SAVE_EVERY", 0.0)
+        patch.setattr(loop.Photographs, "crops", killed_at_third)
+        with pytest.raises(Killed):
+            run(tmp_path / "a", checkpoint)
+    checkpoint.rename(half)
+    resumed, _ = run(tmp_path / "b", half)
+    reference = load_trunk(trained.with_name("trunk.safetensors")).state_dict()
+    for name, tensor in reference.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="another training"):
+        train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            config=dataclasses.replace(QUICK, seed=2),
+            checkpoint=trained.with_name("run.ckpt"),
+        )
+
+
+def test_a_damaged_checkpoint_is_refused(artwork, photographs, vgg, tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    checkpoint.write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="damaged"):
+        train([artwork], photographs, vgg, tmp_path, checkpoint=checkpoint)
+
+
+def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
+    trained, artwork, photographs, vgg, tmp_path, caplog
+):
+    trunk = trained.with_name("trunk.safetensors")
+    config = dataclasses.replace(QUICK, steps=30, learning_rate=1e-2)
+    with caplog.at_level("INFO"):
+        (style,) = train(
+            [artwork], photographs, vgg, tmp_path, config=config, trunk=trunk
+        )
+    assert style.name == "my-stripes-1.safetensors"
+    loaded = read_info(style)
+    assert loaded.trunk == read_info(trunk).trunk
+    assert not loaded.self_contained
+    assert style.stat().st_size < 10_000
+
+
+def test_each_round_deals_every_style_once():
+    config = TrainConfig(batch_size=4)
+    dealt = torch.cat([_deal(6, config, step) for step in range(3)])
+    assert sorted(dealt[:6].tolist()) == sorted(dealt[6:].tolist()) == list(range(6))
+
+
+def test_the_learning_rate_warms_up_and_ends_near_0():
+    rates = [_one_cycle(step / 1000) for step in range(1001)]
+    assert rates[0] < 0.05
+    assert max(rates) == pytest.approx(1)
+    assert rates.index(max(rates)) == 50
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_a_trained_style_renders(trained, content_image, tmp_path):
+    trunk = load_trunk(trained.with_name("trunk.safetensors"))
+    path = tmp_path / "whole.safetensors"
+    save_style(path, load_file(trained)["style"], trunk, read_info(trained))
+    assert load_style(path).info.self_contained
+    assert stylize(content_image, path, device="cpu").size == content_image.size
