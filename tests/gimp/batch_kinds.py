@@ -1,0 +1,145 @@
+"""Where the result goes, and what is refused."""
+
+import sys
+
+from gi.repository import Gegl, Gimp
+from in_gimp import Notes, floats, make, native, select_softly, stylize
+
+notes = Notes(sys.argv[1])
+
+
+def refused(name, image, *drawables, watched=None, **arguments):
+    before = native(watched) if watched else b""
+    status = stylize(image, *drawables, **arguments)
+    same = before == (native(watched) if watched else b"")
+    notes[name] = {"status": status, "same": same, "layers": len(image.get_layers())}
+    image.delete()
+
+
+image, layer = make()
+refused("two-layers", image, layer, layer, watched=layer)
+image, layer = make()
+refused("no-layer", image, watched=layer)
+image, layer = make()
+mask = layer.create_mask(Gimp.AddMaskType.WHITE)
+layer.add_mask(mask)
+refused("layer-mask", image, mask, watched=mask)
+image, layer = make()
+channel = Gimp.Channel.new(image, "c", 48, 40, 50, Gegl.Color.new("red"))
+image.insert_channel(channel, None, 0)
+refused("channel", image, channel, watched=channel)
+image, layer = make()
+image.convert_indexed(
+    Gimp.ConvertDitherType.NONE, Gimp.ConvertPaletteType.GENERATE, 8, False, False, ""
+)
+refused("indexed", image, layer, watched=layer)
+image, layer = make()
+layer.set_lock_content(True)
+refused("locked", image, layer, watched=layer)
+image, layer = make(layer_size=(10, 10), offsets=(30, 30))
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 0, 0, 10, 10)
+refused("beside", image, layer, watched=layer)
+image, layer = make()
+refused("unknown-style", image, layer, watched=layer, style="unheard-of")
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+refused("group", image, group, watched=layer)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+group.set_lock_content(True)
+refused("locked-group", image, layer, watched=layer)
+
+
+def new_layer(name, image, layer, **arguments):
+    before = native(layer)
+    entry = {"status": stylize(image, layer, output="new-layer", **arguments)}
+    parent = layer.get_parent()
+    siblings = parent.get_children() if parent else image.get_layers()
+    position = image.get_item_position(layer)
+    new = siblings[position - 1]
+    entry |= {
+        "same": native(layer) == before,
+        "siblings": len(siblings),
+        "above": position == 1,
+        "name": new.get_name(),
+        "offsets": [list(item.get_offsets()[1:]) for item in (layer, new)],
+        "size": [new.get_width(), new.get_height()],
+        "opacity": [item.get_opacity() for item in (layer, new)],
+        "masks": [item.get_mask() is not None for item in (layer, new)],
+        "before": notes.keep(floats(layer)),
+        "after": notes.keep(floats(new)),
+    }
+    image.delete()
+    notes[name] = entry
+
+
+image, layer = make(layer_size=(30, 20), offsets=(5, 4))
+new_layer("new", image, layer)
+image, layer = make()
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
+new_layer("new-selected", image, layer)
+image, layer = make(alpha=False)
+select_softly(image)
+new_layer("new-no-alpha", image, layer)
+image, layer = make()
+mask = layer.create_mask(Gimp.AddMaskType.BLACK)
+layer.add_mask(mask)
+layer.set_opacity(60)
+new_layer("new-masked", image, layer)
+image, layer = make()
+layer.set_lock_content(True)
+layer.set_lock_alpha(True)
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
+new_layer("new-locked", image, layer)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+new_layer("new-of-group", image, group)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+new_layer("new-in-group", image, layer)
+
+
+def changed(name, image, layer, **arguments):
+    before = floats(layer)
+    status = stylize(image, layer, **arguments)
+    notes[name] = {
+        "status": status,
+        "before": notes.keep(before),
+        "after": notes.keep(floats(layer)),
+    }
+    image.delete()
+
+
+image, layer = make()
+changed("default-style", image, layer, style="")
+image, layer = make()
+changed("half", image, layer, strength=0.5)
+image, layer = make()
+layer.set_visible(False)
+changed("invisible", image, layer)
+image, layer = make()
+layer.set_lock_alpha(True)
+changed("locked-alpha", image, layer)
+image, layer = make()
+layer.add_mask(layer.create_mask(Gimp.AddMaskType.BLACK))
+changed("masked", image, layer)
+if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
+    image, layer = make()
+    path = Gimp.Path.new(image, "path")
+    image.insert_path(path, None, 0)
+    path.bezier_stroke_new_ellipse(20, 20, 10, 10, 0)
+    vector = Gimp.VectorLayer.new(image, path)
+    image.insert_layer(vector, None, 0)
+    vector.refresh()
+    refused("vector", image, vector, watched=vector)
+
+notes["version"] = Gimp.version()
+notes.save()

@@ -1,0 +1,124 @@
+"""What the plug-in refuses, and where its result goes, in a real GIMP."""
+
+import numpy as np
+import pytest
+from harness import require_gimp, run_gimp
+
+pytestmark = pytest.mark.gimp
+
+DONE = [3, ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.fixture(scope="module")
+def notes(folder):
+    require_gimp()
+    return run_gimp(folder, "batch_kinds.py", folder)
+
+
+def pixels(folder, entry, which):
+    return np.fromfile(folder / entry[which], "<f4").reshape(-1, 4)
+
+
+def inverted(before):
+    return np.concatenate([1 - before[:, :3], before[:, 3:]], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("two-layers", "exactly one"),
+        ("no-layer", "exactly one"),
+        ("layer-mask", "mask"),
+        ("channel", "channel"),
+        ("indexed", "Image > Mode > RGB"),
+        ("locked", "locked"),
+        ("locked-group", "locked"),
+        ("beside", "do not overlap"),
+        ("unknown-style", "unheard-of"),
+        ("group", "New layer above"),
+        ("vector", "New layer above"),
+    ],
+)
+def test_refusals_have_a_sentence_and_change_nothing(notes, case, words):
+    if case == "vector" and notes["version"].startswith("3.0"):
+        return  # there are no vector layers yet
+    status, message = notes[case]["status"]
+    assert status in (0, 1)
+    assert words in message
+    assert notes[case]["same"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("new", "new-selected", "new-no-alpha", "new-masked", "new-locked"),
+        *("new-of-group", "new-in-group"),
+    ],
+)
+def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
+    entry = notes[case]
+    assert entry["status"] == DONE
+    assert entry["same"]
+    assert entry["above"]
+    assert entry["siblings"] == 2
+    assert entry["name"].endswith("stylized")
+    assert entry["offsets"][0] == entry["offsets"][1]
+    assert entry["opacity"][0] == entry["opacity"][1]
+    assert entry["masks"][0] == entry["masks"][1]
+
+
+@pytest.mark.parametrize("case", ["new", "new-masked", "new-of-group", "new-in-group"])
+def test_a_new_layer_holds_the_whole_result(notes, folder, case):
+    entry = notes[case]
+    expected = inverted(pixels(folder, entry, "before"))
+    difference = np.abs(pixels(folder, entry, "after") - expected)
+    assert difference[expected[:, 3] > 0].max() < 1e-3
+
+
+@pytest.mark.parametrize("case", ["new-selected", "new-locked"])
+def test_a_new_layer_is_transparent_where_nothing_is_selected(notes, folder, case):
+    entry = notes[case]
+    width, height = entry["size"]
+    after = pixels(folder, entry, "after").reshape(height, width, 4)
+    expected = inverted(pixels(folder, entry, "before")).reshape(height, width, 4)
+    selected = np.zeros((height, width), bool)
+    selected[10:30, 10:30] = True
+    assert not after[~selected][:, 3].any()
+    visible = selected & (expected[..., 3] > 0)
+    assert np.abs(after[visible] - expected[visible]).max() < 1e-3
+
+
+def test_a_feathered_new_layer_fades_its_alpha_not_its_colours(notes, folder):
+    entry = notes["new-no-alpha"]
+    after = pixels(folder, entry, "after")
+    expected = inverted(pixels(folder, entry, "before"))
+    soft = (after[:, 3] > 0.2) & (after[:, 3] < 0.9)
+    assert soft.sum() > 20
+    assert np.abs(after[soft, :3] - expected[soft, :3]).max() < 0.02
+
+
+@pytest.mark.parametrize("case", ["default-style", "invisible", "masked"])
+def test_ordinary_layers_are_stylized_whole(notes, folder, case):
+    entry = notes[case]
+    assert entry["status"] == DONE
+    expected = inverted(pixels(folder, entry, "before"))
+    assert np.abs(pixels(folder, entry, "after") - expected).max() < 1e-3
+
+
+def test_strength_reaches_the_worker(notes, folder):
+    entry = notes["half"]
+    assert entry["status"] == DONE
+    assert np.abs(pixels(folder, entry, "after")[:, :3] - 0.5).max() < 0.01
+
+
+def test_locked_alpha_stays(notes, folder):
+    entry = notes["locked-alpha"]
+    assert entry["status"] == DONE
+    before, after = (pixels(folder, entry, which) for which in ("before", "after"))
+    assert np.array_equal(before[:, 3], after[:, 3])
+    assert not np.array_equal(before, after)
