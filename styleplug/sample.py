@@ -57,8 +57,7 @@ def _clouded(
 ) -> Array:
     """Fractal noise in [0, 1]: each octave twice as fine and half as strong."""
     parts = [_noise(rng, cells_x * 2**i, cells_y * 2**i) / 2**i for i in range(octaves)]
-    total: Array = np.sum(parts, axis=0, dtype=np.float32)
-    return total / (2 - 2 ** (1 - octaves))
+    return sum(parts[1:], parts[0]) / (2 - 2 ** (1 - octaves))
 
 
 def _blend(below: Array, above: Array | Color, amount: Array) -> Array:
