@@ -96,7 +96,7 @@ def pull(
     repo_id: str,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> Path:
     """Return the file of the Hub style ``owner/repo[@revision]`` in the local cache.
 
@@ -104,7 +104,7 @@ def pull(
     cached style of a full commit hash costs no HTTP request; any other is looked up,
     and used as cached when the Hub cannot be reached. ``token`` opens private
     repositories; without it the one saved by ``hf auth login`` or in ``HF_TOKEN`` is
-    used. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are obeyed.
+    used, ``False`` sends none. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are obeyed.
 
     Raises :class:`StyleNotFoundError` for a repository or revision that is not there,
     :class:`InvalidStyleError` for one that holds no style, and
@@ -591,7 +591,7 @@ def _download(
     name: str,
     revision: str,
     cache_dir: str | os.PathLike[str] | None,
-    token: str | None,
+    token: str | bool | None,
 ) -> Path:
     import huggingface_hub as hf
 
