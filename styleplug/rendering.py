@@ -247,7 +247,7 @@ class Renderer:
         def paint(tile: Region) -> None:
             outer = tile.grow(self._overlap, level.bounds)
             pixels = level.read(outer)
-            x = (pixels.clamp(0, 1) + magnify(outer)).clamp_(0, 1)
+            x = magnify(outer).add(pixels.clamp(0, 1)).clamp_(0, 1)
             painted = self._run(x, forward)
             painted -= _low(painted - x, hold)
             stylized = mix(x, painted, self.strength).clamp_(0, 1)

@@ -1,0 +1,186 @@
+"""How fast styleplug is on this machine, beside what peers ship, in one run.
+
+    python benchmarks/speed.py [--style NAME] [--json FILE]
+
+Needs a quiet machine. Everything is measured interleaved and the best of several
+rounds is kept, so that the ratios hold on a noisy one as well. onnxruntime (with
+onnx and onnxscript) is measured where it is installed.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from johnson import johnson, multiply_adds
+from PIL import Image
+
+from styleplug import Stylizer
+from styleplug.style import bundled_styles
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Return (H, W, 3) uint8 with the spectrum of a photograph and some edges."""
+    rng = np.random.default_rng(0)
+    total = np.zeros((height, width, 3), np.float32)
+    for octave in range(2, 11):
+        side = 1 << octave
+        noise = rng.random((side, side, 3), np.float32) - 0.5
+        for channel in range(3):
+            layer = Image.fromarray(noise[..., channel])
+            layer = layer.resize((width, height), Image.Resampling.BICUBIC)
+            total[..., channel] += np.asarray(layer) * (1.3 / octave**1.2)
+    total += (
+        0.25
+        * (np.add.outer(np.arange(height), np.arange(width)) % 701 < 250)[..., None]
+    )
+    return (np.clip(total + 0.4, 0, 1) * 255).astype(np.uint8)
+
+
+def best(rounds: int, *calls: Callable[[], object]) -> list[float]:
+    """Return the best time of each call in seconds, the calls taking turns."""
+    for call in calls:
+        call()
+    times = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, found in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+    return [min(found) for found in times]
+
+
+def process(*arguments: str) -> Callable[[], object]:
+    """Return a call that runs Python with ``arguments`` to its end."""
+    return lambda: subprocess.run(
+        [sys.executable, *arguments], check=True, capture_output=True
+    )
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """Return the arithmetic rate of large matrix products in FLOP/s."""
+    a, b = torch.randn(2, 2048, 2048).to(dtype)
+    return 2 * 2048**3 / best(5, lambda: a @ b)[0]
+
+
+def onnx_session(network: torch.nn.Module, content: torch.Tensor) -> object | None:
+    if not all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript"))):
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "johnson.onnx"
+        torch.onnx.export(network, (content,), path, dynamo=True, verbose=False)
+        return onnxruntime.InferenceSession(path, options)
+
+
+def measure(style: str) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    pixels = photograph(1024, 1024)
+    content = torch.rand(1, 3, 1024, 1024)
+    network = johnson()
+    stylizer = Stylizer(style, device="cpu")
+    calls = [
+        lambda: stylizer.render(pixels),
+        lambda: network(content),
+    ]
+    session = onnx_session(network, content)
+    if session is not None:
+        feed = {session.get_inputs()[0].name: content.numpy()}
+        calls.append(lambda: session.run(None, feed))
+    with torch.inference_mode():
+        ours, theirs, *onnx = best(7, *calls)
+    figures["1 MP, s"] = ours
+    figures["Johnson float32 eager, times slower"] = theirs / ours
+    if onnx:
+        figures["Johnson onnxruntime, times slower"] = onnx[0] / ours
+    ours_macs = style_multiply_adds(stylizer)
+    figures["multiply-adds, Johnson / ours"] = (
+        multiply_adds(network, content) / ours_macs
+    )
+    rate = gemm_rate(stylizer.dtype)
+    figures["GEMM rate, TFLOP/s"] = rate / 1e12
+    # 1 MP is rendered at 0.25 MP and then at 1 MP.
+    figures["share of the GEMM rate"] = 2 * 1.25 * ours_macs / ours / rate
+
+    bare, lean, full, whole_help, whole_list = best(
+        7,
+        process("-c", "pass"),
+        process("-c", "import styleplug"),
+        process("-c", "import torch"),
+        process("-m", "styleplug", "--help"),
+        process("-m", "styleplug", "list"),
+    )
+    figures["import styleplug beyond python, ms"] = 1e3 * (lean - bare)
+    figures["styleplug --help, ms"] = 1e3 * whole_help
+    figures["styleplug list, ms"] = 1e3 * whole_list
+    figures["import torch, s"] = full
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (height, width) in {
+            "1 MP": (1000, 1000),
+            "24 MP": (4000, 6000),
+        }.items():
+            src, dst = Path(folder, f"{name}.jpg"), Path(folder, "out.jpg")
+            Image.fromarray(photograph(height, width)).save(src, quality=92)
+            arguments = ["-m", "styleplug", "stylize", src, "-o", dst, "--overwrite"]
+            command = process(*map(str, arguments), "--style", style)
+            whole, codec = best(2, command, lambda path=src: recode(path))
+            figures[f"{name} JPEG to JPEG, whole process, s"] = whole
+            figures[f"{name} Pillow decode and encode, s"] = codec
+    figures["1 MP process / (1.6 import torch + 1 s)"] = figures[
+        "1 MP JPEG to JPEG, whole process, s"
+    ] / (1.6 * full + 1)
+    figures["24 MP (process - import) / Pillow"] = (
+        figures["24 MP JPEG to JPEG, whole process, s"] - full
+    ) / figures["24 MP Pillow decode and encode, s"]
+    return figures
+
+
+def style_multiply_adds(stylizer: Stylizer) -> int:
+    """Return the multiply-adds of our network for one megapixel (1024 x 1024)."""
+    network = stylizer._network
+    half, quarter, eighth = 512**2, 256**2, 128**2
+    at = {
+        "enter": half,
+        "down4": quarter,
+        "down8": eighth,
+        "up4": eighth,
+        "up2": quarter,
+    }
+    total = 0
+    for name, layer in network.layers.items():
+        positions = at.get(name, eighth if "block8" in name else quarter)
+        taps = 16 if layer.resample == "up" else 9
+        total += positions * taps * layer.inputs * layer.outputs
+    return total + half * 16 * network.weights["leave"].shape[1] * 3
+
+
+def recode(path: Path) -> None:
+    with Image.open(path) as image:
+        image.convert("RGB").save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--style", default=next(iter(bundled_styles()), None))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    figures = measure(args.style)
+    for name, value in figures.items():
+        print(f"{name:45s} {value:10.3f}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
