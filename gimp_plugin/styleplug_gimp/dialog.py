@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gi
@@ -184,7 +184,8 @@ class StyleDialog:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
         self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
-        self._row_thumbnail = Thumbnail.of(image, layer, 2 * ROW_SIDE)
+        row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
+        self._row_thumbnail = replace(row, mask=None)
         self._rows: dict[str, Any] = {}
         self._rendering = self._cancelled = False
         self._dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Neural Style"))
@@ -232,8 +233,11 @@ class StyleDialog:
         other = Gtk.Button.new_with_mnemonic(_("Add a style _from elsewhere…"))
         other.connect("clicked", lambda _button: self._add_style())
 
-        self._dialog.get_scale_entry("strength", 1.0)
-        self._dialog.get_scale_entry("style-scale", 1.0).set_logarithmic(True)
+        for name in ("strength", "style-scale"):
+            entry = self._dialog.get_scale_entry(name, 1.0)
+            entry.set_digits(2)
+            entry.get_range().set_size_request(130, -1)
+        entry.set_logarithmic(True)  # half and twice are as far from 1
         controls = self._dialog.fill_box(
             "controls", ["strength", "style-scale", "preserve-color", "output"]
         )
@@ -257,7 +261,7 @@ class StyleDialog:
         self._failure = Gtk.Label(xalign=0, wrap=True, max_width_chars=80)
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
-        self._info.add_button(_("_Try again"), 1)
+        self._again = self._info.add_button(_("_Try again"), 1)
         self._info.connect("response", lambda *_args: self._try_again())
         self._failure.show()
 
@@ -279,7 +283,8 @@ class StyleDialog:
         self._dialog.set_default_size(860, 620)
 
     def _add_row(self, style: dict[str, str]) -> None:
-        image = Gtk.Image(width_request=ROW_SIDE, height_request=ROW_SIDE)
+        image = Gtk.Image.new_from_icon_name("image-loading", Gtk.IconSize.DND)
+        image.set_size_request(ROW_SIDE, ROW_SIDE)
         title = GLib.markup_escape_text(style["title"])
         by = ", ".join(filter(None, (style.get("artist"), style.get("year"))))
         label = Gtk.Label(xalign=0, ellipsize=3, use_markup=True)
@@ -370,10 +375,11 @@ class StyleDialog:
         self._rows.clear()
         for style in styles:
             self._add_row(style)
-        if not self._config.get_property("style") and styles:
+        if not self._config.get_property("style"):
             self._config.set_property("style", styles[0]["id"])
         else:
             self._changed()
+        self._list.get_selected_row().grab_focus()
 
     def _on_row_selected(self, _list: Any, row: Any) -> None:
         if row is not None and row.style_id != self._config.get_property("style"):
@@ -506,16 +512,17 @@ class StyleDialog:
             self._spinner.stop()
         self._spinner.set_visible(busy)
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, message: str, again: bool = False) -> None:
         """Say why this setting does not work; another one may."""
         self._failure.set_text(message)
+        self._again.set_visible(again)
         self._info.show()
         self._say("")
         self._dialog.set_response_sensitive(Gtk.ResponseType.OK, False)
 
     def _fail(self, message: str) -> None:
         """Say why there is no worker; only a new one may help."""
-        self._warn(message)
+        self._warn(message, again=True)
 
     def _try_again(self) -> None:
         worker = self._thread.worker

@@ -44,6 +44,8 @@ def start() -> Worker:
     try:
         config = json.loads(CONFIG.read_text(encoding="utf-8"))
         command = [str(word) for word in config["command"]]
+        if not command:
+            raise ValueError("empty command")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkerError(
             _(
@@ -125,7 +127,16 @@ class Worker:
                     "same version. Run “styleplug gimp install” again in a terminal."
                 )
             )
-        return list(reply["styles"])
+        styles = list(reply["styles"])
+        if not styles:
+            self.close()
+            raise WorkerError(
+                _(
+                    "styleplug has no style yet. "
+                    "Run “styleplug pull OWNER/NAME” in a terminal."
+                )
+            )
+        return styles
 
     def request(
         self,
@@ -298,8 +309,6 @@ def check() -> str:
     worker = start()
     try:
         styles = worker.hello()
-        if not styles:
-            raise WorkerError(_("There is no style yet: run “styleplug list”."))
         side = 64
         reply = worker.request(
             {
