@@ -290,10 +290,13 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
                 f"{path} does not name its {option}; train or convert it again with "
                 f"{field!r} in its header before it is published."
             )
-    with tempfile.TemporaryDirectory() as folder:
-        complete = Path(folder) / FILENAME
-        info = save_style(complete, loaded.vector, loaded.network, info)
-        content = complete.read_bytes()
+    if info.self_contained:
+        content = path.read_bytes()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            complete = Path(folder) / FILENAME
+            info = save_style(complete, loaded.vector, loaded.network, info)
+            content = complete.read_bytes()
     pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
     return {
         FILENAME: content,

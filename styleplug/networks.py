@@ -341,13 +341,14 @@ def save_style(
     info: StyleInfo,
     *,
     self_contained: bool = True,
+    dtype: torch.dtype = torch.float16,
 ) -> StyleInfo:
     """Write a style file, with its trunk or beside it; return ``info`` as written.
 
-    ``vector`` is (K,). The weights are rounded to float16.
+    ``vector`` is (K,). The weights are rounded to ``dtype``.
     """
-    tensors = _trunk_tensors(network) if self_contained else {}
-    tensors["style"] = vector.detach().to("cpu", torch.float16).contiguous()
+    tensors = _trunk_tensors(network, dtype) if self_contained else {}
+    tensors["style"] = vector.detach().to("cpu", dtype).contiguous()
     info = _describe(info, network)
     _write(Path(path), tensors, info)
     return info
@@ -369,9 +370,11 @@ def _describe(info: StyleInfo, network: StyleNetwork) -> StyleInfo:
     )
 
 
-def _trunk_tensors(network: StyleNetwork) -> dict[str, Tensor]:
+def _trunk_tensors(
+    network: StyleNetwork, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     return {
-        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in network.state_dict().items()
     }
 
@@ -405,20 +408,30 @@ def _build(info: StyleInfo, tensors: Mapping[str, Tensor]) -> StyleNetwork:
     """Return the network of ``info`` with ``tensors`` as its weights."""
     hyperparameters: dict[str, Any] = dict(info.network)
     name = hyperparameters.pop("name", None)
-    if name != StyleNetwork.NAME:
-        raise InvalidStyleError(
-            f"{info.path} needs the network {name!r}, which this styleplug does not "
-            "know; upgrade styleplug."
-        )
     try:
         with torch.device("meta"):
-            network = StyleNetwork(**_checked(hyperparameters))
+            if name == StyleNetwork.NAME:
+                network = StyleNetwork(**_checked(hyperparameters))
+            else:
+                network = _foreign(name, hyperparameters)
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidStyleError(
             f"{info.path} has weights that do not fit its network; download it again."
         ) from error
     return network.eval().requires_grad_(False)
+
+
+def _foreign(name: object, hyperparameters: Mapping[str, Any]) -> StyleNetwork:
+    """Return a network that ``styleplug convert`` brought along."""
+    from .foreign import ARCHITECTURES
+
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise InvalidStyleError(
+            f"The style needs the network {name!r}, which this styleplug does not "
+            "know; upgrade styleplug."
+        )
+    return ARCHITECTURES[name](**hyperparameters)
 
 
 def _checked(hyperparameters: Mapping[str, Any]) -> dict[str, list[int]]:

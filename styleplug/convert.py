@@ -1,0 +1,309 @@
+"""Old checkpoints of other projects made into style files.
+
+The only place where a pickle is read, with ``weights_only=True``: nothing in it is
+executed. The architecture is recognised by the names of the tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import InvalidStyleError
+from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
+from .images import read_picture
+from .networks import save_style
+from .style import StyleInfo
+
+Tensors = dict[str, Tensor]
+
+_STALE = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)")
+_STYLE_IMAGE_SIZE = 512
+
+
+def convert(
+    old_path: str | os.PathLike[str],
+    new_path: str | os.PathLike[str],
+    *,
+    license: str,
+    artwork: str,
+    name: str | None = None,
+    title: str = "",
+    artist: str = "",
+    year: str = "",
+    base_size: int = 512,
+    style_image: str | os.PathLike[str] | None = None,
+) -> StyleInfo:
+    """Write the checkpoint ``old_path`` as the style file ``new_path``.
+
+    Known are pytorch/examples ``fast_neural_style`` of any width, with or without
+    running statistics, the networks of rrmina/fast-neural-style-pytorch without dense
+    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. The
+    weights stay in float32. ``license`` is the licence of the weights, ``artwork``
+    says who has the rights in the artwork; ``base_size`` is the side in pixels of the
+    pictures whose strokes look right.
+
+    Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
+    of another kind, or holds more than weights.
+    """
+    old_path, new_path = Path(old_path), Path(new_path)
+    for value, parameter in ((license, "license"), (artwork, "artwork")):
+        if not value.strip():
+            raise ValueError(f"{parameter} must be said, got {value!r}")
+    tensors = _read(old_path)
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InvalidStyleError(
+                f"{old_path} has weights that are not finite (tensor {key!r}); use "
+                "another checkpoint."
+            )
+    try:
+        recipe = _recognise(tensors)
+    except (KeyError, ValueError, IndexError) as error:
+        raise _unlike(old_path, error) from error
+    if recipe is None:
+        raise InvalidStyleError(
+            f"{old_path} is no network that styleplug knows (it begins with "
+            f"{', '.join(list(tensors)[:3])}); known are fast_neural_style, rrmina's "
+            "TransformerNetwork and ResNext, and MSG-Net."
+        )
+    network = recipe.network.requires_grad_(False).eval()
+    if isinstance(network, MsgNetwork) and style_image is None:
+        raise ValueError("MSG-Net needs the style_image it is to paint like, got None")
+    try:
+        weights = {f"weights.{key}": recipe.take(key) for key in network.weights}
+        network.load_state_dict(weights, assign=True)
+        vector = recipe.vector()
+    except (KeyError, RuntimeError) as error:
+        raise _unlike(old_path, error) from error
+    if isinstance(network, MsgNetwork):
+        assert style_image is not None
+        vector = network.aim(_style_image(style_image), vector)
+    info = StyleInfo(
+        name=name or _name(new_path),
+        title=title,
+        artist=artist,
+        year=year,
+        license=license,
+        artwork=artwork,
+        base_size=base_size,
+        training={"converted_from": old_path.name},
+    )
+    return save_style(new_path, vector, network, info, dtype=torch.float32)
+
+
+def _unlike(path: Path, error: Exception) -> InvalidStyleError:
+    which = (
+        f"its tensor {error}" if isinstance(error, KeyError) else "one of its tensors"
+    )
+    return InvalidStyleError(
+        f"{path} looks like a known network, but {which} is missing or has another "
+        "shape; use another checkpoint."
+    )
+
+
+def _name(path: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "converted"
+
+
+def _read(path: Path) -> Tensors:
+    """Return the tensors of a safetensors file or a pickle, in their order."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InvalidStyleError(
+            f"{path} cannot be read ({error.strerror}); check the path."
+        ) from error
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        IndexError,
+        TypeError,
+    ) as error:
+        raise InvalidStyleError(
+            f"{path} is damaged or holds more than weights, and nothing in it is "
+            "executed; save its state_dict alone where you trust it."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise InvalidStyleError(f"{path} holds no state_dict; save one first.")
+    return {
+        str(key).removeprefix("module."): value.detach().float()
+        for key, value in content.items()
+        if isinstance(value, Tensor) and not _STALE.fullmatch(str(key))
+    }
+
+
+class _Recipe(NamedTuple):
+    """An empty network, and how it is filled from the checkpoint."""
+
+    network: ForeignNetwork
+    take: Callable[[str], Tensor]
+    """From the name of a tensor in the network to its value."""
+    vector: Callable[[], Tensor]
+    """The style vector, of MSG-Net the matrix that makes one of a style image."""
+
+
+def _norms(
+    network: JohnsonNetwork, tensors: Tensors, names: Mapping[str, str]
+) -> Callable[[], Tensor]:
+    """Return what collects scales and shifts of the instance norms ``names``."""
+
+    def vector() -> Tensor:
+        scales = [tensors[f"{names[layer]}.weight"] for layer in network.norms]
+        shifts = [tensors[f"{names[layer]}.bias"] for layer in network.norms]
+        return torch.cat([*scales, *shifts])
+
+    return vector
+
+
+def _recognise(tensors: Tensors) -> _Recipe | None:
+    if "ins.weight" in tensors:
+        return _msg_net(tensors)
+    if "deconv3.conv2d.weight" in tensors:
+        return _fast_neural_style(tensors)
+    if "ResidualBlock.0.conv1.conv_layer.weight" in tensors:
+        return _rrmina(tensors)
+    return None
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    found = [re.match(pattern, key) for key in tensors]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _fast_neural_style(tensors: Tensors) -> _Recipe:
+    widths = [len(tensors[f"conv{i}.conv2d.weight"]) for i in (1, 2, 3)]
+    blocks = _count(tensors, r"res(\d+)\.") - 1
+    layers = {"enter": "conv1", "down2": "conv2", "down4": "conv3"}
+    layers |= {"up2": "deconv1", "up1": "deconv2", "leave": "deconv3"}
+    norms = {"enter": "in1", "down2": "in2", "down4": "in3", "up2": "in4", "up1": "in5"}
+    for i in range(blocks):
+        for j in range(2):
+            layers[f"block{i}_{j}"] = f"res{i + 1}.conv{j + 1}"
+            norms[f"block{i}_{j}"] = f"res{i + 1}.in{j + 1}"
+
+    def take(key: str) -> Tensor:
+        layer, kind = key.rsplit("_", 1)
+        tensor = tensors[f"{layers[layer]}.conv2d.{kind}"]
+        return _in_our_range(layer, kind, tensor, bgr=False)
+
+    network = JohnsonNetwork(widths, blocks, bottleneck=widths[-1])
+    return _Recipe(network, take, _norms(network, tensors, norms))
+
+
+def _rrmina(tensors: Tensors) -> _Recipe:
+    """rrmina/fast-neural-style-pytorch: BGR, as OpenCV reads.
+
+    TransformerNetwork ends in ``150 * tanh``, its successors do not. The tensors of
+    TransformerNetworkV2, whose blocks are pre-activated, are told by their order.
+    """
+    layers = {"enter": "ConvBlock.0", "down2": "ConvBlock.2", "down4": "ConvBlock.4"}
+    layers |= {"up2": "DeconvBlock.0", "up1": "DeconvBlock.2", "leave": "DeconvBlock.4"}
+    first = "ResidualBlock.0.conv1"
+    kernels = [
+        tensors[f"ResidualBlock.0.conv{j + 1}.conv_layer.weight"].shape[-1]
+        for j in range(_count(tensors, r"ResidualBlock\.0\.conv(\d+)\.") - 1)
+    ]
+    blocks = _count(tensors, r"ResidualBlock\.(\d+)\.")
+    for i in range(blocks):
+        for j in range(len(kernels)):
+            layers[f"block{i}_{j}"] = f"ResidualBlock.{i}.conv{j + 1}"
+    keys = list(tensors)
+    preactivated = keys.index(f"{first}.norm_layer.weight") < keys.index(
+        f"{first}.conv_layer.weight"
+    )
+    tanh = len(kernels) == 2 and not preactivated
+
+    def take(key: str) -> Tensor:
+        layer, kind = key.rsplit("_", 1)
+        part = "conv_transpose" if layer.startswith("up") else "conv_layer"
+        tensor = tensors[f"{layers[layer]}.{part}.{kind}"]
+        return _in_our_range(layer, kind, tensor, bgr=True, scale=1 if tanh else 255)
+
+    network = JohnsonNetwork(
+        [len(tensors[f"{layers[at]}.conv_layer.weight"]) for at in _ENCODER],
+        blocks,
+        kernels,
+        bottleneck=len(tensors[f"{first}.conv_layer.weight"]),
+        preactivated=preactivated,
+        transposed=True,
+        tanh=tanh,
+    )
+    norms = {layer: f"{name}.norm_layer" for layer, name in layers.items()}
+    return _Recipe(network, take, _norms(network, tensors, norms))
+
+
+_ENCODER = ("enter", "down2", "down4")
+
+
+def _msg_net(tensors: Tensors) -> _Recipe:
+    deep = tensors["ins.weight"].shape[-1]
+    blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 4
+    layers = {"enter": "model1.0.conv2d", "leave": f"model.{blocks + 6}.conv2d"}
+    units = {"down2": "model1.3", "down4": "model1.4"}
+    units |= {f"block{i}": f"model.{i + 2}" for i in range(blocks)}
+    units |= {"up2": f"model.{blocks + 2}", "up1": f"model.{blocks + 3}"}
+    for unit, at in units.items():
+        inner = ".conv2d" if unit.startswith("up") else ""
+        layers[f"{unit}_skip"] = f"{at}.residual_layer{inner}"
+        layers[f"{unit}_0"] = f"{at}.conv_block.2"
+        layers[f"{unit}_1"] = f"{at}.conv_block.5.conv2d"
+        layers[f"{unit}_2"] = f"{at}.conv_block.8"
+
+    def take(key: str) -> Tensor:
+        layer, kind = key.rsplit("_", 1)
+        return _in_our_range(layer, kind, tensors[f"{layers[layer]}.{kind}"], bgr=True)
+
+    network = MsgNetwork(deep // 4, blocks)
+    return _Recipe(network, take, lambda: tensors["ins.weight"].reshape(deep, deep))
+
+
+def _in_our_range(
+    layer: str, kind: str, tensor: Tensor, *, bgr: bool, scale: float = 255
+) -> Tensor:
+    """Return a tensor of a network in 0 to 255 for one in [0, 1], and RGB for BGR.
+
+    ``scale`` is by how much the last convolution is divided.
+    """
+    if layer == "enter" and kind == "weight":
+        tensor = tensor * 255
+        return tensor.flip(1) if bgr else tensor
+    if layer == "leave":
+        tensor = tensor / scale
+        return tensor.flip(0) if bgr else tensor
+    return tensor
+
+
+def _style_image(path: str | os.PathLike[str]) -> Tensor:
+    """Return the style image as MSG-Net saw it, (1, 3, 512, 512) in [0, 1]."""
+    pixels = read_picture(path).pixels
+    limit = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    image = torch.from_numpy(pixels.astype(np.float32) / limit).permute(2, 0, 1)[None]
+    size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)
+    return F.interpolate(image, size, mode="bilinear", antialias=True).clamp_(0, 1)
