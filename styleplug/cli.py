@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -24,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from .errors import InvalidImageError, StyleplugError
 
 if TYPE_CHECKING:
-    from .engine import Stylizer
     from .style import StyleInfo
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     no sense, 130 an interruption.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = _parser(arguments).parse_args(arguments)
     except SystemExit as stop:  # argparse has said why
@@ -61,19 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-_USER_ERRORS = (StyleplugError, OSError, ValueError, TypeError, MemoryError)
+_USER_ERRORS = (StyleplugError, OSError, ValueError, MemoryError)
 
 
 def _complain(error: BaseException) -> None:
-    text = "there is not enough memory" if isinstance(error, MemoryError) else error
-    print(f"styleplug: error: {' '.join(str(text).split())}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory; close other programs"
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"styleplug: error: {' '.join(text.split())}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def _notes_on_stderr() -> Iterator[None]:
     """Show what the library logs as warnings, one line each."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("styleplug: note: %(message)s"))
+    handler.setFormatter(
+        # over a progress bar that may be on the line
+        logging.Formatter(
+            "\rstyleplug: note: %(message)-60s"
+            if sys.stderr.isatty()
+            else "styleplug: note: %(message)s"
+        )
+    )
     logger = logging.getLogger("styleplug")
     logger.addHandler(handler)
     try:
@@ -98,7 +111,13 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         description="Turn photographs into paintings, on your own machine.",
         epilog="styleplug COMMAND --help tells the options of a command.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show the version",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in _COMMANDS:
         add(commands)
@@ -192,16 +211,18 @@ def _stylize(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         try:
             with _ProgressBar(source.name, i, len(jobs)) as bar:
-                if len(jobs) > 1 or target.parent == Path(output):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                stylize_file(source, target, stylizer, progress=bar, **options)
-        except (ValueError, TypeError):  # an option, and so the same for all files
+                if target != Path(output):
+                    Path(output).mkdir(parents=True, exist_ok=True)
+                size = stylize_file(source, target, stylizer, progress=bar, **options)
+        except ValueError:  # an option, and so the same for all files
             raise
         except _USER_ERRORS as error:
             _complain(error)
             failed += 1
         else:
-            _report(target, stylizer, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            pixels = f"{size[0]} x {size[1]}"
+            print(f"{target}  {pixels}  {stylizer.device}  {seconds:.2f} s", flush=True)
     return 1 if failed else 0
 
 
@@ -295,15 +316,6 @@ class _ProgressBar:
         sys.stderr.write(line)
         sys.stderr.flush()
         self._shown = line
-
-
-def _report(target: Path, stylizer: Stylizer, seconds: float) -> None:
-    from PIL import Image
-
-    with Image.open(target) as image:
-        width, height = image.size
-    size = f"{width} x {height}"
-    print(f"{target}  {size}  {stylizer.device}  {seconds:.2f} s", flush=True)
 
 
 # list, info, pull

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from . import hub
 from .errors import DeviceError, MemoryLimitError
-from .images import Picture, load_mask, read_picture, write_picture
+from .images import (
+    Picture,
+    check_destination,
+    load_mask,
+    read_picture,
+    write_picture,
+)
 from .networks import LoadedStyle, StyleNetwork, load_style
 from .rendering import SMALLEST_TILE, Canvas, Region, Renderer
 from .style import StyleInfo
@@ -296,13 +302,14 @@ def stylize_file(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     **options: Any,
-) -> None:
+) -> tuple[int, int]:
     """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
 
     Keeps EXIF (the orientation applied), ICC profile, XMP, resolution, 16-bit depth
     and alpha where the format can, and notes style and parameters in the metadata.
     ``dst`` appears whole or not at all; an existing one is replaced only with
-    ``overwrite``. ``options`` are the keywords of :meth:`Stylizer.__call__`.
+    ``overwrite``. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns
+    the (width, height) of the image.
 
     Raises what :func:`stylize` raises, and ``FileExistsError``.
     """
@@ -310,6 +317,7 @@ def stylize_file(
         raise FileExistsError(
             f"{dst} is there already; allow overwriting, or name another file."
         )
+    check_destination(dst)
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     picture = read_picture(src, **limits)
     if not isinstance(style, Stylizer):
@@ -317,6 +325,7 @@ def stylize_file(
     pixels = style.render(picture.pixels, **options)
     provenance = style.provenance(**options)
     write_picture(picture, pixels, dst, provenance=provenance)
+    return picture.size
 
 
 def _finish(

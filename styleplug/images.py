@@ -652,7 +652,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     _format_of(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{path} cannot be written: the folder {path.parent} does not exist; "
+            f"{path} cannot be written: there is no folder {path.parent}; "
             "create it first."
         )
     if path.is_dir():

@@ -56,8 +56,13 @@ def _clouded(
     rng: np.random.Generator, cells_x: float, cells_y: float, octaves: int
 ) -> Array:
     """Fractal noise in [0, 1]: each octave twice as fine and half as strong."""
-    parts = [_noise(rng, cells_x * 2**i, cells_y * 2**i) / 2**i for i in range(octaves)]
-    return sum(parts[1:], parts[0]) / (2 - 2 ** (1 - octaves))
+    full = 2 - 2 ** (1 - octaves)
+    parts = [
+        _noise(rng, cells_x * 2**i, cells_y * 2**i) / (full * 2**i)
+        for i in range(octaves)
+    ]
+    total: Array = sum(parts[1:], parts[0])
+    return total
 
 
 def _blend(below: Array, above: Array | Color, amount: Array) -> Array:

@@ -1,0 +1,519 @@
+"""The command line: what it does, and one clear sentence for every mistake."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from safetensors.numpy import load_file, save_file
+
+from styleplug.cli import main
+from styleplug.engine import Stylizer, stylize, stylize_file
+from tests.conftest import require
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, content_image: Image.Image) -> Path:
+    path = tmp_path / "photo.png"
+    content_image.save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, content_image: Image.Image) -> Path:
+    """Two images, and things that are none."""
+    path = tmp_path / "photos"
+    path.mkdir()
+    content_image.save(path / "a.jpg")
+    content_image.convert("L").save(path / "b.PNG")
+    (path / "notes.txt").write_text("no image")
+    (path / ".hidden.png").write_text("no image")
+    (path / "deeper").mkdir()
+    return path
+
+
+def fails(
+    capsys: pytest.CaptureFixture[str], *argv: str | Path, expect: str, code: int = 1
+) -> None:
+    """Assert that the command ends with the code and one matching line on stderr."""
+    assert main([str(arg) for arg in argv]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    errors = [line for line in err.splitlines() if "note:" not in line]
+    assert len(errors) == 1, err
+    assert re.match(rf"styleplug: error: .*{expect}", errors[0]), errors[0]
+
+
+def test_a_file_is_stylized_and_reported(
+    photo: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jpg"
+    argv = ["stylize", str(photo), "-o", str(out), "--style", str(tiny_style)]
+    assert main([*argv, "--device", "cpu"]) == 0
+    printed, err = capsys.readouterr()
+    line = rf"{re.escape(str(out))}  96 x 64  cpu  \d+\.\d\d s\n"
+    assert re.fullmatch(line, printed)
+    assert err == ""
+    with Image.open(out) as result:
+        assert result.size == (96, 64)
+        software = result.getexif()[ExifTags.Base.Software]
+    assert json.loads(software.split(" ", 2)[2])["style"] == "tiny"
+
+
+def test_options_reach_the_api(
+    photo: Path, tiny_style: Path, tmp_path: Path, content_image: Image.Image
+) -> None:
+    mask = tmp_path / "mask.png"
+    Image.new("L", (96, 64), 128).save(mask)
+    options = "--strength 0.5 --style-scale 2 --preserve-color --dtype float32"
+    argv = ["stylize", str(photo), "-o", str(tmp_path / "out.png")]
+    argv += ["--style", str(tiny_style), "--device", "cpu", *options.split()]
+    assert main([*argv, "--mask", str(mask), "--memory", "1G"]) == 0
+    expected = stylize(
+        content_image,
+        tiny_style,
+        strength=0.5,
+        style_scale=2,
+        preserve_color=True,
+        dtype="float32",
+        device="cpu",
+        mask=mask,
+    )
+    with Image.open(tmp_path / "out.png") as result:
+        assert result.tobytes() == expected.tobytes()
+
+
+def test_every_option_is_a_parameter_of_the_api(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stylize", "--help"]) == 0
+    options = set(
+        re.findall(r"^  (?:-o OUT, )?--([a-z-]+)", capsys.readouterr().out, re.M)
+    )
+    renamed = {"output": "dst", "memory": "memory_limit"}
+    names = {renamed.get(o, o.replace("-", "_")) for o in options}
+    functions = (stylize_file, Stylizer.__call__)
+    parameters = {p for f in functions for p in inspect.signature(f).parameters}
+    assert names <= parameters
+
+
+def test_styles_are_blended_by_weight(
+    photo: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    blend = ["--style", f"{tiny_style}:0.6", "--style", f"{tiny_style}:0.4"]
+    assert main(["stylize", str(photo), "-o", str(out), *blend]) == 0
+    with Image.open(out) as result:
+        assert "tiny:0.60 + tiny:0.40" in result.info["Software"]
+
+
+def test_a_folder_becomes_a_folder(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "paintings"
+    assert (
+        main(["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]) == 0
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with Image.open(out / "b.PNG") as result:
+        assert result.mode == "L"
+
+
+def test_a_file_goes_into_a_folder_that_is_there(
+    photo: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert (
+        main(["stylize", str(photo), "-o", str(out), "--style", str(tiny_style)]) == 0
+    )
+    assert [path.name for path in out.iterdir()] == ["photo.png"]
+
+
+def test_a_format_that_cannot_be_written_becomes_png(
+    photo: Path, tiny_style: Path, tmp_path: Path, content_image: Image.Image
+) -> None:
+    content_image.save(tmp_path / "old.pcx")
+    out = tmp_path / "out"
+    argv = ["stylize", str(photo), str(tmp_path / "old.pcx"), "-o", str(out)]
+    assert main([*argv, "--style", str(tiny_style)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["old.png", "photo.png"]
+
+
+def test_one_failing_file_does_not_stop_the_others(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "aa.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert (
+        main(["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]) == 1
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG"]
+    printed, err = capsys.readouterr()
+    assert len(printed.splitlines()) == 2
+    assert re.fullmatch(r"styleplug: error: .*aa\.jpg is empty.*\n", err)
+
+
+def test_two_inputs_of_one_name_are_told_apart(
+    photo: Path, folder: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photo, folder / "photo.png")
+    out = tmp_path / "out"
+    argv = ["stylize", str(photo), str(folder / "photo.png"), "-o", str(out)]
+    assert main([*argv, "--style", str(tiny_style)]) == 1
+    assert [path.name for path in out.iterdir()] == ["photo.png"]
+
+
+# Bad input: one sentence, exit code 1, nothing written, nothing lost
+
+
+def png_header(width: int, height: int) -> bytes:
+    data = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT5\xaf\x06\x1e"
+
+
+def truncated_jpeg() -> bytes:
+    data = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(data, "JPEG")
+    return data.getvalue()[:-400]
+
+
+@pytest.mark.parametrize(
+    ("data", "expect"),
+    [
+        pytest.param(b"hello" * 100, r"bad\.jpg is not an image", id="not-an-image"),
+        pytest.param(truncated_jpeg(), r"bad\.jpg is damaged", id="truncated"),
+        pytest.param(b"", r"bad\.jpg is empty", id="zero-bytes"),
+        pytest.param(
+            png_header(50000, 50000), r"2500 megapixels .* max_pixels", id="bomb"
+        ),
+    ],
+)
+def test_a_bad_image_is_told(
+    data: bytes,
+    expect: str,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(data)
+    out = tmp_path / "out.png"
+    fails(capsys, "stylize", bad, "-o", out, "--style", tiny_style, expect=expect)
+    assert list(tmp_path.iterdir()) == [bad]
+    assert bad.read_bytes() == data
+
+
+def test_a_missing_image_and_a_folder_without_images_are_told(
+    tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = ("--style", tiny_style)
+    missing = tmp_path / "missing.jpg"
+    fails(
+        capsys,
+        "stylize",
+        missing,
+        "-o",
+        tmp_path / "o.png",
+        *style,
+        expect=".*not exist",
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    out = tmp_path / "out"
+    fails(capsys, "stylize", empty, "-o", out, *style, expect=".*holds no images")
+    assert not out.exists()
+
+
+def damage(style: Path, kind: str) -> None:
+    """Damage a style file in one way."""
+    data = style.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+    tensors = load_file(style)
+    if kind == "truncated":
+        style.write_bytes(data[:-100])
+    elif kind == "nan":
+        tensors["style"][3] = np.nan
+        save_file(tensors, style, metadata)
+    elif kind == "shapes":
+        tensors["style"] = tensors["style"][:-2].copy()
+        save_file(tensors, style, metadata)
+    elif kind == "header":
+        save_file(tensors, style)
+    elif kind == "pickle":
+        style.write_bytes(b"\x80\x04\x95" + data[:200])
+    elif kind == "empty":
+        style.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "nan", "shapes", "header", "pickle", "empty"]
+)
+def test_a_bad_style_file_is_told(
+    kind: str,
+    photo: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    style = tmp_path / "bad.safetensors"
+    shutil.copy(tiny_style, style)
+    damage(style, kind)
+    out = tmp_path / "out.png"
+    fails(
+        capsys,
+        "stylize",
+        photo,
+        "-o",
+        out,
+        "--style",
+        style,
+        expect=".*bad.safetensors",
+    )
+    assert not out.exists()
+
+
+def test_an_unknown_style_is_told(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.png"
+    argv = ("stylize", photo, "-o", out, "--style", "no-such-style")
+    fails(capsys, *argv, expect="There is no style 'no-such-style'.*styleplug list")
+
+
+@pytest.mark.parametrize(
+    ("option", "expect"),
+    [
+        ("--strength 1.5", "strength .*1.5"),
+        ("--strength nan", "strength .*nan"),
+        ("--style-scale 9", "style_scale .*9"),
+        ("--device cuda:99", "cuda:99"),
+        ("--device gpu", "gpu"),
+        ("--dtype int8", "dtype .*int8"),
+        ("--tile-size 0", "tile_size .*0"),
+        ("--memory 1M", "1 MB .*at least"),
+    ],
+)
+def test_a_bad_value_names_itself(
+    option: str,
+    expect: str,
+    folder: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.png"
+    argv = ("stylize", folder / "a.jpg", "-o", out, "--style", tiny_style)
+    fails(capsys, *argv, *option.split(), expect=expect)
+    assert not out.exists()
+
+
+def test_a_mask_of_another_size_is_resized_with_a_note(
+    photo: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = tmp_path / "mask.png"
+    Image.new("L", (10, 10)).save(mask)
+    out = tmp_path / "out.png"
+    argv = ["stylize", str(photo), "-o", str(out), "--style", str(tiny_style)]
+    assert main([*argv, "--mask", str(mask)]) == 0
+    assert "styleplug: note: The mask of 10 x 10" in capsys.readouterr().err
+    with Image.open(out) as result, Image.open(photo) as before:
+        assert result.tobytes() == before.tobytes()
+
+
+def test_a_garbage_mask_is_told(
+    photo: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_text("no image")
+    argv = ("stylize", photo, "-o", tmp_path / "out.png", "--style", tiny_style)
+    fails(capsys, *argv, "--mask", mask, expect=r".*mask\.png is not an image")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_file_is_not_overwritten_unless_told(
+    photo: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = photo.read_bytes()
+    argv = ("stylize", photo, "-o", photo, "--style", tiny_style)
+    fails(capsys, *argv, expect=r".*photo\.png is there already")
+    assert photo.read_bytes() == before
+    assert main([*map(str, argv), "--overwrite"]) == 0
+    assert photo.read_bytes() != before
+
+
+def test_destinations_that_cannot_be_written_are_told(
+    photo: Path, folder: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = ("--style", tiny_style)
+    out = photo.parent / "missing" / "out.png"
+    fails(capsys, "stylize", photo, "-o", out, *style, expect=".*there is no folder")
+    out = photo.parent / "out.xyz"
+    fails(capsys, "stylize", photo, "-o", out, *style, expect=r".*use one of \.jpg")
+    fails(capsys, "stylize", folder, "-o", photo, *style, expect=".*is a file")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_folder_without_permission_is_told(
+    photo: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):  # root may write anywhere but there
+        locked = Path("/proc")
+    require(locked.is_dir(), "root needs a /proc for this test")
+    argv = ("stylize", photo, "-o", locked / "out.png", "--style", tiny_style)
+    fails(capsys, *argv, expect=r".*out\.png cannot be written")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["paint"],
+        ["stylize"],
+        ["stylize", "a.jpg", "-o", "b.jpg"],
+        ["stylize", "a.jpg", "-o", "b.jpg", "--style", "x", "--strength", "strong"],
+        ["stylize", "a.jpg", "-o", "b.jpg", "--style", "x", "--memory", "much"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_line_without_sense_exits_with_2(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert "usage: styleplug" in capsys.readouterr().err
+
+
+# Interruption, in a process of its own
+
+
+def command(*argv: str | Path, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "styleplug", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_leaves_whole_files_and_exits_with_130(
+    folder: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    Image.effect_noise((700, 700), 60).save(folder / "a.png", compress_level=1)
+    for i in range(40):
+        shutil.copy(folder / "a.png", folder / f"c{i}.png")
+    out = tmp_path / "out"
+    with command("stylize", folder, "-o", out, "--style", tiny_style) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "styleplug: stopped\n"
+    written = list(out.iterdir())
+    assert 0 < len(written) < 43
+    for path in written:
+        with Image.open(path) as image:
+            image.load()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX resource limits")
+def test_a_full_disk_leaves_nothing_behind(
+    photo: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    import resource
+
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"precious")
+    argv = ("stylize", photo, "-o", out, "--style", tiny_style, "--overwrite")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # noqa: E731
+    with command(*argv, preexec_fn=limit) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(r"styleplug: error: .*out\.tif cannot be written: .*\n", err)
+    assert out.read_bytes() == b"precious"
+    assert sorted(tmp_path.iterdir()) == [out, photo]
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+    with command("sample", tmp_path / "scene.png") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+# The other commands
+
+
+def test_sample_draws_the_scene(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scene.png"
+    assert main(["sample", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    with Image.open(path) as scene:
+        assert scene.size == (960, 640)
+
+
+def test_info_tells_what_the_style_says(
+    tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(tiny_style)]) == 0
+    assert re.search(r"^artist +Nobody$", capsys.readouterr().out, re.M)
+    assert main(["info", str(tiny_style), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["id"], info["title"]) == ("tiny", "Tiny")
+
+
+def test_info_of_an_unknown_style_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, "info", "no-such-style", expect="There is no style")
+
+
+def test_list_shows_every_style(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    styles = json.loads(capsys.readouterr().out)
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [style["id"] for style in styles]
+
+
+def test_pull_offline_says_why_for_every_style(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pull", "owner/one", "owner/two", "nonsense"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line[:17] for line in err.splitlines()] == ["styleplug: error:"] * 3
+
+
+def test_train_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "--content" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"styleplug \S+\n", capsys.readouterr().out)
