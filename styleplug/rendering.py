@@ -196,29 +196,30 @@ class Renderer:
         magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
         hold = _LARGEST_HOLD if levels[-1].bounds.height > 2 * base[0] else 2
         for level in reversed(levels[1:]):
-            changes = Canvas(
-                torch.empty(level.pixels.shape, dtype=torch.float16), self.device
-            )
-
-            def keep(region: Region, pixels: Tensor, stylized: Tensor) -> None:
-                changes.write(region, stylized - pixels)  # noqa: B023
-
-            self._paint_level(level, magnify, hold, keep)
-            magnify, hold = _Octave(changes), 2
+            stylized = self._blank(level.bounds, content)
+            self._paint_level(level, magnify, hold, _keep_in(stylized))
+            magnify, hold = _Octave(level, stylized), 2
         self._paint_level(content, magnify, hold, emit)
 
     def _halve(self, canvas: Canvas) -> Canvas:
-        """Return the image at half size, kept in as many bytes where that is one."""
-        height, width = canvas.bounds.height, canvas.bounds.width
-        dtype = torch.uint8 if canvas.is_8bit else torch.float16
-        pixels = torch.empty((-(-height // 2), -(-width // 2), 3), dtype=dtype)
-        half = Canvas(pixels, self.device)
+        """Return the image at half size."""
+        bounds = canvas.bounds
+        half = self._blank(
+            Region(0, 0, math.ceil(bounds.height / 2), math.ceil(bounds.width / 2)),
+            canvas,
+        )
         for band in _bands(canvas.bounds):
             tensor = _average(canvas.read(band).clamp_(0, 1), 2)
             top = band.top // 2
             region = Region(top, 0, top + tensor.shape[2], tensor.shape[3])
             half.write(region, tensor)
         return half
+
+    def _blank(self, bounds: Region, like: Canvas) -> Canvas:
+        """Return a canvas to fill: 8 bits a channel where ``like`` has no more."""
+        dtype = torch.uint8 if like.is_8bit else torch.float16
+        pixels = torch.empty((bounds.height, bounds.width, 3), dtype=dtype)
+        return Canvas(pixels, self.device)
 
     def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
@@ -313,6 +314,10 @@ class Renderer:
             self._progress(min(1.0, self._done / self._work))
 
 
+def _keep_in(canvas: Canvas) -> _Emit:
+    return lambda region, _, stylized: canvas.write(region, stylized)
+
+
 class _Whole:
     """A change that is at hand in full size."""
 
@@ -324,10 +329,11 @@ class _Whole:
 
 
 class _Octave:
-    """A change of half the size, magnified region by region."""
+    """The change from content to stylized image, magnified region by region."""
 
-    def __init__(self, changes: Canvas) -> None:
-        self.changes = changes
+    def __init__(self, content: Canvas, stylized: Canvas) -> None:
+        self.content = content
+        self.stylized = stylized
 
     def __call__(self, region: Region) -> Tensor:
         half = Region(
@@ -335,10 +341,9 @@ class _Octave:
             region.left // 2,
             math.ceil(region.bottom / 2),
             math.ceil(region.right / 2),
-        ).grow(1, self.changes.bounds)
-        enlarged = F.interpolate(
-            self.changes.read(half), scale_factor=2, mode="bilinear"
-        )
+        ).grow(1, self.content.bounds)
+        change = self.stylized.read(half) - self.content.read(half).clamp_(0, 1)
+        enlarged = F.interpolate(change, scale_factor=2, mode="bilinear")
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
         return enlarged[..., top : top + region.height, left : left + region.width]
 
