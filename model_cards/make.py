@@ -1,0 +1,83 @@
+"""Make what is published with the bundled styles, and the README's pictures.
+
+    python model_cards/make.py
+
+Writes for each bundled style ``model_cards/NAME/README.md`` and ``config.json`` as
+``styleplug publish`` uploads them, with a sample picture, and ``styles.webp``. The
+pictures are of the project's own scene and of photographs that come with
+scikit-image, which has to be installed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+from styleplug import hub
+from styleplug.engine import Stylizer
+from styleplug.sample import draw_scene
+from styleplug.style import bundled_styles
+
+HERE = Path(__file__).parent
+OWNER = "styleplug"
+GAP = 6
+
+
+def photographs() -> list[Image.Image]:
+    """Return a landscape, a portrait, a pet and a still life, square."""
+    scene = draw_scene()
+    images = [scene.crop((0, 0, scene.height, scene.height))]
+    for name in ("astronaut", "chelsea", "coffee"):
+        image = Image.fromarray(getattr(skimage.data, name)())
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        images.append(image.crop((left, top, left + side, top + side)))
+    return [image.resize((640, 640), Image.Resampling.LANCZOS) for image in images]
+
+
+def mosaic(rows: Iterable[Iterable[Image.Image]], side: int) -> Image.Image:
+    """Return a sheet of pictures, each ``side`` pixels."""
+    cells = [
+        [image.resize((side, side), Image.Resampling.LANCZOS) for image in row]
+        for row in rows
+    ]
+    step = side + GAP
+    sheet = Image.new(
+        "RGB", (step * len(cells[0]) - GAP, step * len(cells) - GAP), "white"
+    )
+    for y, row in enumerate(cells):
+        for x, image in enumerate(row):
+            sheet.paste(image, (x * step, y * step))
+    return sheet
+
+
+def make_card(name: str, path: Path, pictures: list[Image.Image]) -> None:
+    folder = HERE / name
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    sample = folder / "samples" / "painted.webp"
+    mosaic([pictures], 320).save(sample, quality=80, method=6)
+    published = hub.publish(path, f"{OWNER}/{name}", samples=[sample], dry_run=True)
+    for file in ("README.md", "config.json"):
+        (folder / file).write_bytes(published.files[file])
+
+
+def main() -> None:
+    contents = photographs()
+    columns = [contents]
+    for name, path in bundled_styles().items():
+        stylizer = Stylizer(name, device="cpu")
+        painted = [stylizer(content) for content in contents]
+        make_card(name, path, painted)
+        columns.append(painted)
+    chosen = [columns[0], *columns[1:]]
+    # Each photograph in a row of its own, so that a style is a column.
+    rows = list(itertools.islice(zip(*chosen, strict=True), 4))
+    mosaic(rows, 150).save(HERE / "styles.webp", quality=72, method=6)
+
+
+if __name__ == "__main__":
+    main()

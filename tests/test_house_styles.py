@@ -1,0 +1,65 @@
+"""The bundled styles are really those artworks: measured with the loss network."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import require
+from PIL import Image
+
+from styleplug.engine import Stylizer
+from styleplug.style import bundled_styles, read_info
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+
+
+@pytest.fixture(scope="module")
+def assets() -> Path:
+    folder = Path(os.environ.get("STYLEPLUG_ASSETS", ""))
+    require(
+        (folder / "vgg").is_dir(), "set STYLEPLUG_ASSETS to the folder of the assets"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rod(assets):
+    from styleplug.training.losses import LossNetwork
+
+    (path,) = (assets / "vgg").glob("*.safetensors")
+    network = LossNetwork(path)
+    with Image.open(assets / "content" / "test" / "stata.jpg") as image:
+        pixels = np.array(image.convert("RGB").resize((384, 256)))
+    content = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    network.calibrate(content)
+    return network, content
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", bundled_styles())
+def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name):
+    from styleplug.training.data import load_artwork
+    from styleplug.training.losses import gram_matrix, style_loss
+
+    network, content = rod
+    catalogue = json.loads((CARDS / "styles.json").read_text("utf-8"))
+    (file,) = (file for file, about in catalogue.items() if about["name"] == name)
+    artwork = load_artwork(assets / "styles" / "public_domain" / file, 384)
+    with torch.inference_mode():
+        grams = {k: gram_matrix(f) for k, f in network(artwork).items()}
+        stylized = Stylizer(name, device="cpu")(content)
+        far = style_loss(network(content), grams).item()
+        near = style_loss(network(stylized), grams).item()
+    assert near < 0.4 * far
+
+
+def test_every_bundled_style_is_described_in_the_catalogue():
+    catalogue = json.loads((CARDS / "styles.json").read_text("utf-8"))
+    about = {fields["name"]: fields for fields in catalogue.values()}
+    for name, path in bundled_styles().items():
+        info = read_info(path)
+        for field, value in about[name].items():
+            assert getattr(info, field) == value
