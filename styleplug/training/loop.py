@@ -1,7 +1,7 @@
 """``styleplug train``: learn styles from artworks and photographs.
 
-    styleplug train ARTWORK... --content PHOTOS --loss-network VGG --out DIR
-    styleplug train ARTWORK... --new-trunk --content PHOTOS --loss-network VGG --out DIR
+    styleplug train ARTWORK... --content PHOTOS --out DIR
+    styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
 
 The first fits the vectors of new styles on the bundled trunk, in minutes. The second
 trains a trunk together with the styles that will share it, in an hour or more.
@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
+from .. import hub
 from ..errors import TrainingError
 from ..networks import StyleNetwork, load_trunk, mix, save_style, save_trunk
 from ..style import StyleInfo, bundled_trunk
@@ -366,7 +367,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("artworks", nargs="+", type=Path, help="the pictures whose style is learned")
     add("--content", type=Path, required=True, help="a folder of photographs")
-    add("--loss-network", type=Path, required=True, help="VGG-19 in safetensors")
+    add(
+        "--loss-network",
+        metavar="VGG",
+        help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
+    )
     add("--out", "-o", type=Path, required=True, help="folder for the style files")
     add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
@@ -397,7 +402,7 @@ def run(args: argparse.Namespace) -> int:
     train(
         folder_images(args.artworks),
         args.content,
-        args.loss_network,
+        hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network),
         args.out,
         config=TrainConfig(**fields),
         trunk=trunk,
