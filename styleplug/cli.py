@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InvalidImageError, StyleplugError
 
 if TYPE_CHECKING:
+    from . import gimp
     from .style import StyleInfo
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -440,6 +441,62 @@ def _worker(args: argparse.Namespace) -> int:
     worker.main()
 
 
+# gimp
+
+
+def _add_gimp(commands: Commands) -> None:
+    parser = commands.add_parser("gimp", help="install the filter for GIMP 3")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, run, text in (
+        ("install", _gimp_install, "put the filter Neural Style into GIMP 3"),
+        ("uninstall", _gimp_uninstall, "take it out again"),
+        ("doctor", _gimp_doctor, "find out why it is not there or does not start"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument(
+            "--profile",
+            type=Path,
+            metavar="FOLDER",
+            help="settings folder of GIMP, such as ~/.config/GIMP/3.0; else all",
+        )
+        action.set_defaults(run=run)
+
+
+def _gimp_profiles(args: argparse.Namespace) -> list[gimp.Profile] | None:
+    from . import gimp
+
+    return gimp.find_profiles(args.profile) if args.profile else None
+
+
+def _gimp_install(args: argparse.Namespace) -> int:
+    from . import gimp
+
+    for profile in gimp.install(_gimp_profiles(args)):
+        print(profile.plugin)
+    print("Start GIMP anew; Neural Style is then in Filters > Artistic.")
+    return 0
+
+
+def _gimp_uninstall(args: argparse.Namespace) -> int:
+    from . import gimp
+
+    for profile in gimp.uninstall(_gimp_profiles(args)):
+        print(profile.plugin)
+    return 0
+
+
+def _gimp_doctor(args: argparse.Namespace) -> int:
+    from . import gimp
+
+    failed = False
+    for finding in gimp.doctor(_gimp_profiles(args)):
+        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.text}", flush=True)
+        if not finding.ok:
+            print(f"     -> {finding.advice}", flush=True)
+            failed = True
+    return int(failed)
+
+
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_stylize,
     _add_list,
@@ -447,4 +504,5 @@ _COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_pull,
     _add_sample,
     _add_worker,
+    _add_gimp,
 )

@@ -50,14 +50,24 @@ class Finding:
 
 
 def find_profiles(
+    only: Path | None = None,
+    *,
     environ: Mapping[str, str] = os.environ,
     platform: str = sys.platform,
     home: Path | None = None,
 ) -> list[Profile]:
-    """Return the settings folders of GIMP 3 on this machine, newest GIMP first."""
-    if environ.get("GIMP3_DIRECTORY"):
-        return [Profile(Path(environ["GIMP3_DIRECTORY"]))]
+    """Return the settings folders of GIMP 3 on this machine, newest GIMP first.
+
+    ``only`` names one of them, or another folder that GIMP uses.
+    """
     home = home or Path.home()
+    if only is None and environ.get("GIMP3_DIRECTORY"):
+        only = Path(environ["GIMP3_DIRECTORY"])
+    if only is not None:
+        only = only.expanduser().absolute()
+        inside = {".var": "flatpak", "snap": "snap"}
+        first = only.relative_to(home).parts[:1] if home in only.parents else ()
+        return [Profile(only, inside.get("".join(first), "native"))]
     if platform == "win32":
         roots = {
             "native": Path(environ.get("APPDATA", home / "AppData/Roaming")) / "GIMP"
@@ -81,18 +91,24 @@ def find_profiles(
 
 
 def worker_command() -> list[str]:
-    """Return the command that starts the worker in this Python."""
+    """Return the command that starts the worker in this Python.
+
+    Raises :class:`StyleplugError` when styleplug is not installed in it but runs from
+    a source folder that GIMP would not find.
+    """
     # Without -s the user's own packages could shadow those of a virtual
     # environment; with it, a `pip install --user` would not be found.
     here = Path(__file__).resolve()
     in_user_site = Path(site.getusersitepackages()).resolve() in here.parents
-    return [
-        sys.executable,
-        "-u" if in_user_site else "-su",
-        "-m",
-        "styleplug",
-        "worker",
-    ]
+    flags = "-u" if in_user_site else "-su"
+    elsewhere = os.path.dirname(sys.executable)
+    ok, _ = _run([sys.executable, flags, "-c", "import styleplug"], 60, elsewhere)
+    if not ok:
+        raise StyleplugError(
+            f"styleplug is not installed in {sys.executable}; run "
+            "'pip install styleplug' there (or 'pip install -e .' in its source)."
+        )
+    return [sys.executable, flags, "-m", "styleplug", "worker"]
 
 
 def plugin_source() -> Path:
@@ -229,7 +245,9 @@ def _plugin_path(gimprc: Path) -> list[str] | None:
     return [os.path.expanduser(folder) for folder in folders.split(os.pathsep)]
 
 
-def _run(command: Sequence[str], timeout: float) -> tuple[bool, str]:
+def _run(
+    command: Sequence[str], timeout: float, folder: str | None = None
+) -> tuple[bool, str]:
     """Return whether ``command`` succeeded, and the last line it wrote."""
     try:
         process = subprocess.run(
@@ -237,6 +255,7 @@ def _run(command: Sequence[str], timeout: float) -> tuple[bool, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            cwd=folder,
             timeout=timeout,
             check=False,
         )
@@ -322,7 +341,8 @@ def _examine_worker(profile: Profile) -> Finding:
     ok, answer = _run(command, 180)
     if ok:
         return Finding(True, answer)
-    return Finding(False, f"the worker does not answer: {answer}", advice)
+    reason = answer.split(". ")[0]
+    return Finding(False, f"the worker does not answer: {reason}", advice)
 
 
 def _examine_menu(profile: Profile) -> Finding:
