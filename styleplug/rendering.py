@@ -196,9 +196,9 @@ class Renderer:
         magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
         hold = _LARGEST_HOLD if levels[-1].bounds.height > 2 * base[0] else 2
         for level in reversed(levels[1:]):
-            stylized = self._blank(level.bounds, content)
-            self._paint_level(level, magnify, hold, _keep_in(stylized))
-            magnify, hold = _Octave(level, stylized), 2
+            painted = self._blank(level.bounds, content)
+            self._paint_level(level, magnify, hold, _keep_in(painted))
+            magnify, hold = _Octave(level, painted), 2
         self._paint_level(content, magnify, hold, emit)
 
     def _halve(self, canvas: Canvas) -> Canvas:
