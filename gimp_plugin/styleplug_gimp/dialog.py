@@ -54,12 +54,12 @@ class PreviewThread(threading.Thread):
         self._stopped = False
 
     def wish(self, job: _Job) -> None:
-        """Render ``job`` next; one that is being rendered is out of date now."""
+        """Render ``job`` next; what is being rendered is out of date, or can wait."""
         with self._condition:
             self._wish = job
             self._condition.notify()
-            outdated = self._running is not None and self._running not in self._rows
-        if outdated and self.worker:
+            running = self._running
+        if running and self.worker:
             self.worker.cancel()
 
     def add_row(self, job: _Job) -> None:
@@ -532,6 +532,5 @@ class StyleDialog:
 
 
 def _device(name: str) -> str:
-    return {"cpu": _("the processor"), "mps": "Apple GPU", "xpu": "Intel GPU"}.get(
-        name.split(":")[0], _("the graphics card")
-    )
+    kind = name.split(":")[0]
+    return {"cpu": _("CPU"), "cuda": _("GPU")}.get(kind, f"GPU ({kind})")

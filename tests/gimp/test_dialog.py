@@ -1,0 +1,94 @@
+"""The dialog in a GIMP with windows, driven by keys; screenshots are looked at."""
+
+import json
+
+import numpy as np
+import pytest
+from harness import STANDIN, require_gimp, run_gimp
+from PIL import Image
+
+pytestmark = pytest.mark.gimp
+
+COLOR = (200, 120, 40)
+NEGATIVE = tuple(255 - value for value in COLOR)
+DONE, CANCELLED = [3, ""], 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("dialog")
+
+
+@pytest.fixture(scope="module")
+def notes(folder):
+    require_gimp()
+    Image.new("RGB", (400, 300), COLOR).save(folder / "plain.png")
+    return run_gimp(
+        folder,
+        "gui_dialog.py",
+        folder,
+        folder / "plain.png",
+        json.dumps(STANDIN),
+        options=("--gui", "--timeout", "280"),
+    )
+
+
+def pixels_of(folder, shot, color):
+    """How many pixels of a screenshot's dialog have ``color``."""
+    shown = np.asarray(Image.open(folder / f"{shot}.png").convert("RGB")).astype(int)
+    return int((np.abs(shown - color).max(-1) <= 2).sum())
+
+
+def test_nothing_went_wrong(notes):
+    assert notes.get("errors", []) == []
+
+
+def test_ok_stylizes_and_one_undo_takes_it_back(notes):
+    assert notes["applied"]
+    assert notes["undone"]
+
+
+def test_repeat_last_does_the_same_again(notes):
+    assert notes["repeated"]
+
+
+def test_one_undo_removes_the_new_layer(notes):
+    assert notes["layers"] == [2, 1]
+    assert notes["undone_new"]
+
+
+def test_preview_shows_the_result_and_follows_the_slider(notes, folder):
+    full = pixels_of(folder, "full", NEGATIVE)
+    assert full > 50_000
+    assert pixels_of(folder, "zero", NEGATIVE) < full / 4
+
+
+def test_escape_changes_nothing(notes):
+    assert notes["escaped"][0] == CANCELLED
+    assert notes["escaped_same"]
+
+
+def test_cancel_while_painting_leads_back_to_the_dialog(notes):
+    assert notes["still_open"]
+    assert notes["workers_after_cancel"] == 1
+    assert notes["cancelled"][0] == CANCELLED
+    assert notes["cancelled_same"]
+
+
+def test_a_lost_worker_can_be_started_again(notes):
+    assert notes["lost"] == DONE
+    assert notes["lost_applied"]
+
+
+def test_without_a_worker_the_dialog_can_only_be_closed(notes):
+    assert notes["missing_open"]
+    assert notes["missing"][0] == CANCELLED
+
+
+def test_a_group_needs_another_output(notes):
+    assert notes["group"][0] == CANCELLED
+
+
+def test_a_text_layer_is_stylized(notes):
+    assert notes["text"] == DONE
+    assert notes["text_changed"]

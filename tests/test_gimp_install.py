@@ -1,0 +1,270 @@
+"""Installing the GIMP plug-in, and the doctor's answers; no GIMP is needed."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from styleplug import StyleplugError, gimp
+from styleplug.cli import main
+
+ROOT = Path(__file__).parents[1]
+STANDIN = [sys.executable, "-u", str(ROOT / "tests" / "gimp" / "standin_worker.py")]
+
+
+@pytest.fixture
+def profile(tmp_path):
+    return gimp.Profile(tmp_path / "GIMP" / "3.0")
+
+
+def failure(profile):
+    """The first thing that the doctor finds wrong."""
+    return next(finding for finding in gimp.doctor([profile]) if not finding.ok)
+
+
+def tool(folder, name, script):
+    """Put a program called ``name`` into ``folder``."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder", "kind"),
+    [
+        ("linux", ".config/GIMP/3.0", "native"),
+        ("linux", ".var/app/org.gimp.GIMP/config/GIMP/3.2", "flatpak"),
+        ("linux", "snap/gimp/current/.config/GIMP/3.0", "snap"),
+        ("darwin", "Library/Application Support/GIMP/3.0", "native"),
+        ("win32", "AppData/Roaming/GIMP/3.2", "native"),
+    ],
+)
+def test_profiles_are_found_where_each_packaging_puts_them(
+    tmp_path, platform, folder, kind
+):
+    (tmp_path / folder).mkdir(parents=True)
+    found = gimp.find_profiles(environ={}, platform=platform, home=tmp_path)
+    assert found == [gimp.Profile(tmp_path / folder, kind)]
+
+
+def test_several_profiles_are_found_newest_first_and_no_others(tmp_path):
+    for version in ("2.10", "3.0", "3.2", "3.10", "3", "3.x"):
+        (tmp_path / "GIMP" / version).mkdir(parents=True)
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    found = gimp.find_profiles(environ=environ, platform="linux", home=tmp_path)
+    assert [profile.path.name for profile in found] == ["3.10", "3.2", "3.0"]
+
+
+def test_gimp3_directory_is_the_only_profile_then(tmp_path):
+    (tmp_path / ".config/GIMP/3.0").mkdir(parents=True)
+    environ = {"GIMP3_DIRECTORY": str(tmp_path / "mine")}
+    found = gimp.find_profiles(environ=environ, platform="linux", home=tmp_path)
+    assert found == [gimp.Profile(tmp_path / "mine")]
+
+
+def test_install_puts_an_executable_of_the_folders_name_and_the_command(profile):
+    assert gimp.install([profile], STANDIN) == [profile]
+    main_file = profile.plugin / f"{profile.plugin.name}.py"
+    assert main_file.stat().st_mode & stat.S_IXUSR
+    assert main_file.read_text().startswith("#!/usr/bin/env python3\n")
+    config = json.loads((profile.plugin / "worker.json").read_text())
+    assert config["command"] == STANDIN
+    assert [path.name for path in profile.plugin.parent.iterdir()] == ["styleplug_gimp"]
+
+
+def test_install_replaces_an_older_version(profile):
+    profile.plugin.mkdir(parents=True)
+    (profile.plugin / "old.py").touch()
+    gimp.install([profile], STANDIN)
+    gimp.install([profile], STANDIN)
+    assert not (profile.plugin / "old.py").exists()
+
+
+def test_install_without_gimp_says_what_to_do():
+    with pytest.raises(StyleplugError, match="start GIMP 3 once"):
+        gimp.install([], STANDIN)
+
+
+def test_uninstall_leaves_nothing_and_other_plug_ins_alone(profile):
+    gimp.install([profile], STANDIN)
+    other = profile.plugin.with_name("other")
+    other.mkdir()
+    assert gimp.uninstall([profile]) == [profile]
+    assert list(profile.plugin.parent.iterdir()) == [other]
+    assert gimp.uninstall([profile]) == []
+
+
+def test_uninstall_removes_a_link_not_what_it_leads_to(profile, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    profile.plugin.parent.mkdir(parents=True)
+    profile.plugin.symlink_to(source)
+    gimp.uninstall([profile])
+    assert source.is_dir()
+    assert not os.path.lexists(profile.plugin)
+
+
+def test_doctor_finds_no_profile():
+    assert [finding.ok for finding in gimp.doctor([])] == [False]
+
+
+def test_doctor_finds_the_plug_in_missing(profile):
+    assert failure(profile).advice == "Run 'styleplug gimp install'."
+
+
+def test_doctor_finds_another_version(profile):
+    gimp.install([profile], STANDIN)
+    (profile.plugin / "layer.py").write_text("# older")
+    assert "another version" in failure(profile).text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no executable bits")
+def test_doctor_finds_the_executable_bit_missing(profile):
+    gimp.install([profile], STANDIN)
+    (profile.plugin / "styleplug_gimp.py").chmod(0o644)
+    assert "not executable" in failure(profile).text
+
+
+def test_doctor_finds_that_gimp_looks_elsewhere(profile):
+    gimp.install([profile], STANDIN)
+    (profile.path / "gimprc").write_text('(plug-in-path "/opt/plug-ins")\n')
+    assert "Preferences > Folders" in failure(profile).advice
+
+
+def test_doctor_accepts_the_usual_folders(profile):
+    gimp.install([profile], STANDIN)
+    (profile.path / "gimprc").write_text(
+        f'(plug-in-path "/opt/x{os.pathsep}${{gimp_dir}}/plug-ins")\n'
+    )
+    assert "Folders" not in failure(profile).advice
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["/nonexistent/python"], "/nonexistent/python"),
+        ([sys.executable, "-c", "raise SystemExit('oh no')"], "oh no"),
+        ([], "does not know which Python"),
+    ],
+)
+def test_doctor_finds_that_the_worker_does_not_start(profile, command, words):
+    gimp.install([profile], STANDIN)
+    (profile.plugin / "worker.json").write_text(json.dumps({"command": command}))
+    findings = list(gimp.doctor([profile]))
+    [worker] = [finding for finding in findings if "worker" in finding.text]
+    assert not worker.ok
+    assert words in worker.text
+    assert "install" in worker.advice
+
+
+def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):
+    gimp.install([profile], STANDIN)
+    (profile.path / "pluginrc").write_text('(proc-def "plug-in-styleplug" 1\n')
+    findings = [
+        finding
+        for finding in gimp.doctor([profile])
+        if "/usr/bin/python3" not in finding.text  # that of this machine
+    ]
+    assert [finding.text for finding in findings if not finding.ok] == []
+    assert "3 styles" in findings[-2].text
+
+
+def test_doctor_tells_not_yet_started_from_refused(profile):
+    gimp.install([profile], STANDIN)
+    last = list(gimp.doctor([profile]))[-1]
+    assert "Start GIMP anew" in last.advice
+    (profile.path / "pluginrc").write_text("(protocol-version 274)\n")
+    later = os.stat(profile.path / "pluginrc").st_mtime + 10
+    os.utime(profile.path / "pluginrc", (later, later))
+    last = list(gimp.doctor([profile]))[-1]
+    assert "gimp --verbose" in last.advice
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Flatpak is for Linux")
+@pytest.mark.parametrize("permitted", [True, False])
+def test_doctor_asks_the_flatpak_and_names_the_permission(
+    tmp_path, monkeypatch, permitted
+):
+    """A stand-in for flatpak runs the client, or refuses as the sandbox does."""
+    profile = gimp.Profile(tmp_path / "GIMP" / "3.0", "flatpak")
+    gimp.install([profile], STANDIN)
+    script = f'shift 3; exec {sys.executable} "$@"'
+    if not permitted:
+        script = "echo Portal call failed: org.freedesktop.DBus.Error >&2; exit 1"
+    tool(tmp_path, "flatpak", script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    [worker] = [f for f in gimp.doctor([profile]) if "worker" in f.text]
+    assert worker.ok == permitted
+    if not permitted:
+        assert "--talk-name=org.freedesktop.Flatpak org.gimp.GIMP" in worker.advice
+
+
+def test_doctor_knows_that_a_snap_sees_no_hidden_folders(tmp_path):
+    profile = gimp.Profile(tmp_path / "GIMP" / "3.0", "snap")
+    gimp.install([profile], ["/opt/venv/bin/python"])
+    assert "Snap" in failure(profile).text
+
+
+def test_commands_examine_and_uninstall(profile, capsys):
+    gimp.install([profile], STANDIN)
+    place = ["--profile", str(profile.path)]
+    assert main(["gimp", "doctor", *place]) == 1  # GIMP was not started yet
+    assert "-> Start GIMP anew" in capsys.readouterr().out
+    assert main(["gimp", "uninstall", *place]) == 0
+    assert str(profile.plugin) in capsys.readouterr().out
+    assert not profile.plugin.exists()
+
+
+def test_install_from_a_source_folder_is_refused(tmp_path):
+    """GIMP starts the worker elsewhere, where it would not be found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "styleplug", "gimp", "install", "--profile", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    installed = subprocess.run(
+        [sys.executable, "-s", "-c", "import styleplug"], cwd=tmp_path
+    )
+    if installed.returncode:
+        assert done.returncode == 1
+        assert "pip install" in done.stderr
+    else:
+        assert done.returncode == 0
+
+
+def test_the_wheel_carries_the_plug_in(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", "build", "*.egg-info")
+    )
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
+            *("--no-build-isolation", "--no-index", "-w", tmp_path, source),
+        ],
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "styleplug", "gimp", "install"),
+            *("--profile", tmp_path / "3.0"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
+    assert done.returncode == 0
+    installed = tmp_path / "3.0" / "plug-ins" / "styleplug_gimp"
+    names = {path.name for path in installed.glob("*.py")}
+    originals = {path.name for path in (ROOT / "gimp_plugin").glob("*/*.py")}
+    assert names == originals
