@@ -17,7 +17,7 @@ import layer as layers
 from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk
 from i18n import _
 from layer import LayerError, Settings, Thumbnail
-from worker_client import CancelledError, Worker, WorkerError, start
+from worker_client import CancelledError, Worker, WorkerError, first_of, start
 
 PREVIEW_SIDE = 512
 ROW_SIDE = 56
@@ -187,7 +187,7 @@ class StyleDialog:
         row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
         self._rows: dict[str, Any] = {}
-        self._rendering = self._cancelled = False
+        self._connected = self._rendering = self._cancelled = False
         self._dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Neural Style"))
         self._build()
         self._picture.original = self._pixbuf(self._thumbnail, self._thumbnail.pixels)
@@ -370,15 +370,20 @@ class StyleDialog:
             self._changed()
 
     def _on_styles(self, styles: list[dict[str, str]]) -> None:
+        self._connected = True
         for row in self._list.get_children():
             self._list.remove(row)
         self._rows.clear()
         for style in styles:
             self._add_row(style)
-        if not self._config.get_property("style"):
-            self._config.set_property("style", styles[0]["id"])
-        else:
+        if self._config.get_property("style"):
             self._changed()
+        else:
+            try:
+                self._config.set_property("style", first_of(styles))
+            except WorkerError as error:
+                self._fail(str(error))
+                return
         self._list.get_selected_row().grab_focus()
 
     def _on_row_selected(self, _list: Any, row: Any) -> None:
@@ -388,7 +393,7 @@ class StyleDialog:
     def _changed(self) -> None:
         """Bring the list and the preview to what the settings say."""
         settings = Settings.of(self._config)
-        if self._rendering or not (self._rows and settings.style):
+        if self._rendering or not (self._connected and settings.style):
             return
         if settings.style not in self._rows:
             self._add_row({"id": settings.style, "title": settings.style})
@@ -442,30 +447,26 @@ class StyleDialog:
             self._pump()
             time.sleep(0.01)
         worker = self._thread.worker
-        done = False
+        failure = ""
         try:
-            if worker and worker.alive and not self._cancelled:
-                settings = Settings.of(self._config)
-                layers.stylize(
-                    worker,
-                    self._image,
-                    self._layer,
-                    settings,
-                    progress=self._on_progress,
-                    idle=self._pump,
-                    cancelled=lambda: self._cancelled,
-                )
-                done = True
+            if self._cancelled or not (worker and worker.alive):
+                raise CancelledError
+            layers.stylize(
+                worker,
+                self._image,
+                self._layer,
+                Settings.of(self._config),
+                progress=self._on_progress,
+                idle=self._pump,
+                cancelled=lambda: self._cancelled,
+            )
+            return True
         except CancelledError:
             pass
         except (LayerError, WorkerError) as error:
-            failure: str | None = str(error)
-        else:
-            failure = None
+            failure = str(error)
         finally:
             self._rendering = False
-        if done:
-            return True
         self._show_rendering(False)
         self._start(worker if worker and worker.alive else None)
         if failure:
@@ -483,6 +484,11 @@ class StyleDialog:
 
     def _on_progress(self, fraction: float) -> None:
         self._bar.set_fraction(fraction)
+        if not self._cancelled:
+            self._say(
+                _("Painting the layer… {percent:.0f} %").format(percent=100 * fraction),
+                busy=True,
+            )
         self._pump()
 
     def _pump(self) -> None:

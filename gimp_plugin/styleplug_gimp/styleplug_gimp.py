@@ -18,7 +18,7 @@ import layer as layers
 from gi.repository import Gegl, Gimp, GLib, GObject
 from i18n import _
 from layer import LayerError, Settings
-from worker_client import CancelledError, Worker, WorkerError, start
+from worker_client import CancelledError, Worker, WorkerError, first_of, start
 
 PROCEDURE = "plug-in-styleplug"
 
@@ -65,7 +65,7 @@ def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
     try:
         styles = worker.hello()
         if not settings.style:
-            settings = settings.with_style(styles[0]["id"])
+            settings = settings.with_style(first_of(styles))
         layers.stylize(worker, image, layer, settings, progress=Gimp.progress_update)
     finally:
         worker.close()

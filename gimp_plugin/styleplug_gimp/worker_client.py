@@ -56,6 +56,18 @@ def start() -> Worker:
     return Worker(command, float(config.get("silence_limit", 90)))
 
 
+def first_of(styles: Sequence[Mapping[str, str]]) -> str:
+    """Return the id of the style to take when none was chosen."""
+    if not styles:
+        raise WorkerError(
+            _(
+                "styleplug has no style yet. Run “styleplug pull OWNER/NAME” in a "
+                "terminal."
+            )
+        )
+    return styles[0]["id"]
+
+
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return ``environment`` without what GIMP set for its own libraries."""
     return {
@@ -127,16 +139,7 @@ class Worker:
                     "same version. Run “styleplug gimp install” again in a terminal."
                 )
             )
-        styles = list(reply["styles"])
-        if not styles:
-            self.close()
-            raise WorkerError(
-                _(
-                    "styleplug has no style yet. "
-                    "Run “styleplug pull OWNER/NAME” in a terminal."
-                )
-            )
-        return styles
+        return list(reply["styles"])
 
     def request(
         self,
@@ -313,7 +316,7 @@ def check() -> str:
         reply = worker.request(
             {
                 "type": "stylize",
-                "style": styles[0]["id"],
+                "style": first_of(styles),
                 "width": side,
                 "height": side,
                 "format": "u8",
