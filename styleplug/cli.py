@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,12 +323,29 @@ class _ProgressBar:
 
 
 def _add_list(commands: Commands) -> None:
-    parser = commands.add_parser("list", help="list the styles on this machine")
+    parser = commands.add_parser(
+        "list",
+        help="list the styles on this machine or on the Hub",
+        description="List the styles on this machine, or with --hub those on the Hub.",
+    )
+    parser.add_argument("--hub", action="store_true", help="ask the Hub")
+    _add_hub_filters(parser)
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.set_defaults(run=_list)
 
 
+def _add_hub_filters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--search", metavar="TEXT", help="on the Hub: whose name has this")
+    add("--license", metavar="SPDX", help="on the Hub: of this licence, such as mit")
+
+
 def _list(args: argparse.Namespace) -> int:
+    if args.hub:
+        return _list_hub(args)
+    if args.search or args.license:
+        raise ValueError("--search and --license look on the Hub; add --hub.")
+
     from .hub import list_styles
 
     styles = list_styles()
@@ -339,10 +356,35 @@ def _list(args: argparse.Namespace) -> int:
         (_id(info), ", ".join(filter(None, (info.title, info.artist, info.year))))
         for info in styles
     ]
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, artwork in rows:
-        print(f"{name:<{width}}  {artwork}".rstrip())
+    _print_table(rows)
     return 0
+
+
+def _list_hub(args: argparse.Namespace) -> int:
+    from .hub import list_hub_styles
+
+    styles = list_hub_styles(args.search, args.license)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(style) for style in styles], indent=2))
+    else:
+        _print_table(
+            (s.repo_id, s.license or "no licence", f"{s.downloads} downloads")
+            for s in styles
+        )
+    return 0
+
+
+def _print_table(rows: Iterable[Sequence[str]]) -> None:
+    rows = [[_printable(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        print("  ".join(f"{text:<{width}}" for text, width in cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Keep a stranger's words from steering the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _id(info: StyleInfo) -> str:
@@ -371,8 +413,8 @@ def _info(args: argparse.Namespace) -> int:
         return 0
     for name, value in fields.items():
         if value not in (None, "", {}):
-            text = json.dumps(value) if isinstance(value, dict) else value
-            print(f"{name.replace('_', ' '):<15} {text}")
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            print(f"{name.replace('_', ' '):<15} {_printable(text)}")
     return 0
 
 
@@ -380,24 +422,151 @@ def _add_pull(commands: Commands) -> None:
     parser = commands.add_parser("pull", help="download styles from the Hub")
     parser.add_argument(
         "styles",
-        nargs="+",
+        nargs="*",
         metavar="OWNER/REPO[@REVISION]",
         help="repository on the Hub",
     )
+    parser.add_argument("--all", action="store_true", help="all that the Hub lists")
+    _add_hub_filters(parser)
     parser.set_defaults(run=_pull)
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from .hub import pull
+    from .hub import list_hub_styles, pull
 
+    repo_ids = list(args.styles)
+    if args.all:
+        found = list_hub_styles(args.search, args.license)
+        repo_ids += [style.repo_id for style in found]
+    elif args.search or args.license:
+        raise ValueError("--search and --license choose among all styles; add --all.")
+    elif not repo_ids:
+        raise ValueError("name the styles to download, or give --all.")
     failed = False
-    for repo_id in args.styles:
+    for repo_id in repo_ids:
         try:
             print(pull(repo_id), flush=True)
         except (StyleplugError, ValueError) as error:
             _complain(error)
             failed = True
     return int(failed)
+
+
+# cache, publish, convert
+
+
+def _add_cache(commands: Commands) -> None:
+    parser = commands.add_parser("cache", help="show the styles kept from the Hub")
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    parser.set_defaults(run=_cache)
+
+
+def _cache(args: argparse.Namespace) -> int:
+    from .hub import cache_info
+
+    styles = cache_info()
+    if args.json:
+        fields = [
+            {**_as_json(s.info), "size": s.size, "refs": list(s.refs)} for s in styles
+        ]
+        print(json.dumps(fields, indent=2))
+        return 0
+    _print_table(
+        (
+            s.info.repo_id or "",
+            (s.info.revision or "")[:12],
+            f"{s.size / 1e6:.1f} MB",
+            s.info.license or "no licence",
+            ", ".join(s.refs) or "pinned",
+        )
+        for s in styles
+    )
+    return 0
+
+
+def _add_publish(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "publish",
+        help="upload a style to the Hub",
+        description="Upload a style with its model card to a repository on the Hub, "
+        "created if needed. Log in first with 'hf auth login'.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="the style, a .safetensors")
+    add("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub")
+    add(
+        "--sample",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="IMAGE",
+        help="picture to show on the card; several are allowed",
+    )
+    add("--private", action="store_true", help="let nobody else see it")
+    add("--dry-run", action="store_true", help="upload nothing, show what would be")
+    parser.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from .hub import publish
+
+    published = publish(
+        args.file,
+        args.repo_id,
+        private=args.private,
+        dry_run=args.dry_run,
+        samples=args.sample,
+    )
+    _print_table((name, f"{len(data):,}") for name, data in published.files.items())
+    if args.dry_run:
+        print(f"\n{published.files['README.md'].decode()}")
+    print(f"{'would go to' if args.dry_run else 'is on'} {published.url}")
+    return 0
+
+
+def _add_convert(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="make a style of another project's checkpoint",
+        description="Make a style of a checkpoint of pytorch/examples "
+        "fast_neural_style, rrmina/fast-neural-style-pytorch or MSG-Net. Pickles are "
+        "read as weights only; nothing in them is executed.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("old_path", type=Path, metavar="OLD", help="the checkpoint")
+    add(
+        *("-o", "--output"),
+        dest="new_path",
+        type=Path,
+        required=True,
+        metavar="NEW.safetensors",
+        help="style file to write",
+    )
+    add("--license", required=True, metavar="SPDX", help="licence of the weights")
+    add("--artwork", required=True, metavar="TEXT", help="rights in the artwork")
+    add("--name", help="name of the style")
+    add("--title", help="title of the artwork")
+    add("--artist", help="who made the artwork")
+    add("--year", help="when")
+    add(
+        "--base-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the pictures whose strokes look right",
+    )
+    add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .convert import convert
+
+    options = vars(args).copy()
+    del options["run"]
+    convert(**options)
+    print(args.new_path)
+    return 0
 
 
 # sample, train, worker
@@ -426,6 +595,37 @@ def _add_train(commands: Commands, *, wanted: bool) -> None:
 
         loop.add_arguments(parser)
         parser.set_defaults(run=loop.run)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="open the web page that paints photos",
+        description="Open the web page that paints photos. It is served to this "
+        "machine alone, unless --host names another address.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("--host", dest="server_name", metavar="ADDRESS", help="address to listen at")
+    add(
+        "--port", dest="server_port", type=int, metavar="PORT", help="port to listen at"
+    )
+    add("--no-browser", dest="inbrowser", action="store_false", help="open none")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    try:
+        from .demo import launch
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise StyleplugError(
+            "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
+        ) from error
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    launch(**{"inbrowser": True, **options})
+    return 0
 
 
 def _add_worker(commands: Commands) -> None:
@@ -502,7 +702,11 @@ _COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_list,
     _add_info,
     _add_pull,
+    _add_cache,
+    _add_publish,
+    _add_convert,
     _add_sample,
+    _add_demo,
     _add_worker,
     _add_gimp,
 )

@@ -29,16 +29,33 @@ class RemoteError(Exception):
         self.kind = kind
 
 
+def hub_environment(endpoint: str, home: Path) -> dict[str, str]:
+    """Return the environment of a process whose Hub is ``endpoint``."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and "proxy" not in name.lower()
+    }
+    return {
+        **kept,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "10",
+        "HF_HUB_ETAG_TIMEOUT": "10",
+        "HF_TOKEN_PATH": str(home / "no-token"),
+    }
+
+
+HASTY = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
+"""Environment of a client that waits for a second only."""
+
+
 class HubClient:
     """Calls functions in a child process whose Hub is ``endpoint``."""
 
     def __init__(self, endpoint: str, home: Path, **environment: str) -> None:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("HF_", "STYLEPLUG_"))
-            and "proxy" not in name.lower()
-        }
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -51,17 +68,7 @@ class HubClient:
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
-            env={
-                **kept,
-                "HF_ENDPOINT": endpoint,
-                "HF_HOME": str(home),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-                "HF_HUB_ETAG_TIMEOUT": "1",
-                "HF_TOKEN_PATH": str(home / "no-token"),
-                **environment,
-            },
+            env={**hub_environment(endpoint, home), **environment},
         )
 
     def together(self, calls: list[tuple[str, list[Any], dict[str, Any]]]) -> list[Any]:
