@@ -82,6 +82,7 @@ def train(
     trunk: Path | None = None,
     about: dict[str, dict[str, Any]] | None = None,
     device: str = "cpu",
+    measure: Path | None = None,
     checkpoint: Path | None = None,
     sheet: Path | None = None,
     command: str = "",
@@ -90,9 +91,10 @@ def train(
 
     With ``trunk`` only the vectors are learned, on that trunk; without it a new trunk
     is trained too and written as ``trunk.safetensors``. ``about`` gives the header
-    fields of a style by the file name of its artwork. ``checkpoint`` is written every
-    few minutes and continued from when it is there; ``sheet`` is a picture of the
-    progress.
+    fields of a style by the file name of its artwork. The photographs in ``measure``
+    are not trained on; the figures in the headers are measured on them. ``checkpoint``
+    is written every few minutes and continued from when it is there; ``sheet`` is a
+    picture of the progress.
 
     Raises :class:`~styleplug.errors.TrainingError`.
     """
@@ -187,7 +189,15 @@ def train(
         "photographs": len(photographs.images),
         **dataclasses.asdict(config),
     }
-    return _write_styles(out, artworks, network, styles, info, about or {}, trunk)
+    figures: list[dict[str, float]] = [{}] * len(artworks)
+    if measure:
+        tests = Photographs(measure).images
+        figures = [
+            _figures(network, loss_net, style, tests, _pick(grams, i))
+            for i, style in enumerate(styles.detach())
+        ]
+    about = about or {}
+    return _write_styles(out, artworks, network, styles, info, figures, about, trunk)
 
 
 def objective(
@@ -218,6 +228,32 @@ def objective(
         style_loss(features, grams),
         tv_loss(stylized),
     )
+
+
+def _pick(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {layer: gram[i : i + 1] for layer, gram in grams.items()}
+
+
+@torch.no_grad()
+def _figures(
+    network: StyleNetwork,
+    loss_network: LossNetwork,
+    style: Tensor,
+    photographs: Sequence[Tensor],
+    grams: dict[str, Tensor],
+) -> dict[str, float]:
+    """Return mean distances at strength 1, and how far the photographs were."""
+    rows = []
+    for photograph in photographs:
+        height, width = (side // 8 * 8 for side in photograph.shape[1:])
+        content = photograph[None, :, :height, :width].to(style.device).float() / 255
+        one = content.new_ones(1)
+        distances = objective(network, loss_network, content, style, one, grams)
+        unpainted = style_loss(loss_network(content), grams)
+        rows.append([distances[0].item(), distances[1].item(), unpainted.item()])
+    means = [round(sum(column) / len(rows), 4) for column in zip(*rows, strict=True)]
+    names = "content_distance", "style_distance", "style_distance_of_photographs"
+    return dict(zip(names, means, strict=True))
 
 
 def _fast_dtype(device: str) -> torch.dtype:
@@ -340,6 +376,7 @@ def _write_styles(
     network: StyleNetwork,
     styles: Tensor,
     training: dict[str, Any],
+    figures: Sequence[dict[str, float]],
     about: dict[str, dict[str, Any]],
     trunk: Path | None,
 ) -> list[Path]:
@@ -349,10 +386,12 @@ def _write_styles(
         info = StyleInfo("trunk", base_size=base_size, training=training)
         save_trunk(out / "trunk.safetensors", network, info)
     paths = []
-    for artwork, style in zip(artworks, styles, strict=True):
+    for artwork, style, measured in zip(artworks, styles, figures, strict=True):
         fields: dict[str, Any] = {"name": _name(artwork.stem)}
         fields.update(about.get(artwork.name, {}))
-        info = StyleInfo(**fields, base_size=base_size, training=training)
+        info = StyleInfo(
+            **fields, base_size=base_size, training=training, figures=measured
+        )
         paths.append(out / f"{info.name}.safetensors")
         save_style(paths[-1], style, network, info, self_contained=False)
     return paths
@@ -376,6 +415,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
     add("--about", type=Path, help="JSON: header fields by file name of the artwork")
+    add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
     add("--device", default="cpu", help="where to train (default: %(default)s)")
@@ -408,6 +448,7 @@ def run(args: argparse.Namespace) -> int:
         trunk=trunk,
         about=about,
         device=args.device,
+        measure=args.measure,
         checkpoint=args.checkpoint,
         sheet=args.sheet,
         command=shlex.join(["styleplug", *sys.argv[1:]]),

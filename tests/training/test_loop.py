@@ -28,6 +28,7 @@ def trained(artwork, photographs, vgg, tmp_path_factory):
         about={artwork.name: {"name": "stripes", "title": "Stripes"}},
         checkpoint=out / "run.ckpt",
         sheet=out / "sheet.png",
+        measure=photographs,
         command="styleplug train my_stripes.png",
     )
     return style
@@ -41,6 +42,8 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
     assert info.training["seed"] == 1
     assert info.training["loss_network"] == "vgg19.safetensors"
     assert info.base_size == 64
+    assert info.figures["style_distance"] > 0
+    assert info.figures["content_distance"] > 0
     trunk = trained.with_name("trunk.safetensors")
     assert read_info(trunk).trunk == info.trunk
     with Image.open(trained.with_name("sheet.png")) as sheet:
@@ -56,7 +59,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         )
         return load_trunk(out / "trunk.safetensors").state_dict(), paths
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     checkpoint = tmp_path / "run.ckpt"
@@ -65,13 +68,13 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
     def killed_at_third(self, count, size, scales, rng):
         if rng.initial_seed() == 1 * 1_000_003 + 2 + 1:
-            raise Killed
+            raise KilledError
         return crops(self, count, size, scales, rng)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_SAVE_EVERY", 0.0)
         patch.setattr(loop.Photographs, "crops", killed_at_third)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             run(tmp_path / "a", checkpoint)
     checkpoint.rename(half)
     resumed, _ = run(tmp_path / "b", half)
