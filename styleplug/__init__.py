@@ -9,9 +9,11 @@ Names are loaded when they are first used, so ``import styleplug`` costs nothing
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing itself would be most of the time that importing takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from .engine import Stylizer, stylize, stylize_file
     from .errors import (
         DeviceError,

@@ -157,9 +157,8 @@ def mode_space(mode: str) -> ColorSpace:
 
 def to_image(samples: Array, mode: str) -> Image.Image:
     """Return 8-bit samples (H, W, C) as a PIL image of that mode."""
-    return Image.frombytes(
-        mode, (samples.shape[1], samples.shape[0]), samples.tobytes()
-    )
+    size = samples.shape[1], samples.shape[0]
+    return Image.frombytes(mode, size, np.ascontiguousarray(samples))
 
 
 def from_image(image: Image.Image) -> Array:

@@ -521,10 +521,6 @@ def display_p3() -> bytes:
     return rgb_profile([*columns, [0.15710, 0.06657, 0.78407]], para)
 
 
-def srgb() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 def test_metadata_is_kept_and_provenance_added(
     suffix: str, photograph: Path, tmp_path: Path
@@ -653,10 +649,11 @@ def test_pixels_that_stay_come_back_exactly_through_a_profile(tmp_path: Path) ->
 
 
 def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
-    content_image.info["icc_profile"] = srgb()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content_image.info["icc_profile"] = profile
     picture = Picture.from_image(content_image)
     assert np.array_equal(picture.pixels, np.asarray(content_image))
-    assert picture.to_image(invert(picture)).info["icc_profile"] == srgb()
+    assert picture.to_image(invert(picture)).info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
