@@ -556,6 +556,7 @@ def _add_convert(commands: Commands) -> None:
         help="side of the pictures whose strokes look right",
     )
     add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
+    add("--overwrite", action="store_true", help="replace a file that is there already")
     parser.set_defaults(run=_convert)
 
 

@@ -45,6 +45,7 @@ def convert(
     year: str = "",
     base_size: int = 512,
     style_image: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> StyleInfo:
     """Write the checkpoint ``old_path`` as the style file ``new_path``.
 
@@ -53,15 +54,20 @@ def convert(
     blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. The
     weights stay in float32. ``license`` is the licence of the weights, ``artwork``
     says who has the rights in the artwork; ``base_size`` is the side in pixels of the
-    pictures whose strokes look right.
+    pictures whose strokes look right. An existing file is replaced only with
+    ``overwrite``.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
-    of another kind, or holds more than weights.
+    of another kind, or holds more than weights, and ``FileExistsError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
             raise ValueError(f"{parameter} must be said, got {value!r}")
+    if new_path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{new_path} is there already; allow overwriting, or name another file."
+        )
     tensors = _read(old_path)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

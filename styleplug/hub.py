@@ -14,7 +14,6 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
-import json
 import math
 import os
 import re
@@ -25,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import cards
+from . import cards, vgg
 from .errors import (
     DownloadError,
     InvalidStyleError,
@@ -46,8 +45,6 @@ MAX_STYLE_BYTES = 64 * 2**20
 
 LOSS_NETWORK = "timm/vgg19.tv_in1k"
 
-_VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
-_FIRST_READ = 1 << 16
 _LONGEST_WAIT = 20.0
 _PAUSES = (0.5, 2.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -323,90 +320,18 @@ def loss_network_file(
     Raises :class:`TrainingError` for a source that holds no such tensors,
     :class:`DownloadError` and :class:`StyleNotFoundError` as :func:`pull` does.
     """
-    shapes = _vgg_shapes(last_layer)
+    shapes = vgg.tensor_shapes(last_layer)
     name = os.fspath(source or LOSS_NETWORK)
     if os.path.exists(name) or (source is not None and name.count("/") != 1):
-        return _local_loss_network(Path(name), shapes)
+        return vgg.find_file(Path(name), shapes)
     repo_id, revision = _parse(name)
     path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
     if path.is_file():
-        if _has_its_hash(path):
+        if vgg.has_its_hash(path):
             return path
         path.unlink()
     with _explained(name):
         return _download_tensors(repo_id, revision, shapes, path, token)
-
-
-def _vgg_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of VGG-19's tensors down to ``last_layer``."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    index, inputs = 0, 3
-    for block, (width, depth) in enumerate(_VGG19, start=1):
-        for layer in range(1, depth + 1):
-            shapes[f"features.{index}.weight"] = (width, inputs, 3, 3)
-            shapes[f"features.{index}.bias"] = (width,)
-            if last_layer in (f"conv{block}_{layer}", f"relu{block}_{layer}"):
-                return shapes
-            index, inputs = index + 2, width
-        index += 1
-    raise ValueError(
-        f"last_layer must be a layer from 'conv1_1' to 'relu5_4', got {last_layer!r}"
-    )
-
-
-def _local_loss_network(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                size = file.stat().st_size
-                _tensor_ranges(lambda a, b: _read_at(stream, a, b), size, shapes)
-        except (OSError, TrainingError) as error:
-            reason = str(error)
-        else:
-            return file
-    raise TrainingError(
-        f"{path} holds no VGG-19 down to the layer that is needed"
-        + (f" ({reason})" if files else "")
-        + "; give a safetensors file with torchvision's names, or leave it out to "
-        "download one."
-    )
-
-
-def _read_at(stream: BinaryIO, start: int, stop: int) -> bytes:
-    stream.seek(start)
-    return stream.read(stop - start)
-
-
-def _tensor_ranges(
-    read: Callable[[int, int], bytes],
-    size: int,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, tuple[int, int]]:
-    """Return where the wanted float32 tensors lie in a safetensors file.
-
-    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them.
-    """
-    start = read(0, min(_FIRST_READ, size))
-    end = 8 + int.from_bytes(start[:8], "little")
-    if not 8 <= end <= min(_FIRST_READ, size):
-        raise TrainingError("it is not a safetensors file")
-    try:
-        header = json.loads(start[8:end])
-        ranges = {}
-        for name, shape in shapes.items():
-            tensor = header[name]
-            begin, stop = tensor["data_offsets"]
-            if tensor["dtype"] != "F32" or tensor["shape"] != list(shape):
-                raise TrainingError(f"{name} is no float32 of shape {shape}")
-            if begin < 0 or stop - begin != 4 * math.prod(shape) or stop > size - end:
-                raise TrainingError(f"{name} does not lie inside the file")
-            ranges[name] = (end + begin, end + stop)
-    except KeyError as error:
-        raise TrainingError(f"it lacks {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise TrainingError("its header is damaged") from error
-    return ranges
 
 
 def _download_tensors(
@@ -437,24 +362,25 @@ def _download_tensors(
         )
 
     try:
-        ranges = _tensor_ranges(read, remote.size, shapes)
+        ranges = vgg.find_tensors(read, remote.size, shapes)
     except TrainingError as error:
         raise TrainingError(
             f"{repo_id} holds no VGG-19 down to the layer that is needed ({error}); "
             "name another repository or a file."
         ) from error
     tensors = {}
-    for run in _runs(ranges):
+    for run in vgg.group_touching(ranges):
         first = ranges[run[0]][0]
         data = read(first, ranges[run[-1]][1])
         for name in run:
             begin, stop = ranges[name]
-            values = np.frombuffer(data[begin - first : stop - first], "<f4")
+            size = (stop - begin) // math.prod(shapes[name])
+            values = np.frombuffer(data[begin - first : stop - first], f"<f{size}")
             if not np.isfinite(values).all():
                 raise _DamagedError
             tensors[name] = values.reshape(shapes[name])
     origin = {"source": f"{repo_id}@{remote.commit_hash}"}
-    origin["sha256"] = _hash_tensors(tensors)
+    origin["sha256"] = vgg.hash_tensors(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -463,19 +389,6 @@ def _download_tensors(
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def _runs(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
-    """Return the names in the order of the file, grouped where they touch."""
-    runs: list[list[str]] = []
-    end = -1
-    for name in sorted(ranges, key=ranges.__getitem__):
-        if ranges[name][0] == end:
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-        end = ranges[name][1]
-    return runs
 
 
 def _read_range(url: str, start: int, stop: int, size: int, token: str | None) -> bytes:
@@ -504,27 +417,6 @@ def _assets() -> Path:
     from huggingface_hub import cached_assets_path
 
     return cached_assets_path("styleplug", namespace="loss-networks")
-
-
-def _hash_tensors(tensors: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
-
-
-def _has_its_hash(path: Path) -> bool:
-    """Whether a file that :func:`_download_tensors` wrote is still as it was."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import load_file
-
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata()
-        return bool(metadata["sha256"] == _hash_tensors(load_file(path)))
-    except (OSError, SafetensorError, KeyError, TypeError):
-        return False
 
 
 def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:

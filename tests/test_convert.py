@@ -416,6 +416,15 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 
+def test_a_style_is_overwritten_only_when_told(tmp_path: Path) -> None:
+    new_fast_neural_style().save(tmp_path / "old.pth")
+    paths = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    convert(*paths, **RIGHTS)
+    with pytest.raises(FileExistsError, match="there already"):
+        convert(*paths, **RIGHTS)
+    assert convert(*paths, title="Again", overwrite=True, **RIGHTS).title == "Again"
+
+
 @pytest.mark.parametrize("missing", ["license", "artwork"])
 def test_rights_must_be_said(tmp_path: Path, missing: str) -> None:
     with pytest.raises(ValueError, match=missing):

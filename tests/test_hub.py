@@ -325,8 +325,11 @@ def test_a_missing_revision_is_named(server: HubServer, client: HubClient) -> No
     )
 
 
-def test_a_pickle_is_never_asked_for(server: HubServer, client: HubClient) -> None:
-    server.add("owner/old", {"pytorch_model.bin": b"\x80\x04."})
+def test_only_the_one_safe_file_is_ever_asked_for(
+    server: HubServer, client: HubClient
+) -> None:
+    names = ["pytorch_model.bin", "../../escape", "/etc/passwd", "C:\\evil.safetensors"]
+    server.add("owner/old", dict.fromkeys(names, b"\x80\x04."))
     refused(client, "owner/old", "InvalidStyleError", "pickled weights are never")
     assert all(r.path.endswith("/model.safetensors") for r in server.requests)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import struct
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from styleplug import hub
 from styleplug.errors import TrainingError
+from tests.conftest import require
 from tests.hub_client import HubClient, RemoteError
 from tests.hub_server import Blob, Fault, HubServer
 
@@ -179,7 +182,7 @@ def test_a_server_that_ignores_ranges_is_not_read_to_the_end(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"dtype": "F16"}, "no float32", id="dtype"),
+        pytest.param({"dtype": "I32"}, "no float of shape", id="dtype"),
         pytest.param(
             {"features.0.weight": {"dtype": "F32", "shape": [64, 3, 3, 3]}},
             "lacks 'data_offsets'",
@@ -232,6 +235,25 @@ def test_a_local_file_or_folder_stands_in(
     path, _ = weights
     assert hub.loss_network_file("relu5_1", source=path) == path
     assert hub.loss_network_file("relu5_1", source=path.parent) == path
+
+
+def test_half_precision_stands_in_too(tmp_path: Path) -> None:
+    tensors = {
+        "features.0.weight": torch.rand(64, 3, 3, 3).half(),
+        "features.0.bias": torch.rand(64).half(),
+    }
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    file = hub.loss_network_file("relu1_1", source=tmp_path)
+    assert file == tmp_path / "vgg.safetensors"
+    with pytest.raises(TrainingError, match=r"lacks 'features\.2\.weight'"):
+        hub.loss_network_file("relu1_2", source=tmp_path)
+
+
+@pytest.mark.assets
+def test_the_loss_network_of_the_assets_stands_in() -> None:
+    assets = os.environ.get("STYLEPLUG_ASSETS")
+    require(assets, "STYLEPLUG_ASSETS does not name the assets")
+    assert hub.loss_network_file("relu4_1", source=Path(assets or "") / "vgg").exists()
 
 
 @pytest.mark.parametrize("source", ["missing.safetensors", "."])

@@ -1,0 +1,127 @@
+"""Which part of a VGG-19 file the loss network needs, and where it lies.
+
+The names are torchvision's: ``features.N.weight`` and ``features.N.bias``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import TrainingError
+
+_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+_BYTES = {"F16": 2, "F32": 4}
+_FIRST_READ = 1 << 16
+"""Bytes in which the header of a VGG-19 file fits."""
+
+
+def tensor_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of VGG-19's tensors down to ``last_layer``."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    index, inputs = 0, 3
+    for block, (width, depth) in enumerate(_BLOCKS, start=1):
+        for layer in range(1, depth + 1):
+            shapes[f"features.{index}.weight"] = (width, inputs, 3, 3)
+            shapes[f"features.{index}.bias"] = (width,)
+            if last_layer in (f"conv{block}_{layer}", f"relu{block}_{layer}"):
+                return shapes
+            index, inputs = index + 2, width
+        index += 1
+    raise ValueError(
+        f"last_layer must be a layer from 'conv1_1' to 'relu5_4', got {last_layer!r}"
+    )
+
+
+def find_tensors(
+    read: Callable[[int, int], bytes],
+    size: int,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, int]]:
+    """Return where the wanted tensors, float32 or float16, lie in a safetensors file.
+
+    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them.
+    """
+    start = read(0, min(_FIRST_READ, size))
+    end = 8 + int.from_bytes(start[:8], "little")
+    if not 8 <= end <= min(_FIRST_READ, size):
+        raise TrainingError("it is not a safetensors file")
+    try:
+        header = json.loads(start[8:end])
+        ranges = {}
+        for name, shape in shapes.items():
+            tensor = header[name]
+            begin, stop = tensor["data_offsets"]
+            if tensor["dtype"] not in _BYTES or tensor["shape"] != list(shape):
+                raise TrainingError(f"{name} is no float of shape {shape}")
+            count = _BYTES[tensor["dtype"]] * math.prod(shape)
+            if begin < 0 or stop - begin != count or stop > size - end:
+                raise TrainingError(f"{name} does not lie inside the file")
+            ranges[name] = (end + begin, end + stop)
+    except KeyError as error:
+        raise TrainingError(f"it lacks {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TrainingError("its header is damaged") from error
+    return ranges
+
+
+def group_touching(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
+    """Return the names in the order of the file, grouped where they touch."""
+    runs: list[list[str]] = []
+    end = -1
+    for name in sorted(ranges, key=ranges.__getitem__):
+        if ranges[name][0] == end:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+        end = ranges[name][1]
+    return runs
+
+
+def find_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                size = file.stat().st_size
+                find_tensors(lambda a, b: _read_at(stream, a, b), size, shapes)
+        except (OSError, TrainingError) as error:
+            reason = str(error)
+        else:
+            return file
+    raise TrainingError(
+        f"{path} holds no VGG-19 down to the layer that is needed"
+        + (f" ({reason})" if files else "")
+        + "; give a safetensors file with torchvision's names, or leave it out to "
+        "download one."
+    )
+
+
+def _read_at(stream: BinaryIO, start: int, stop: int) -> bytes:
+    stream.seek(start)
+    return stream.read(stop - start)
+
+
+def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def has_its_hash(path: Path) -> bool:
+    """Whether a file that :func:`.hub.loss_network_file` wrote is still as it was."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load_file
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+        return bool(metadata["sha256"] == hash_tensors(load_file(path)))
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return False
