@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
 _LARGEST_HOLD = 4
-_SAMPLE = 384
-"""Side in pixels of the four patches on which a level's statistics are measured."""
+_SAMPLE = 256
+"""Side in pixels of the patches on which a level's statistics are measured."""
 
 
 class Region(NamedTuple):
@@ -349,17 +349,26 @@ class _Octave:
 
 
 def _sample(bounds: Region) -> list[Region]:
-    """Return the patches that stand for an image: all of it, or four spread evenly."""
+    """Return equal patches that stand for an image, or all of a small one.
+
+    They lie on a grid of two by two, up to four by four in a large image.
+    """
     height, width = min(bounds.height, _SAMPLE), min(bounds.width, _SAMPLE)
     if bounds.area <= 4 * height * width:
         return [bounds]
-    patches = []
-    for y, x in ((1, 1), (1, 3), (3, 1), (3, 3)):
-        top = min(max(bounds.height * y // 4 - height // 2, 0), bounds.height - height)
-        left = min(max(bounds.width * x // 4 - width // 2, 0), bounds.width - width)
-        top, left = top // GRID * GRID, left // GRID * GRID
-        patches.append(Region(top, left, top + height, left + width))
-    return patches
+    count = min(4, max(2, math.isqrt(bounds.area // _SAMPLE**2 // 4)))
+    tops = _spread(bounds.height, height, count)
+    lefts = _spread(bounds.width, width, count)
+    return [
+        Region(top, left, top + height, left + width)
+        for top, left in itertools.product(tops, lefts)
+    ]
+
+
+def _spread(side: int, patch: int, count: int) -> list[int]:
+    """Return where ``count`` patches begin that are spread evenly over a side."""
+    gap = (side - patch) / count
+    return [int((i + 0.5) * gap) // GRID * GRID for i in range(count)]
 
 
 def _bands(bounds: Region) -> Iterator[Region]:
