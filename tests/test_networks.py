@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -129,14 +131,12 @@ def test_a_vector_without_its_trunk_says_which_it_needs(network, tmp_path):
 
 @pytest.fixture
 def damaged(network, tmp_path):
-    """Return a function that rewrites a good style file with other tensors or header."""
+    """Return a function that writes a good style file anew, with a change."""
     path = tmp_path / "dusk.safetensors"
     save_style(path, random_style(network), network, StyleInfo(name="dusk"))
     header = read_info(path)
 
     def write(tensors=(), **fields):
-        import dataclasses
-
         info = dataclasses.replace(header, **fields)
         kept = {**load_file(path), **dict(tensors)}
         kept = {name: tensor for name, tensor in kept.items() if tensor is not None}
