@@ -1,0 +1,86 @@
+"""Assemble the Space and upload it: ``python space/deploy.py owner/name [--dry-run]``.
+
+The Space gets the app, its requirements and the wheel of this checkout, so that it runs
+whether or not the package is on any index, and thumbnails that are painted already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+def assemble(folder: Path) -> None:
+    """Write all files of the Space into ``folder``."""
+    from styleplug.demo import Studio
+    from styleplug.style import bundled_styles, read_info
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("app.py", "README.md", "page.webp"):
+        shutil.copy(HERE / name, folder)
+    wheel = _build_wheel(folder)
+    requirements = (HERE / "requirements.txt").read_text()
+    (folder / "requirements.txt").write_text(f"{requirements}./{wheel.name}\n")
+    studio = Studio([read_info(path) for path in bundled_styles().values()])
+    for info in studio.styles.values():
+        studio.thumbnail(info, folder / "thumbnails")
+
+
+def _build_wheel(folder: Path) -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "source"
+        ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "tests")
+        shutil.copytree(ROOT, source, ignore=ignored)
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"]
+        subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def upload(folder: Path, repo_id: str) -> str:
+    """Upload the folder as one commit; returns the address of the Space."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="styleplug")
+    url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id,
+        repo_type="space",
+        folder_path=folder,
+        commit_message="Deploy styleplug",
+        delete_patterns="*",
+    )
+    return str(url)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repo_id", metavar="owner/name")
+    parser.add_argument("--dry-run", action="store_true", help="do not upload")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the assembled files in this folder"
+    )
+    given = parser.parse_args(arguments)
+    if given.repo_id.count("/") != 1:
+        parser.error("name the Space as owner/name")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = given.folder or Path(scratch)
+        assemble(folder)
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                size = path.stat().st_size / 1000
+                print(f"{size:10,.1f} kB  {path.relative_to(folder).as_posix()}")
+        if given.dry_run:
+            print(f"Nothing uploaded to {given.repo_id} (dry run).")
+        else:
+            print(upload(folder, given.repo_id))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,686 @@
+"""The page itself: Gradio components, and what happens when they are used."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from .. import hub
+from ..engine import Progress
+from ..errors import StyleplugError
+from ..style import StyleInfo
+from .studio import (
+    EXAMPLES,
+    Content,
+    Limits,
+    Settings,
+    StoppedError,
+    Studio,
+    mask_of,
+    period,
+    style_id,
+    style_title,
+)
+
+HERE = Path(__file__).parent
+THUMBNAILS = Path.home() / ".cache" / "styleplug" / "thumbnails"
+
+_CLEAN_EVERY, _KEEP = 600, 3000
+"""Seconds; together no file of a visitor is older than an hour."""
+_WAITING = 60
+"""Visitors in the queue; one more is asked to come back."""
+_ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_INVITATION = "Choose a photo, or start with an example."
+_MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def launch(
+    *,
+    styles: Sequence[StyleInfo] | None = None,
+    hub_styles: Sequence[str] = ("*",),
+    limits: Limits | None = None,
+    thumbnails: Path = THUMBNAILS,
+    **options: Any,
+) -> Any:
+    """Serve the page; returns what ``gradio.Blocks.launch`` does.
+
+    ``styles`` are those offered, by default the bundled and cached ones.
+    ``hub_styles`` are the Hub repositories that visitors may use, as patterns;
+    ``()`` allows none. ``thumbnails`` is where the styles' pictures are kept.
+    ``options`` go to ``gradio.Blocks.launch``.
+    """
+    limits = limits or Limits()
+    page = build(
+        styles=styles, hub_styles=hub_styles, limits=limits, thumbnails=thumbnails
+    )
+    page.queue(max_size=_WAITING, default_concurrency_limit=4)
+    return page.launch(
+        theme=_theme(),
+        css_paths=[HERE / "page.css"],
+        max_file_size=limits.file_bytes,
+        footer_links=["api", "settings"],
+        allowed_paths=[str(EXAMPLES[0].parent)],
+        **options,
+    )
+
+
+def _theme() -> gr.themes.Base:
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        radius_size="md",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_500",
+    )
+
+
+def build(
+    *,
+    styles: Sequence[StyleInfo] | None = None,
+    hub_styles: Sequence[str] = (),
+    limits: Limits | None = None,
+    thumbnails: Path = THUMBNAILS,
+) -> gr.Blocks:
+    """Return the page; see :func:`launch`."""
+    styles = hub.list_styles() if styles is None else styles
+    if not styles:
+        raise StyleplugError("There is no style to offer; install styleplug again.")
+    studio = Studio(
+        styles, limits=limits, hub_styles=hub_styles, folder=get_upload_folder()
+    )
+    studio.warm_up()
+    desk = _Desk(studio, thumbnails)
+    with gr.Blocks(
+        title="styleplug", delete_cache=(_CLEAN_EVERY, _KEEP), analytics_enabled=False
+    ) as page:
+        desk.lay_out()
+        page.unload(desk.leave)
+    page.temp_file_sets.append(studio.files)
+    return page
+
+
+def _sentences(function: F) -> F:
+    """Let no error reach a visitor but as a sentence."""
+
+    @functools.wraps(function)
+    def speaking(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (StyleplugError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return speaking  # type: ignore[return-value]
+
+
+class _Desk:
+    """The components of the page and their events."""
+
+    def __init__(self, studio: Studio, thumbnails: Path) -> None:
+        self.studio = studio
+        self.thumbnails = thumbnails
+        self.stops: dict[tuple[str, str | None], threading.Event] = {}
+
+    # Layout
+
+    def lay_out(self) -> None:
+        names = list(self.studio.styles)
+        choices = [("None", "")] + [
+            (style_title(info), name) for name, info in self.studio.styles.items()
+        ]
+        gr.HTML(
+            "<h1>styleplug</h1><p>Turn a photo into a painting. Choose a picture and a "
+            "style, move the line to compare, and take it home in full size.</p>",
+            elem_id="header",
+        )
+        with gr.Row(elem_id="columns", equal_height=False):
+            with gr.Column(scale=8, min_width=320, elem_id="stage"), gr.Tabs():
+                with gr.Tab("One picture"):
+                    self._lay_out_stage()
+                with gr.Tab("Many pictures"):
+                    self._lay_out_batch()
+            with gr.Column(scale=5, min_width=320):
+                self.picker = gr.HTML(
+                    names[0],
+                    groups=self._groups(),
+                    html_template=(HERE / "picker.html").read_text(),
+                    js_on_load=(HERE / "picker.js").read_text(),
+                    apply_default_css=False,
+                    label="Style",
+                    elem_id="picker",
+                )
+                self.strength = gr.Slider(
+                    0, 1, 1, step=0.01, label="Strength",
+                    info="How far from the photo",
+                )  # fmt: skip
+                self.scale = gr.Slider(
+                    0.25, 4, 1, step=0.05, label="Stroke size",
+                    info="2 paints with a brush twice as large",
+                )  # fmt: skip
+                self.colors = gr.Checkbox(label="Keep the photo's colours")
+                with gr.Accordion("Blend with a second style", open=False):
+                    self.second = gr.Dropdown(choices, value="", label="Second style")
+                    self.mix = gr.Slider(
+                        0, 1, 0.5, step=0.01, label="Share of the second style"
+                    )
+                if self.studio.hub_styles:
+                    with gr.Accordion("A style from the Hugging Face Hub", open=False):
+                        hub_name = gr.Textbox(
+                            label="Repository",
+                            placeholder="owner/name",
+                            info="Press Enter to add it to the list above",
+                            max_length=200,
+                        )
+                        hub_status = gr.HTML(elem_id="hub-status")
+                    hub_name.submit(
+                        self._add_hub_style, hub_name, [self.picker, hub_status],
+                        **_QUIET,
+                    )  # fmt: skip
+        gr.Markdown(
+            f"Pictures are used for nothing but this, and deleted within the hour. "
+            f"Up to {self.studio.limits.pixels // 1_000_000} megapixels.",
+            elem_id="footnote",
+        )
+        self.settings = [
+            *(self.picker, self.strength, self.scale),
+            *(self.colors, self.second, self.mix),
+        ]
+        self._connect_stage()
+        self._connect_batch()
+        self._offer_api()
+
+    def _lay_out_stage(self) -> None:
+        self.content = gr.State(None)
+        self.mask = gr.State(None)
+        self.photo = _photo(
+            label="Photo", height=420, sources=["upload", "clipboard", "webcam"],
+            buttons=[], elem_id="photo",
+        )  # fmt: skip
+        self.compare = gr.ImageSlider(
+            label="Photo and painting", type="filepath", format="png", image_mode=None,
+            interactive=False, visible=False, max_height=640, buttons=["fullscreen"],
+            elem_id="compare",
+        )  # fmt: skip
+        self.status = gr.HTML(_say(_INVITATION), elem_id="status")
+        with gr.Row(elem_id="actions"):
+            self.full = gr.Button(
+                "Paint in full size", variant="primary", visible=False
+            )
+            self.stop = gr.Button("Stop", variant="stop", visible=False)
+            self.download = gr.DownloadButton(
+                "Download", variant="primary", visible=False
+            )
+            self.another = gr.Button("Another photo", visible=False)
+        with gr.Accordion("Only a part of the picture", open=False, visible=False) as a:
+            self.region = gr.Radio(
+                [_MARKED, _UNMARKED], value=_MARKED, label="Mark with the brush"
+            )
+            self.editor = gr.ImageEditor(
+                label="Brush", type="pil", format="png", image_mode="RGBA", sources=(),
+                transforms=(), layers=False, buttons=[],
+                brush=gr.Brush(
+                    default_size=40, colors=["#ff2d55b3"], color_mode="fixed"
+                ),
+                elem_id="editor",
+            )  # fmt: skip
+        self.part = a
+        self.examples = gr.Dataset(
+            components=[gr.Image(visible=False, type="filepath")],
+            samples=[[str(path)] for path in EXAMPLES],
+            type="index",
+            label="Examples",
+            elem_id="examples",
+        )
+
+    def _lay_out_batch(self) -> None:
+        gr.Markdown(
+            "Paint many pictures with the style and settings chosen on this page, and "
+            "take them home as a zip file."
+        )
+        self.batch_files = gr.File(
+            label="Pictures", file_count="multiple", height=220, elem_id="batch-files"
+        )
+        self.batch_status = gr.HTML(_say(""), elem_id="batch-status")
+        with gr.Row(elem_id="batch-actions"):
+            self.batch_folder = gr.UploadButton(
+                "Choose a folder", file_count="directory"
+            )
+            self.batch_run = gr.Button("Paint all", variant="primary")
+            self.batch_stop = gr.Button("Stop", variant="stop", visible=False)
+        self.batch_zip = gr.DownloadButton(
+            "Download zip", variant="primary", visible=False
+        )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: dict[str, list[dict[str, str]]] = {}
+        for name, info in self.studio.styles.items():
+            image = self.studio.thumbnail(info, self.thumbnails).read_bytes()
+            data = base64.b64encode(image).decode()
+            heading = period(info)
+            words = f"{name} {style_title(info)} {info.artist} {info.year} {heading}"
+            groups.setdefault(heading, []).append(
+                {
+                    "id": name,
+                    "title": style_title(info),
+                    "artist": info.artist,
+                    "year": info.year,
+                    "words": words.lower(),
+                    "image": f"data:image/webp;base64,{data}",
+                }
+            )
+        return [
+            {"title": heading, "styles": groups[heading]}
+            for heading in sorted(groups, key=lambda h: (not h[0].isdigit(), h))
+        ]
+
+    # One picture
+
+    def _connect_stage(self) -> None:
+        self.photo.change(
+            self._open,
+            self.photo,
+            [
+                *(self.content, self.mask, self.photo, self.compare, self.status),
+                *(self.another, self.part, self.editor),
+            ],
+            **_QUIET,
+        )
+        self.another.click(lambda: None, None, self.photo, queue=False, **_QUIET)
+        self.examples.click(
+            self._example, self.examples, [self.photo, self.picker], **_QUIET
+        )
+        gr.on(
+            [self.editor.change, self.region.change],
+            self._mark, [self.editor, self.region], self.mask,
+            trigger_mode="always_last", **_QUIET,
+        )  # fmt: skip
+        given = [self.content, self.mask, *self.settings]
+        buttons = [self.full, self.stop, self.download]
+        gr.on(
+            [c.change for c in given],
+            self._preview, given, [self.compare, self.status, *buttons],
+            trigger_mode="always_last", api_visibility="private",
+            show_progress="minimal", show_progress_on=self.compare, **_ENGINE,
+        )  # fmt: skip
+        painting = self.full.click(
+            lambda: _buttons("stop"), None, buttons, queue=False, **_QUIET
+        ).then(
+            self._paint, given, [self.compare, self.status, *buttons],
+            api_visibility="private", show_progress="full",
+            show_progress_on=self.compare, **_ENGINE,
+        )  # fmt: skip
+        self.stop.click(
+            self._stop, None, [self.status, *buttons], queue=False,
+            cancels=painting, **_QUIET,
+        )  # fmt: skip
+
+    def _open(self, path: str | None) -> tuple[Any, ...]:
+        if path is None:
+            return self._closed(_say(_INVITATION))
+        try:
+            content = self.studio.open(path)
+        except (StyleplugError, ValueError) as error:
+            return self._closed(_say(str(error), wrong=True))
+        before = (content.preview, content.preview)
+        editor = {"background": content.preview, "layers": [], "composite": None}
+        return (
+            *(content, None, gr.update(visible=False)),
+            *(gr.update(value=before, visible=True), ""),
+            *(gr.update(visible=True), gr.update(visible=True), editor),
+        )
+
+    def _closed(self, status: str) -> tuple[Any, ...]:
+        """Return the stage without a photo, with a place to drop one."""
+        hidden = gr.update(visible=False)
+        photo = gr.update(value=None, visible=True)
+        compare = gr.update(value=None, visible=False)
+        return None, None, photo, compare, status, hidden, hidden, None
+
+    def _example(self, index: int) -> tuple[str, str]:
+        names = list(self.studio.styles)
+        return str(EXAMPLES[index]), names[(index + 1) * 3 % len(names)]
+
+    def _mark(self, drawing: dict[str, Any] | None, region: str) -> Any:
+        layers = (drawing or {}).get("layers") or []
+        return mask_of(layers, inverted=region == _UNMARKED)
+
+    def _preview(
+        self, content: Content | None, mask: Image.Image | None, *settings: Any
+    ) -> tuple[Any, ...]:
+        if content is None:
+            return gr.skip(), gr.skip(), *_buttons()
+        start = time.monotonic()
+        try:
+            painted = self.studio.preview(content, _settings(*settings), mask)
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), _say(str(error), wrong=True), *_buttons()
+        seconds = time.monotonic() - start
+        text = (
+            f"Preview, painted in {seconds:.1f} s. The photo has "
+            f"{content.width} by {content.height} pixels."
+        )
+        return (content.preview, painted), _say(text), *_buttons("full")
+
+    def _paint(
+        self,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        *given: Any,
+    ) -> tuple[Any, ...]:
+        content, mask, *settings = given
+        try:
+            with self._report("one", request, progress) as report:
+                painting = self.studio.paint(
+                    content.path, _settings(*settings), mask=mask, progress=report
+                )
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), _say_error(error), *_buttons("full")
+        size = os.path.getsize(painting.path)
+        text = (
+            f"Done: {content.width} by {content.height} pixels, {size / 1e6:.1f} MB, "
+            "ready to download."
+        )
+        return (
+            (painting.before, painting.after),
+            _say(text),
+            *_buttons("download", painting.path),
+        )
+
+    @contextmanager
+    def _report(
+        self, kind: str, request: gr.Request, progress: gr.Progress
+    ) -> Iterator[Progress]:
+        """Give what the engine calls: shows progress, and ends when told to stop."""
+        key = kind, request.session_hash
+        stop = self.stops[key] = threading.Event()
+
+        def report(fraction: float) -> None:
+            if stop.is_set():
+                raise StoppedError("Stopped.")
+            progress(fraction, desc="Painting")
+
+        try:
+            yield report
+        finally:
+            self.stops.pop(key, None)
+
+    def _stop(self, request: gr.Request) -> tuple[Any, ...]:
+        self._end("one", request)
+        return _say("Stopped."), *_buttons("full")
+
+    def _stop_batch(self, request: gr.Request) -> tuple[Any, ...]:
+        self._end("many", request)
+        return _say("Stopped."), *_buttons("full")
+
+    def leave(self, request: gr.Request) -> None:
+        self._end("one", request)
+        self._end("many", request)
+
+    def _end(self, kind: str, request: gr.Request) -> None:
+        stop = self.stops.get((kind, request.session_hash))
+        if stop is not None:
+            stop.set()
+
+    def _add_hub_style(self, name: str) -> tuple[Any, str]:
+        try:
+            info = self.studio.add_hub_style(name)
+            picker = gr.update(groups=self._groups(), value=style_id(info))
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), _say_error(error)
+        return picker, _say(f"Added {style_title(info)}, licence {info.license}.")
+
+    # Many pictures
+
+    def _connect_batch(self) -> None:
+        self.batch_folder.upload(
+            lambda files: files, self.batch_folder, self.batch_files, **_QUIET
+        )
+        buttons = [self.batch_run, self.batch_stop, self.batch_zip]
+        self.batch_files.change(
+            lambda: _buttons("full"), None, buttons, queue=False, **_QUIET
+        )
+        painting = self.batch_run.click(
+            lambda: _buttons("stop"), None, buttons, queue=False, **_QUIET
+        ).then(
+            self._paint_all, [self.batch_files, *self.settings],
+            [self.batch_status, *buttons], api_visibility="private",
+            show_progress="full", show_progress_on=self.batch_files,
+            concurrency_id="batch", concurrency_limit=1,
+        )  # fmt: skip
+        self.batch_stop.click(
+            self._stop_batch, None, [self.batch_status, *buttons], queue=False,
+            cancels=painting, **_QUIET,
+        )  # fmt: skip
+
+    def _paint_all(
+        self,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        *given: Any,
+    ) -> tuple[Any, ...]:
+        files, *settings = given
+        try:
+            with self._report("many", request, progress) as report:
+                batch = self.studio.paint_all(files or [], _settings(*settings), report)
+        except (StyleplugError, ValueError) as error:
+            return _say_error(error), *_buttons("full")
+        text = f"{batch.painted} picture{'s' * (batch.painted != 1)} painted."
+        if batch.refused:
+            text += " Left out: " + " ".join(batch.refused)
+        return _say(text), *_buttons("download", batch.path)
+
+    # The API
+
+    def _offer_api(self) -> None:
+        """Make the named endpoints; their docstrings are the docs, also for MCP."""
+        with gr.Group(visible=False):
+            photo = _photo(label="Photo")
+            mask = _photo(label="Mask: white is painted, black stays a photo")
+            files = gr.File(label="Photos", file_count="multiple")
+            painting = gr.Image(label="Painting", type="filepath", format="png")
+            archive = gr.File(label="Zip file of the paintings")
+            listing = gr.JSON(label="Styles")
+            call = gr.Button()
+        inputs = [photo, *self.settings, mask]
+        call.click(self._api_stylize, inputs, painting, api_name="stylize", **_ENGINE)
+        call.click(self._api_preview, inputs, painting, api_name="preview", **_ENGINE)
+        call.click(
+            self._api_stylize_batch, [files, *self.settings], archive,
+            api_name="stylize_batch", concurrency_id="batch", concurrency_limit=1,
+        )  # fmt: skip
+        call.click(self._api_list_styles, None, listing, api_name="list_styles")
+
+    @_sentences
+    def _api_stylize(
+        self,
+        image: str,
+        style: str,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        second_style: str = "",
+        mix: float = 0.5,
+        mask: str | None = None,
+    ) -> str:
+        """Turn a photo into a painting, in the photo's own size and format.
+
+        Args:
+            image: The photo, a file of any raster format.
+            style: Name of a style, see list_styles.
+            strength: How far from the photo, 0 (not at all) to 1.
+            style_scale: Stroke size, 0.25 to 4; 2 is a brush twice as large.
+            preserve_color: Keep the photo's colours, paint only its lightness.
+            second_style: Name of a second style to blend in, or nothing.
+            mix: Share of the second style, 0 to 1.
+            mask: An image; only where it is white the photo is painted.
+
+        Returns:
+            The painting, an image file.
+        """
+        settings = _settings(
+            style, strength, style_scale, preserve_color, second_style, mix
+        )
+        return self.studio.paint(_given(image), settings, mask=self._mask(mask)).path
+
+    @_sentences
+    def _api_preview(
+        self,
+        image: str,
+        style: str,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        second_style: str = "",
+        mix: float = 0.5,
+        mask: str | None = None,
+    ) -> str:
+        """Show at most 800 pixels of what stylize would paint, at once.
+
+        Args:
+            image: The photo, a file of any raster format.
+            style: Name of a style, see list_styles.
+            strength: How far from the photo, 0 (not at all) to 1.
+            style_scale: Stroke size, 0.25 to 4; 2 is a brush twice as large.
+            preserve_color: Keep the photo's colours, paint only its lightness.
+            second_style: Name of a second style to blend in, or nothing.
+            mix: Share of the second style, 0 to 1.
+            mask: An image; only where it is white the photo is painted.
+
+        Returns:
+            The small painting, an image file.
+        """
+        settings = _settings(
+            style, strength, style_scale, preserve_color, second_style, mix
+        )
+        content = self.studio.open(_given(image))
+        return self.studio.preview(content, settings, self._mask(mask))
+
+    @_sentences
+    def _api_stylize_batch(
+        self,
+        images: list[str],
+        style: str,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        second_style: str = "",
+        mix: float = 0.5,
+    ) -> str:
+        """Turn many photos into paintings of one style.
+
+        Args:
+            images: The photos; those that cannot be read are left out.
+            style: Name of a style, see list_styles.
+            strength: How far from the photo, 0 (not at all) to 1.
+            style_scale: Stroke size, 0.25 to 4; 2 is a brush twice as large.
+            preserve_color: Keep the photos' colours, paint only their lightness.
+            second_style: Name of a second style to blend in, or nothing.
+            mix: Share of the second style, 0 to 1.
+
+        Returns:
+            A zip file of the paintings.
+        """
+        settings = _settings(
+            style, strength, style_scale, preserve_color, second_style, mix
+        )
+        return self.studio.paint_all(images or [], settings).path
+
+    @_sentences
+    def _api_list_styles(self) -> list[dict[str, str]]:
+        """List the styles: name, title, artist, year and licence of each.
+
+        Returns:
+            One object per style; its name is what the other tools take.
+        """
+        return [
+            {
+                "name": name,
+                "title": style_title(info),
+                "artist": info.artist,
+                "year": info.year,
+                "license": info.license,
+            }
+            for name, info in self.studio.styles.items()
+        ]
+
+    def _mask(self, path: str | None) -> Image.Image | None:
+        if path is None:
+            return None
+        with Image.open(self.studio.open(path).preview) as mask:
+            return mask.convert("L")
+
+
+def _photo(**options: Any) -> gr.Image:
+    """Return an image whose value is the uploaded file as it is, whatever it may be.
+
+    What is no image is refused by the engine, with a sentence.
+    """
+    photo = gr.Image(type="filepath", image_mode=None, format="png", **options)
+    photo.preprocess = _path_of  # type: ignore[method-assign]
+    return photo
+
+
+def _path_of(payload: Any) -> str | None:
+    return None if payload is None else payload.path
+
+
+def _settings(
+    style: str,
+    strength: float,
+    style_scale: float,
+    preserve_color: bool,
+    second_style: str,
+    mix: float,
+) -> Settings:
+    return Settings(style, strength, style_scale, preserve_color, second_style, mix)
+
+
+def _given(path: str | None) -> str:
+    if path is None:
+        raise ValueError("Choose a photo first.")
+    return path
+
+
+def _say(text: str, *, wrong: bool = False) -> str:
+    role = 'role="alert" class="wrong"' if wrong else 'role="status"'
+    return f"<p {role}>{html.escape(text)}</p>"
+
+
+def _say_error(error: Exception) -> str:
+    return _say(str(error), wrong=not isinstance(error, StoppedError))
+
+
+def _buttons(shown: str = "", path: str | None = None) -> tuple[Any, Any, Any]:
+    """Return one of the buttons full, stop and download visible."""
+    return (
+        gr.update(visible=shown == "full"),
+        gr.update(visible=shown == "stop"),
+        gr.update(visible=shown == "download", value=path),
+    )

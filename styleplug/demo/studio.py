@@ -1,0 +1,474 @@
+"""What the page does, without the page: pictures of strangers in, paintings out.
+
+Whatever arrives here was typed or uploaded by someone unknown. So a style is one of
+those offered, or a Hub repository that the host allows, never a path; a picture is
+read within limits; and every refusal is a :class:`~styleplug.errors.StyleplugError` or
+``ValueError`` of one sentence that names no folder of this machine.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import fnmatch
+import functools
+import hashlib
+import logging
+import math
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import color, hub
+from ..engine import Progress, Stylizer
+from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
+from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
+from ..style import StyleInfo
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.jpg"))
+ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
+"""Whether a GPU is lent for the time of a call only, by the package ``spaces``."""
+
+_THUMBNAIL = 176
+_SHOWN = 1600
+
+T = TypeVar("T")
+Parts = list[tuple[Path, float]]
+
+
+class StoppedError(StyleplugError):
+    """The user did not want to wait for it any longer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for."""
+
+    pixels: int = 100_000_000
+    """Of one picture."""
+    file_bytes: int = 200 * 2**20
+    """Of one uploaded file."""
+    files: int = 100
+    """Of one batch."""
+    preview_side: int = 800
+    """Longer side of a preview, in pixels."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a picture is to be painted; checked when a :class:`Studio` is given it."""
+
+    style: str
+    strength: float = 1.0
+    style_scale: float = 1.0
+    preserve_color: bool = False
+    second_style: str = ""
+    mix: float = 0.5
+    """Share of the second style."""
+
+
+class Content(NamedTuple):
+    """A picture that was opened, and what the page shows of it."""
+
+    path: str
+    preview: str
+    """A copy of at most ``Limits.preview_side``."""
+    width: int
+    height: int
+
+
+class Painting(NamedTuple):
+    path: str
+    """The file in full size, in the format of the photo."""
+    before: str
+    after: str
+    """What the page shows, of equal size."""
+
+
+class Batch(NamedTuple):
+    path: str
+    """The zip file."""
+    painted: int
+    refused: list[str]
+    """A sentence for each picture that was left out."""
+
+
+class Studio:
+    """Styles, limits and the one engine that serves all visitors in turn."""
+
+    def __init__(
+        self,
+        styles: Sequence[StyleInfo],
+        *,
+        limits: Limits | None = None,
+        hub_styles: Sequence[str] = (),
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Offer ``styles``, and of the Hub the repositories that match a pattern.
+
+        ``hub_styles`` are patterns such as ``owner/*``; none by default. ``folder``
+        takes the files that are made.
+        """
+        self.styles = {style_id(info): info for info in styles}
+        self.limits = limits or Limits()
+        self.hub_styles = tuple(hub_styles)
+        self.files: set[str] = set()
+        """All files made here, to be deleted by whoever serves them."""
+        self._folder = Path(folder or tempfile.gettempdir())
+        self._engine = ThreadPoolExecutor(1, "styleplug")
+
+    # Styles
+
+    def add_hub_style(self, name: str) -> StyleInfo:
+        """Fetch a style from the Hub and offer it, pinned to its commit."""
+        if not isinstance(name, str) or name.count("/") != 1:
+            raise StyleNotFoundError("Write a style on the Hub as owner/name.")
+        name = name.strip()
+        repo_id = name.partition("@")[0]
+        if not any(fnmatch.fnmatchcase(repo_id, p) for p in self.hub_styles):
+            raise StyleNotFoundError(f"This page may not use the Hub style {repo_id}.")
+        info = hub.style_info(hub.pull(name, token=False))
+        self.styles[style_id(info)] = info
+        return info
+
+    def thumbnail(self, info: StyleInfo, cache: Path) -> Path:
+        """Return a WebP of the example scene in a style, painted once per cache."""
+        assert info.path is not None
+        digest = hashlib.sha256(info.path.read_bytes())
+        digest.update(EXAMPLES[-1].read_bytes())
+        path = cache / f"{info.name}-{digest.hexdigest()[:16]}.webp"
+        if not path.exists():
+            scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
+            thumbnail = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
+            thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+            cache.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}")
+            thumbnail.save(part, "WEBP", quality=82)
+            part.replace(path)
+        return path
+
+    def warm_up(self) -> None:
+        """Load the styles, and paint once so that the first visitor need not wait."""
+
+        def paint() -> None:
+            for info in self.styles.values():
+                Stylizer(info.path or "", device="cpu")
+            if not ZERO_GPU:
+                Stylizer(info.path or "")(Image.open(EXAMPLES[0]).reduce(2))
+
+        self._engine.submit(paint)
+
+    def _parts(self, settings: Settings) -> Parts:
+        mix = _number("mix", settings.mix, 0, 1) if settings.second_style else 0.0
+        parts = [(settings.style, 1 - mix), (settings.second_style, mix)]
+        return [(self._path(name), share) for name, share in parts if share]
+
+    def _path(self, name: Any) -> Path:
+        if not isinstance(name, str) or not name:
+            raise StyleNotFoundError("Choose a style first.")
+        info = self.styles.get(name)
+        if info is None and name.count("/") == 1 and self.hub_styles:
+            info = self.add_hub_style(name)
+        if info is None or info.path is None:
+            raise StyleNotFoundError(
+                f"There is no style {name[:60]!r} here; choose one of the list."
+            )
+        return info.path
+
+    # Pictures
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do ``work`` when the engine is free: first come, first served.
+
+        One thread for everything that needs much memory keeps the process small.
+        """
+        context = contextvars.copy_context()
+        try:
+            return self._engine.submit(context.run, work).result()
+        except (StyleplugError, ValueError):
+            raise
+        except Exception as error:
+            logger.error("%s while painting", type(error).__name__)  # no names of files
+            raise StyleplugError(
+                "Something went wrong here; try again, or another picture."
+            ) from error
+
+    def open(self, path: str) -> Content:
+        """Read an uploaded file and make its preview."""
+        with _explained(path):
+            return self.run(lambda: self._open(path))
+
+    def _open(self, path: str) -> Content:
+        picture = self._read(path)
+        preview = _shrink(picture, picture.pixels, self.limits.preview_side)
+        return Content(path, self._save(preview, "photo"), *picture.size)
+
+    def preview(
+        self, content: Content, settings: Settings, mask: Image.Image | None = None
+    ) -> str:
+        """Return the painted preview of an opened picture, of the same size."""
+
+        def paint() -> str:
+            with Image.open(content.preview) as photo:
+                photo.load()
+            return self._save(self._paint_image(photo, settings, mask), "preview")
+
+        return self.run(paint)
+
+    def paint(
+        self,
+        path: str,
+        settings: Settings,
+        *,
+        mask: Image.Image | None = None,
+        progress: Progress | None = None,
+    ) -> Painting:
+        """Paint an uploaded file in full size, format and metadata kept."""
+
+        def paint() -> Painting:
+            picture, pixels, result = self._paint_file(path, settings, mask, progress)
+            before = self._save(_shrink(picture, picture.pixels, _SHOWN), "before")
+            after = self._save(_shrink(picture, pixels, _SHOWN), "after")
+            return Painting(result, before, after)
+
+        with _explained(path):
+            return self.run(paint)
+
+    def paint_all(
+        self,
+        paths: Sequence[str],
+        settings: Settings,
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Paint uploaded files into a zip; others have their turn in between."""
+        if not paths:
+            raise ValueError("Choose some pictures first.")
+        if len(paths) > self.limits.files:
+            raise ValueError(
+                f"These are {len(paths)} pictures; choose at most {self.limits.files}."
+            )
+        self._parts(settings)
+        archive = self._new_file("styleplug.zip")
+        refused: list[str] = []
+        taken: set[str] = set()
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
+            for index, path in enumerate(paths):
+                part = _share(progress, index, len(paths))
+                try:
+                    with _explained(path):
+                        *_, result = self.run(
+                            functools.partial(
+                                self._paint_file, path, settings, None, part
+                            )
+                        )
+                except StoppedError:
+                    raise
+                except StyleplugError as error:
+                    refused.append(str(error))
+                    continue
+                zipped.write(result, _unique(Path(result).name, taken))
+                os.remove(result)
+        if not taken:
+            raise ValueError("None of these files is a picture that can be painted.")
+        return Batch(str(archive), len(taken), refused)
+
+    def _paint_file(
+        self,
+        path: str,
+        settings: Settings,
+        mask: Image.Image | None,
+        progress: Progress | None,
+    ) -> tuple[Picture, NDArray[Any], str]:
+        parts, options = self._parts(settings), _options(settings)
+        picture = self._read(path)
+        pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
+        source = Path(path)
+        suffix = source.suffix.lower()
+        suffix = suffix if suffix in IMAGE_SUFFIXES else ".png"
+        stem = re.sub(r"[^\w.-]+", "-", source.stem)[:60].strip("-.") or "picture"
+        name = re.sub(r"[^\w-]+", "-", settings.style.partition("@")[0])
+        result = self._new_file(f"{stem}-{name}{suffix}")
+        provenance = Stylizer(parts, device="cpu").provenance(**options)
+        write_picture(picture, pixels, result, provenance=provenance)
+        return picture, pixels, str(result)
+
+    def _paint_image(
+        self, photo: Image.Image, settings: Settings, mask: Image.Image | None
+    ) -> Image.Image:
+        picture = Picture.from_image(photo)
+        options = {**_options(settings), "mask": mask}
+        pixels = _render(picture.pixels, self._parts(settings), options, None)
+        image: Image.Image = picture.to_image(pixels)
+        return image
+
+    def _read(self, path: str) -> Picture:
+        if os.path.getsize(path) > self.limits.file_bytes:
+            raise ImageTooLargeError(
+                f"This file has more than {self.limits.file_bytes >> 20} MB; save the "
+                "picture smaller or as JPEG first."
+            )
+        try:
+            return read_picture(path, max_pixels=self.limits.pixels)
+        except ImageTooLargeError as error:
+            raise ImageTooLargeError(
+                f"This picture has more than {self.limits.pixels // 1_000_000} "
+                "megapixels; make it smaller first."
+            ) from error
+
+    def _save(self, image: Image.Image, name: str) -> str:
+        """Write what the page shows: JPEG, or PNG where there is alpha."""
+        if "A" in image.mode:
+            path = self._new_file(f"{name}.png")
+            image.save(path, compress_level=1)
+        else:
+            path = self._new_file(f"{name}.jpg")
+            image.save(path, quality=93, subsampling=0)
+        return str(path)
+
+    def _new_file(self, name: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(dir=self._folder)) / name
+        self.files.add(str(path))
+        return path
+
+
+def style_id(info: StyleInfo) -> str:
+    """Return what a visitor calls a style: its name, or its commit on the Hub."""
+    return f"{info.repo_id}@{info.revision}" if info.repo_id else info.name
+
+
+def style_title(info: StyleInfo) -> str:
+    return info.title or info.name.replace("-", " ").capitalize()
+
+
+def period(info: StyleInfo) -> str:
+    """Return the heading under which a style is offered."""
+    if info.repo_id:
+        return "From the Hub"
+    year = re.search(r"\d{4}", info.year)
+    if year is None:
+        return "More styles"
+    century = (int(year.group()) - 1) // 100 + 1
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(century % 10, "th")
+    return f"{century}{'th' if 10 < century % 100 < 14 else ending} century"
+
+
+def mask_of(layers: Sequence[Image.Image], *, inverted: bool) -> Image.Image | None:
+    """Return where to paint, L, from the layers that were drawn on; None: everywhere.
+
+    Only their alpha counts: how far a brush covered a place, whatever its colour.
+    """
+    alphas = [np.asarray(layer.convert("RGBA").getchannel("A")) for layer in layers]
+    if not alphas or not any(alpha.any() for alpha in alphas):
+        return None
+    covered = np.maximum.reduce(alphas)
+    covered = np.minimum(covered.astype(np.uint16) * 255 // covered.max(), 255)
+    covered = covered.astype(np.uint8)
+    return Image.fromarray(255 - covered if inverted else covered)
+
+
+def _paint(
+    pixels: NDArray[Any],
+    parts: Parts,
+    options: dict[str, Any],
+    progress: Progress | None = None,
+) -> NDArray[Any]:
+    return Stylizer(parts).render(pixels, progress=progress, **options)
+
+
+def _seconds(pixels: NDArray[Any], parts: Parts, options: dict[str, Any]) -> int:
+    """Return for how long a GPU is borrowed, from the megapixels."""
+    return 10 + math.ceil(pixels[..., 0].size / 2e6)
+
+
+if ZERO_GPU:
+    import spaces
+
+    _paint_on_lent_gpu = spaces.GPU(duration=_seconds)(_paint)
+
+
+def _render(
+    pixels: NDArray[Any],
+    parts: Parts,
+    options: dict[str, Any],
+    progress: Progress | None,
+) -> NDArray[Any]:
+    mask = options["mask"]
+    if mask is not None and mask.size != pixels.shape[1::-1]:
+        size = pixels.shape[1], pixels.shape[0]
+        options = {**options, "mask": mask.resize(size, Image.Resampling.BILINEAR)}
+    if ZERO_GPU:  # another process, which no call-back reaches
+        result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
+        return result
+    if progress is not None:
+        progress(0.0)
+    return _paint(pixels, parts, options, progress)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "strength": _number("strength", settings.strength, 0, 1),
+        "style_scale": _number("stroke size", settings.style_scale, 0.25, 4),
+        "preserve_color": bool(settings.preserve_color),
+    }
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+    ):
+        raise ValueError(f"The {name} is a number between {low} and {high}.")
+    return float(value)
+
+
+def _shrink(picture: Picture, pixels: NDArray[Any], side: int) -> Image.Image:
+    """Return the pixels as RGB or RGBA of 8 bits, at most ``side`` long."""
+    samples = color.change_depth(pixels, "uint8")
+    image = Image.fromarray(samples)
+    if picture.alpha is not None:
+        alpha = color.change_depth(picture.alpha, "uint8")
+        image.putalpha(Image.fromarray(alpha))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def _share(progress: Progress | None, index: int, count: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda fraction: progress((index + fraction) / count)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name)
+    return name
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Name the file in an error as the visitor knows it, without our folders."""
+    try:
+        yield
+    except StyleplugError as error:
+        message = str(error).replace(str(path), Path(path).name)
+        if message == str(error):
+            raise
+        raise type(error)(message) from error

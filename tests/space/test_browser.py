@@ -1,0 +1,353 @@
+"""The page in a real Chromium, as a visitor meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import require
+from tests.space.conftest import Server
+
+pytestmark = pytest.mark.browser
+
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+    *("--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+
+
+class Visitor:
+    """A browser at the page, and what one does with it."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium") or ""
+        for option in (*OPTIONS, f"--user-data-dir={folder / 'profile'}"):
+            options.add_argument(option)
+        options.set_capability(
+            "goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"}
+        )
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.downloads = folder / "downloads"
+        self.url = url
+        self.command(
+            "Browser.setDownloadBehavior",
+            behavior="allow",
+            downloadPath=str(self.downloads),
+        )
+
+    def command(self, name: str, **parameters: Any) -> Any:
+        return self.driver.execute_cdp_cmd(name, parameters)
+
+    def come(self, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.command("Emulation.setEmulatedMedia", features=[scheme])
+        self.driver.get(self.url)
+        self.wait(lambda: self.find("#picker input[type=radio]:checked"))
+        self.wait(lambda: self.find("#photo input[type=file]"))
+
+    def find(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements("css selector", selector))
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+        from selenium.common.exceptions import WebDriverException
+
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if value := condition():
+                    return value
+            except WebDriverException:  # the page was just changing
+                pass
+            assert time.monotonic() < end, f"waited in vain; status: {self.status}"
+            time.sleep(0.1)
+
+    @property
+    def status(self) -> str:
+        return " ".join(element.text for element in self.find("#status, #batch-status"))
+
+    def press(self, text: str) -> None:
+        """Press the visible button of this text."""
+
+        def button() -> Any:
+            found = [e for e in self.find("button") if e.text.strip() == text]
+            return next((e for e in found if e.is_displayed()), None)
+
+        self.run("arguments[0].click()", self.wait(button))
+
+    def upload(self, path: Path, selector: str = "#photo input[type=file]") -> None:
+        self.find(selector)[0].send_keys(str(path))
+
+    def see_preview(self) -> str:
+        self.wait(lambda: "Preview" in self.status and self.painting())
+        return self.painting()
+
+    def painting(self) -> str:
+        """Return the address of the painting on show."""
+        return str(
+            self.run(
+                "const i = document.querySelectorAll('#compare img');"
+                "return i.length > 1 ? [...i].map(x => x.src).join(' ') : ''"
+            )
+        )
+
+    def choose(self, style: str) -> None:
+        selector = f"#picker input[value='{style}']"
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def downloaded(self) -> Path:
+        def complete() -> Path | None:
+            files = [p for p in self.downloads.glob("*") if p.suffix != ".crdownload"]
+            return files[0] if files else None
+
+        path: Path = self.wait(complete)
+        return path
+
+
+@pytest.fixture(scope="module")
+def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    require(find_spec("selenium"), "needs selenium")
+    require(shutil.which("chromium"), "needs Chromium")
+    require(shutil.which("chromedriver"), "needs the driver of Chromium")
+    visitor = Visitor(server.url, tmp_path_factory.mktemp("browser"))
+    yield visitor
+    visitor.driver.quit()
+
+
+@pytest.fixture
+def visitor(browser: Visitor) -> Visitor:
+    shutil.rmtree(browser.downloads, ignore_errors=True)
+    browser.come()
+    return browser
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    y, x = np.mgrid[0:600, 0:900]
+    pixels = np.stack(
+        [x * 255 // 899, y * 255 // 599, (x // 60 + y // 60) % 2 * 200], -1
+    )
+    path = tmp_path / "holiday.jpg"
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+    return path
+
+
+def test_upload_choose_adjust_compare_download(visitor: Visitor, photo: Path) -> None:
+    visitor.upload(photo)
+    first = visitor.see_preview()
+    visitor.choose("udnie")
+    visitor.wait(lambda: visitor.painting() != first)
+    second = visitor.see_preview()
+    strength = visitor.find("input[type=range][aria-label*=Strength]")[0]
+    visitor.run("arguments[0].focus()", strength)
+    strength.send_keys("\ue012" * 40)
+    visitor.wait(lambda: visitor.painting() != second)
+    visitor.see_preview()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    visitor.press("Download")
+    path = visitor.downloaded()
+    assert path.name == "holiday-udnie.jpg"
+    with Image.open(path) as painted:
+        assert (painted.format, painted.size) == ("JPEG", (900, 600))
+    visitor.choose("melencolia")
+    visitor.wait(lambda: "Preview" in visitor.status)
+    assert not [b for b in visitor.find("button, a") if b.text == "Download"]
+
+
+def test_an_example_runs_with_one_click(visitor: Visitor) -> None:
+    visitor.run("arguments[0].click()", visitor.find("#examples button")[0])
+    visitor.see_preview()
+    visitor.press("Another photo")
+    visitor.wait(lambda: visitor.find("#photo input[type=file]"))
+    visitor.wait(lambda: "Choose a photo" in visitor.status)
+
+
+def test_search_and_groups(visitor: Visitor) -> None:
+    def shown() -> list[str]:
+        return [e.text for e in visitor.find("#picker .title") if e.is_displayed()]
+
+    headings = [element.text for element in visitor.find("#picker h3")]
+    assert headings == ["16th century", "19th century", "20th century"]
+    assert shown() == ["Melencolia I", "The Starry Night", "Udnie <b>&"]
+    search = visitor.find("#picker input[type=search]")[0]
+    search.send_keys("gogh 1889")
+    assert shown() == ["The Starry Night"]
+    search.send_keys(" nobody")
+    assert shown() == []
+    assert "No style like that" in visitor.find("#picker")[0].text
+
+
+def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
+    visitor.upload(photo)
+    whole = visitor.see_preview()
+    visitor.press("Only a part of the picture")
+    canvas = visitor.wait(lambda: visitor.find("#editor canvas"))[0]
+    visitor.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    time.sleep(1)
+    from selenium.webdriver import ActionChains
+
+    stroke = ActionChains(visitor.driver).move_to_element_with_offset(canvas, -60, 0)
+    stroke.click_and_hold().move_by_offset(60, 20).move_by_offset(60, -20).release()
+    stroke.perform()
+    visitor.wait(lambda: visitor.painting() != whole)
+    visitor.see_preview()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    visitor.press("Download")
+    with Image.open(visitor.downloaded()) as painted, Image.open(photo) as before:
+        difference = np.abs(np.asarray(painted, float) - np.asarray(before)).max(-1)
+    assert (difference[:40, :40] < 12).all()
+    assert (difference > 40).any()
+
+
+def test_what_is_no_picture_is_answered_on_the_page(
+    visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    visitor.upload(broken)
+    visitor.wait(lambda: visitor.find("#status [role=alert]"))
+    assert "broken.png is not an image" in visitor.status
+    large = tmp_path / "large.png"
+    Image.new("1", (3000, 2000)).save(large)
+    visitor.wait(lambda: visitor.find("#photo input[type=file]"))
+    visitor.upload(large)
+    visitor.wait(lambda: "4 megapixels; make it smaller first" in visitor.status)
+    visitor.wait(lambda: visitor.find("#photo input[type=file]"))
+    visitor.upload(photo)
+    visitor.see_preview()
+
+
+def test_a_folder_of_pictures_becomes_a_zip(
+    visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    visitor.press("Many pictures")
+    visitor.wait(lambda: visitor.find("#batch-files input[type=file]"))
+    visitor.find("#batch-files input[type=file]")[0].send_keys(f"{photo}\n{broken}")
+    visitor.wait(lambda: "holiday" in visitor.find("#batch-files")[0].text)
+    visitor.press("Paint all")
+    visitor.wait(lambda: "1 picture painted" in visitor.status)
+    assert "broken.png" in visitor.status
+    visitor.press("Download zip")
+    with zipfile.ZipFile(visitor.downloaded()) as zipped:
+        assert zipped.namelist() == ["holiday-melencolia.jpg"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_controls_are_labelled_legible_and_fit(
+    visitor: Visitor, photo: Path, width: int, dark: bool
+) -> None:
+    visitor.come(width, 740, dark=dark)
+    visitor.upload(photo)
+    visitor.see_preview()
+    assert visitor.run("return document.documentElement.scrollWidth") <= width
+    assert visitor.run(_UNLABELLED) == []
+    assert visitor.run(_PALE_TEXT) == []
+
+
+_UNLABELLED = """
+return [...document.querySelectorAll('button, input, select, textarea, [role=slider]')]
+  .filter(e => e.offsetParent && e.type !== 'file')
+  .filter(e => !(e.ariaLabel || e.title || e.innerText?.trim() || e.labels?.length
+    || e.getAttribute('aria-labelledby') || e.querySelector('img[alt]')))
+  .map(e => e.outerHTML.slice(0, 200))
+"""
+
+_PALE_TEXT = """
+const context = document.createElement('canvas').getContext('2d', {colorSpace: 'srgb'});
+const rgba = (text) => {
+  context.clearRect(0, 0, 1, 1);
+  context.fillStyle = text;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data].map(v => v / 255);
+};
+const luminance = (rgb) => rgb.slice(0, 3)
+  .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const color = rgba(getComputedStyle(e).backgroundColor);
+    if (color[3] > 0.9) return color;
+  }
+  return [1, 1, 1, 1];
+};
+const pale = [];
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  if (!own || !e.offsetParent || e.closest('[disabled], script, style, noscript')) continue;
+  const style = getComputedStyle(e);
+  if (style.visibility !== 'visible' || style.opacity === '0') continue;
+  const [a, b] = [luminance(rgba(style.color)), luminance(behind(e))].sort((x, y) => y - x);
+  const contrast = (a + 0.05) / (b + 0.05);
+  if (contrast < 4.5) pale.push(e.textContent.trim().slice(0, 40) + ' ' + contrast.toFixed(2));
+}
+return pale;
+"""
+
+
+def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
+    def focused(script: str) -> Any:
+        return visitor.run(f"const e = document.activeElement; return {script}")
+
+    def tab_to(condition: str) -> None:
+        for _ in range(60):
+            visitor.driver.switch_to.active_element.send_keys("\ue004")
+            ring = focused("getComputedStyle(e).outlineStyle + e.type")
+            assert "none" not in ring or "radio" in ring, focused("e.outerHTML")
+            if focused(condition):
+                return
+        pytest.fail(f"Tab never reaches {condition}")
+
+    tab_to("e.closest('#examples') !== null && e.tagName === 'BUTTON'")
+    visitor.driver.switch_to.active_element.send_keys("\ue007")
+    first = visitor.see_preview()
+    tab_to("e.name === 'style'")
+    chosen = focused("e.value")
+    visitor.driver.switch_to.active_element.send_keys("\ue014")
+    visitor.wait(lambda: focused("e.value") != chosen)
+    assert focused("e.checked && e.name === 'style'")
+    visitor.wait(lambda: visitor.painting() != first)
+    tab_to("e.type === 'range'")
+    tab_to("e.type === 'checkbox'")
+    visitor.driver.switch_to.active_element.send_keys(" ")
+    assert focused("e.checked")
+
+
+def test_the_page_asks_no_other_host_and_logs_no_error(visitor: Visitor) -> None:
+    visitor.run("arguments[0].click()", visitor.find("#examples button")[1])
+    visitor.see_preview()
+    hosts = set()
+    for entry in visitor.driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            address = message["params"]["request"]["url"]
+            if address.startswith(("http", "ws")):
+                hosts.add(address.split("/")[2])
+    assert hosts == {visitor.url.split("/")[2]}
+    errors = [e for e in visitor.driver.get_log("browser") if e["level"] == "SEVERE"]
+    assert errors == []

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from styleplug.demo import studio as module
+from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
+from styleplug.errors import ImageTooLargeError, InvalidImageError, StyleNotFoundError
+from styleplug.style import StyleInfo
+
+STYLE = Settings("starry-night")
+
+
+def load(path: str | Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+@pytest.fixture
+def studio(styles: list[StyleInfo], tmp_path: Path) -> Studio:
+    limits = Limits(pixels=100_000, file_bytes=200_000, files=3, preview_side=64)
+    return Studio(styles, limits=limits, folder=tmp_path / "made")
+
+
+@pytest.fixture
+def photo(content_image: Image.Image, tmp_path: Path) -> str:
+    path = tmp_path / "my photo.png"
+    content_image.save(path)
+    return str(path)
+
+
+def test_a_painting_has_the_size_and_format_of_the_photo(
+    studio: Studio, photo: str, content_image: Image.Image
+) -> None:
+    painting = studio.paint(photo, STYLE)
+    assert Path(painting.path).name == "my-photo-starry-night.png"
+    painted = load(painting.path)
+    assert (painted.format, painted.size, painted.mode) == ("PNG", (96, 64), "RGB")
+    assert np.abs(np.asarray(painted, float) - np.asarray(content_image)).mean() > 5
+    assert load(painting.before).size == load(painting.after).size
+
+
+def test_metadata_and_alpha_survive(studio: Studio, tmp_path: Path) -> None:
+    rgba = Image.new("RGBA", (40, 30), (200, 90, 30, 255))
+    rgba.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Somebody"
+    path = tmp_path / "leaf.webp"
+    rgba.save(path, lossless=True, exif=exif)
+    painted = load(studio.paint(str(path), STYLE).path)
+    assert painted.getexif()[ExifTags.Base.Artist] == "Somebody"
+    assert "starry-night" in painted.getexif()[ExifTags.Base.Software]
+    difference = np.asarray(painted.getchannel("A"), int) - rgba.getchannel("A")
+    assert not difference.any()
+
+
+def test_a_preview_is_small_and_keeps_alpha(studio: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "big.png"
+    Image.new("RGBA", (200, 100), (10, 200, 40, 128)).save(path)
+    content = studio.open(str(path))
+    preview = load(studio.preview(content, STYLE))
+    assert (content.width, content.height) == (200, 100)
+    assert preview.size == (64, 32)
+    assert preview.getchannel("A").getextrema() == (128, 128)
+
+
+def test_strength_0_gives_the_photo_back(
+    studio: Studio, photo: str, content_image: Image.Image
+) -> None:
+    result = studio.paint(photo, Settings("udnie", strength=0)).path
+    assert np.array_equal(load(result), content_image)
+
+
+def test_a_mask_of_another_size_limits_the_painting(
+    studio: Studio, photo: str, content_image: Image.Image
+) -> None:
+    mask = Image.new("L", (31, 17))
+    mask.paste(255, (0, 0, 15, 17))
+    result = studio.paint(photo, STYLE, mask=mask).path
+    changed = (np.asarray(load(result)) != np.asarray(content_image)).any(-1)
+    assert changed[:, :40].mean() > 0.9
+    assert not changed[:, 56:].any()
+
+
+def test_blending_lies_between_both_styles(studio: Studio, photo: str) -> None:
+    def paint(**options: Any) -> bytes:
+        settings = Settings("udnie", second_style="melencolia", **options)
+        return load(studio.paint(photo, settings).path).tobytes()
+
+    assert paint(mix=0.0) == load(studio.paint(photo, Settings("udnie")).path).tobytes()
+    assert paint(mix=0.5) not in (paint(mix=0.0), paint(mix=1.0))
+
+
+@pytest.mark.parametrize("name", ["", None, 7, ["udnie"], "nothing", "a/b", "../udnie"])
+def test_only_offered_styles_are_used(studio: Studio, photo: str, name: Any) -> None:
+    with pytest.raises(StyleNotFoundError):
+        studio.paint(photo, Settings(name))
+
+
+def test_a_path_is_no_style(
+    studio: Studio, photo: str, styles: list[StyleInfo]
+) -> None:
+    with pytest.raises(StyleNotFoundError):
+        studio.paint(photo, Settings(str(styles[0].path)))
+
+
+def test_hub_styles_need_permission(styles: list[StyleInfo]) -> None:
+    studio = Studio(styles, hub_styles=("good/*", "other/one"))
+    for name in ("bad/style", "other/two", "good", "x/good/y", "/etc/passwd"):
+        with pytest.raises(StyleNotFoundError):
+            studio.add_hub_style(name)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 1e308, True, "1", None, [1]])
+@pytest.mark.parametrize("field", ["strength", "style_scale"])
+def test_numbers_out_of_range_are_told_in_a_sentence(
+    studio: Studio, photo: str, field: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"is a number between .*\.$"):
+        studio.paint(photo, Settings("udnie", **{field: value}))
+
+
+def _svg(path: Path) -> None:
+    path.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
+
+
+def _cut_short(path: Path) -> None:
+    Image.effect_noise((90, 90), 90).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:900])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        _svg,
+        _cut_short,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("<!doctype html><script>alert(1)</script>"),
+        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
+    ],
+)
+def test_what_is_no_picture_is_refused_without_naming_folders(
+    studio: Studio, tmp_path: Path, write: Callable[[Path], Any]
+) -> None:
+    path = tmp_path / "upload.png"
+    write(path)
+    with pytest.raises(InvalidImageError) as refusal:
+        studio.open(str(path))
+    assert "upload.png" in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_limits_on_pixels_and_bytes_are_friendly(
+    studio: Studio, tmp_path: Path
+) -> None:
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (3000, 3000)).save(bomb)
+    with pytest.raises(ImageTooLargeError, match="make it smaller first"):
+        studio.open(str(bomb))
+    heavy = tmp_path / "heavy.bmp"
+    heavy.write_bytes(bytes(300_000))
+    with pytest.raises(ImageTooLargeError, match="MB"):
+        studio.open(str(heavy))
+
+
+def test_many_pictures_come_as_a_zip_of_unique_names(
+    studio: Studio, photo: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "my photo.png"
+    twin.write_bytes(Path(photo).read_bytes())
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"nothing")
+    fractions: list[float] = []
+    batch = studio.paint_all([photo, str(broken), str(twin)], STYLE, fractions.append)
+    with zipfile.ZipFile(batch.path) as zipped:
+        names = zipped.namelist()
+        assert zipped.testzip() is None
+    assert names == ["my-photo-starry-night.png", "my-photo-starry-night-2.png"]
+    assert batch.painted == 2
+    assert len(batch.refused) == 1
+    assert "broken.jpg" in batch.refused[0]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    with pytest.raises(ValueError, match="at most 3"):
+        studio.paint_all([photo] * 4, STYLE)
+    with pytest.raises(ValueError, match="Choose some pictures"):
+        studio.paint_all([], STYLE)
+
+
+def test_stopping_ends_at_once_and_leaves_the_engine_free(
+    studio: Studio, photo: str
+) -> None:
+    def stop(fraction: float) -> None:
+        raise StoppedError("Stopped.")
+
+    with pytest.raises(StoppedError):
+        studio.paint(photo, STYLE, progress=stop)
+    assert studio.paint(photo, STYLE).path
+
+
+def test_an_unforeseen_failure_is_a_sentence(studio: Studio) -> None:
+    with pytest.raises(module.StyleplugError, match="Something went wrong"):
+        studio.run(lambda: {}["secret"])
+
+
+def test_a_thumbnail_is_painted_once(
+    studio: Studio, styles: list[StyleInfo], tmp_path: Path
+) -> None:
+    first = studio.thumbnail(styles[0], tmp_path / "cache")
+    written = first.stat().st_mtime_ns
+    assert load(first).size == (176, 176)
+    assert studio.thumbnail(styles[0], tmp_path / "cache") == first
+    assert first.stat().st_mtime_ns == written
+    assert studio.thumbnail(styles[1], tmp_path / "cache") != first
+
+
+@pytest.mark.parametrize(
+    ("year", "heading"),
+    [("1514", "16th century"), ("1900", "19th century"), ("about 1901", "20th century"),
+     ("2024", "21st century"), ("", "More styles")],
+)  # fmt: skip
+def test_styles_are_grouped_by_century(year: str, heading: str) -> None:
+    assert module.period(StyleInfo("x", year=year)) == heading
+
+
+def test_only_the_alpha_of_what_was_drawn_is_the_mask() -> None:
+    layer = Image.new("RGBA", (20, 10), (255, 255, 255, 0))
+    assert module.mask_of([layer], inverted=False) is None
+    assert module.mask_of([], inverted=True) is None
+    layer.paste((0, 0, 0, 180), (0, 0, 10, 10))
+    mask = module.mask_of([layer], inverted=False)
+    assert mask is not None
+    assert [mask.getpixel((2, 2)), mask.getpixel((15, 2))] == [255, 0]
+    inverted = module.mask_of([layer], inverted=True)
+    assert inverted is not None
+    assert [inverted.getpixel((2, 2)), inverted.getpixel((15, 2))] == [0, 255]
