@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,14 +42,18 @@ class PreviewThread(threading.Thread):
         worker: Worker | None,
         started: Callable[[list[dict[str, str]]], None],
         failed: Callable[[str], None],
+        rows: Iterable[_Job] = (),
     ) -> None:
-        """Start a worker unless there is one; ``started`` then gets its styles."""
+        """Start a worker unless there is one; ``started`` then gets its styles.
+
+        ``rows`` are the jobs that another thread with this worker has left.
+        """
         super().__init__(daemon=True)
         self.worker = worker
         self._on_start, self._on_failure = started, failed
         self._condition = threading.Condition()
         self._wish: _Job | None = None
-        self._rows: deque[_Job] = deque()
+        self.rows = deque(rows)
         self._running: _Job | None = None
         self._stopped = False
 
@@ -65,7 +69,7 @@ class PreviewThread(threading.Thread):
     def add_row(self, job: _Job) -> None:
         """Render ``job`` when there is nothing else to do."""
         with self._condition:
-            self._rows.append(job)
+            self.rows.append(job)
             self._condition.notify()
 
     def stop(self) -> None:
@@ -88,18 +92,18 @@ class PreviewThread(threading.Thread):
 
     def _next(self) -> _Job | None:
         with self._condition:
-            self._condition.wait_for(lambda: self._stopped or self._wish or self._rows)
+            self._condition.wait_for(lambda: self._stopped or self._wish or self.rows)
             if self._stopped:
                 return None
             if self._wish:
                 self._running, self._wish = self._wish, None
             else:
-                self._running = self._rows[0]
+                self._running = self.rows[0]
             return self._running
 
     def _render(self, worker: Worker, job: _Job) -> None:
         try:
-            reply = worker.request(
+            reply = worker.stylize(
                 {**job.settings.request(), **job.thumbnail.request()},
                 job.thumbnail.body(),
             )
@@ -114,8 +118,8 @@ class PreviewThread(threading.Thread):
             GLib.idle_add(job.done, reply, data)
         with self._condition:
             self._running = None
-            if self._rows and self._rows[0] is job:
-                self._rows.popleft()
+            if self.rows and self.rows[0] is job:
+                self.rows.popleft()
 
 
 class _Picture(Gtk.ScrolledWindow):
@@ -179,6 +183,8 @@ def _fitting(pixbuf: Any, width: int, height: int) -> Any:
 
 class StyleDialog:
     """Shows itself, lets the user choose, and stylizes the layer."""
+
+    _thread: PreviewThread
 
     def __init__(self, procedure: Any, config: Any, image: Any, layer: Any) -> None:
         GimpUi.init("styleplug")
@@ -362,7 +368,8 @@ class StyleDialog:
 
     def _start(self, worker: Worker | None) -> None:
         self._info.hide()
-        self._thread = PreviewThread(worker, self._on_styles, self._fail)
+        rows = self._thread.rows if worker else ()
+        self._thread = PreviewThread(worker, self._on_styles, self._fail, rows)
         self._thread.start()
         if worker is None:
             self._say(_("Starting styleplug…"), busy=True)

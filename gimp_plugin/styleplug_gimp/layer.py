@@ -16,13 +16,12 @@ gi.require_version("Gegl", "0.4")
 gi.require_version("Gimp", "3.0")
 from gi.repository import Gegl, Gimp
 from i18n import _
-from worker_client import CancelledError, Worker, WorkerError
+from worker_client import PIXEL_BYTES, CancelledError, Worker, WorkerError
 
 REPLACE = "replace"
 NEW_LAYER = "new-layer"
 
-# Name in the protocol: (Babl format, bytes of a pixel).
-_FORMATS = {"u8": ("R'G'B'A u8", 4), "f32": ("R'G'B'A float", 16)}
+_BABL = {"u8": "R'G'B'A u8", "f32": "R'G'B'A float"}
 _BAND_BYTES = 1 << 22
 _TILE = 64
 # How the whole of a run is shared among sending, painting and fetching the pixels.
@@ -61,7 +60,6 @@ class Settings:
     def request(self) -> dict[str, Any]:
         """Return the part of a request that they make up."""
         return {
-            "type": "stylize",
             "style": self.style,
             "parameters": {
                 "strength": self.strength,
@@ -162,7 +160,7 @@ def stylize(
     check_output(layer, settings.output)
     size = layer.get_width(), layer.get_height()
     name = pixel_format(image)
-    babl, pixel_bytes = _FORMATS[name]
+    babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
     total = size[0] * size[1] * pixel_bytes
     bands = _bands(*size, pixel_bytes)
 
@@ -177,7 +175,7 @@ def stylize(
             yield source.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
             moved(band, 0.0, _SENT)
 
-    reply = worker.request(
+    reply = worker.stylize(
         {
             **settings.request(),
             "width": size[0],
@@ -189,10 +187,6 @@ def stylize(
         progress=lambda fraction: progress(_SENT + (_PAINTED - _SENT) * fraction),
         idle=idle,
     )
-    if reply.get("type") != "result" or reply.get("bytes") != total:
-        worker.close()
-        raise WorkerError(_("The answer does not fit the layer. Nothing was changed."))
-
     new = settings.output == NEW_LAYER
     target = _twin(layer) if new else layer
     buffer = target.get_buffer() if new else target.get_shadow_buffer()
@@ -262,7 +256,7 @@ def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
     if Gimp.Selection.is_empty(image):
         return
     pixels, shadow = twin.get_buffer(), twin.get_shadow_buffer()
-    babl, pixel_bytes = _FORMATS["f32"]
+    babl, pixel_bytes = _BABL["f32"], PIXEL_BYTES["f32"]
     for band in bands:
         data = pixels.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
         shadow.set(band, babl, data)
@@ -289,7 +283,7 @@ class Thumbnail:
         width, height = (max(1, round(side * scale)) for side in full)
         rectangle = Gegl.Rectangle.new(0, 0, width, height)
         pixels = layer.get_buffer().get(
-            rectangle, scale, _FORMATS["u8"][0], Gegl.AbyssPolicy.CLAMP
+            rectangle, scale, _BABL["u8"], Gegl.AbyssPolicy.CLAMP
         )
         mask = None
         if not Gimp.Selection.is_empty(image):

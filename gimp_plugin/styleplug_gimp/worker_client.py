@@ -22,6 +22,7 @@ from typing import Any
 from i18n import _
 
 PROTOCOL = 1
+PIXEL_BYTES = {"u8": 4, "f32": 16}
 CONFIG = Path(__file__).with_name("worker.json")
 """Written by ``styleplug gimp install``: ``command`` and maybe ``silence_limit``."""
 
@@ -131,7 +132,7 @@ class Worker:
     def hello(self) -> list[dict[str, str]]:
         """Return the styles that are there: id, title, artist, year, license."""
         reply = self.request({"type": "hello"})
-        if reply["type"] != "hello" or reply.get("protocol") != PROTOCOL:
+        if reply.get("type") != "hello" or reply.get("protocol") != PROTOCOL:
             self.close()
             raise WorkerError(
                 _(
@@ -178,6 +179,26 @@ class Worker:
                 progress(float(message["fraction"]))
             else:
                 return message
+
+    def stylize(
+        self,
+        header: Mapping[str, Any],
+        body: Iterable[bytes],
+        *,
+        progress: Callable[[float], None] = lambda fraction: None,
+        idle: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Send a ``stylize`` request; see :meth:`request`.
+
+        The answer is sure to have as many bytes as the picture.
+        """
+        size = header["width"] * header["height"] * PIXEL_BYTES[header["format"]]
+        reply = self.request(
+            {"type": "stylize", **header}, body, progress=progress, idle=idle
+        )
+        if reply.get("type") != "result" or reply.get("bytes") != size:
+            raise self._broken()
+        return reply
 
     def read(self, size: int) -> bytes:
         """Return the next ``size`` of the bytes that follow the last answer."""
@@ -313,9 +334,8 @@ def check() -> str:
     try:
         styles = worker.hello()
         side = 64
-        reply = worker.request(
+        reply = worker.stylize(
             {
-                "type": "stylize",
                 "style": first_of(styles),
                 "width": side,
                 "height": side,

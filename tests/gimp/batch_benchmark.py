@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 
-from gi.repository import Gimp
+from gi.repository import Gegl, Gimp
 from in_gimp import PLUGIN, Notes, make, use_worker
 
 sys.path.insert(0, PLUGIN)
@@ -38,7 +38,7 @@ def settings(strength):
 
 def preview(worker, strength, longest=512):
     thumbnail = layers.Thumbnail.of(image, layer, longest)
-    reply = worker.request(
+    reply = worker.stylize(
         {**settings(strength).request(), **thumbnail.request()}, thumbnail.body()
     )
     worker.read(reply["bytes"])
@@ -73,7 +73,13 @@ for name, precision, bytes_per_pixel in (
         image, "l", width, height, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
     )
     image.insert_layer(layer, None, 0)
-    layer.fill(Gimp.FillType.FOREGROUND)
+    buffer = layer.get_buffer()
+    for top in range(
+        0, height, 100
+    ):  # no two tiles are alike, or GIMP would share them
+        band = Gegl.Rectangle.new(0, top, width, 100)
+        buffer.set(band, "R'G'B'A u8", os.urandom(width * 400))
+    buffer.flush()
     size = width * height * bytes_per_pixel
     before = {}
     for process in (core, os.getpid()):
