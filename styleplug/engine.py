@@ -86,6 +86,7 @@ class Stylizer:
                 f"style: {names} were trained with different trunks and cannot be "
                 "blended; blend styles of one trunk, such as the bundled ones."
             )
+        self._blended = len(parts) > 1
         total = sum(weight for _, weight in parts)
         weights = torch.tensor([weight / total for _, weight in parts])
         self.info = loaded[int(weights.argmax())].info
@@ -220,6 +221,30 @@ class Stylizer:
                 logger.warning("%s is out of memory, rendering on the CPU", device)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: str, *, revision: str | None = None, **keywords: Any
+    ) -> Stylizer:
+        """Return the stylizer of a Hub repository or a folder with a style in it.
+
+        ``keywords`` are those of the constructor. Nothing but ``model.safetensors`` is
+        read, and strictly. Raises what the constructor raises.
+        """
+        if os.path.isdir(repo_id):
+            return cls(os.path.join(repo_id, hub.FILENAME), **keywords)
+        return cls(f"{repo_id}@{revision}" if revision else repo_id, **keywords)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None
+    ) -> hub.Publication:
+        """Publish the style as ``owner/name``, see :func:`.hub.publish`.
+
+        Raises ``ValueError`` for a blend, which has no file of its own.
+        """
+        if self._blended or self.info.path is None:
+            raise ValueError(f"{self._name} is a blend; publish its styles one by one")
+        return hub.publish(self.info.path, repo_id, private=private, token=token)
 
     def provenance(self, **options: Any) -> dict[str, Any]:
         """Return what a result's metadata says: style, revision and parameters."""
@@ -377,7 +402,7 @@ def _load(path: Path) -> LoadedStyle:
 
 @functools.lru_cache(maxsize=32)
 def _load_once(path: Path, _changed: int) -> LoadedStyle:
-    return load_style(path)
+    return load_style(path)._replace(info=hub.style_info(path))
 
 
 @functools.lru_cache(maxsize=4)

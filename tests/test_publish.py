@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from styleplug import hub
+from styleplug import Stylizer, hub
 from styleplug.errors import InvalidStyleError
 from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
 from styleplug.style import StyleInfo, read_info
-from tests.hub_client import HubClient, RemoteError
+from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
 from tests.hub_server import OWNER_TOKEN, HubServer
 
 INFO = StyleInfo(
@@ -97,6 +99,36 @@ def test_a_pulled_style_paints_without_a_network(
         assert painting.size == content_image.size
         assert painting.tobytes() != content_image.tobytes()
     assert not server.requests
+
+
+def test_a_stylizer_is_pushed_and_comes_back_with_its_commit(
+    server: HubServer, style: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from styleplug import Stylizer; path, token = sys.argv[1:]; "
+        "pushed = Stylizer(path, device='cpu').push_to_hub('owner/wave', token=token); "
+        "again = Stylizer.from_pretrained('owner/wave', revision=pushed.revision); "
+        "assert again.info.repo_id == 'owner/wave', again.info; "
+        "assert again.info.revision == pushed.revision, again.info; "
+        "assert 'owner/wave@' + pushed.revision in str(again.provenance())"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, style, OWNER_TOKEN],
+        check=True,
+        cwd=ROOT,
+        env=hub_environment(server.url, tmp_path / "huggingface"),
+    )
+
+
+def test_a_folder_with_a_style_in_it_is_a_pretrained_one(tmp_path: Path) -> None:
+    write_style(tmp_path / "model.safetensors")
+    assert Stylizer.from_pretrained(str(tmp_path), device="cpu").info.name == "wave"
+
+
+def test_a_blend_is_not_published(style: Path) -> None:
+    blend = Stylizer([(style, 1.0), (style, 2.0)], device="cpu")
+    with pytest.raises(ValueError, match="is a blend"):
+        blend.push_to_hub("owner/wave")
 
 
 def test_publishing_again_makes_a_new_commit(
