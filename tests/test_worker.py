@@ -16,7 +16,7 @@ from styleplug import __version__, worker
 
 ROOT = Path(__file__).parents[1]
 STANDIN = [sys.executable, "-u", str(ROOT / "tests" / "gimp" / "standin_worker.py")]
-REAL = [sys.executable, "-u", "-m", "styleplug.worker"]
+REAL = [sys.executable, "-u", "-m", "styleplug", "worker"]
 SECONDS_TO_END = 5
 
 

@@ -286,7 +286,7 @@ class StyleDialog:
         outer.show_all()
         self._right = right
         self._dialog.get_content_area().pack_start(outer, True, True, 0)
-        self._dialog.set_default_size(860, 620)
+        self._dialog.set_default_size(900, 620)
 
     def _add_row(self, style: dict[str, str]) -> None:
         image = Gtk.Image.new_from_icon_name("image-loading", Gtk.IconSize.DND)
