@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from speed import photograph
 
 from styleplug import Stylizer
@@ -52,12 +53,12 @@ def one_size(style: str, megapixels: int) -> dict[str, float]:
 def leak(style: str) -> float:
     """Return by how many MB resident memory grows from call 20 to call 500."""
     stylizer = Stylizer(style, device="cpu")
-    pixels = photograph(256, 320)
+    image = Image.fromarray(photograph(700, 900))
     for _ in range(20):
-        stylizer.render(pixels)
+        stylizer(image)
     before = status("VmRSS")
     for _ in range(480):
-        stylizer.render(pixels)
+        stylizer(image)
     return status("VmRSS") - before
 
 

@@ -36,13 +36,13 @@ PHOTOGRAPHS = [
     *("blonde_girl", "chicago", "lion", "venice_boat", "hoovertowernight"),
     *("golden_gate", "winter_wolf", "cornell"),
 ]
-PEERS = {
-    "great-wave": ("lengstrom/wave", "wave_lengstrom"),
-    "the-scream": ("lengstrom/scream", "scream_lengstrom"),
-    "udnie": ("lengstrom/udnie", "udnie_lengstrom"),
-    "minotaur": ("lengstrom/wreck", None),
-    "udnie ": ("fast_neural_style_16/udnie", None),
-}
+PEERS = [
+    ("great-wave", "lengstrom/wave", "wave_lengstrom"),
+    ("the-scream", "lengstrom/scream", "scream_lengstrom"),
+    ("udnie", "lengstrom/udnie", "udnie_lengstrom"),
+    ("minotaur", "lengstrom/wreck", None),
+    ("udnie", "fast_neural_style_16/udnie", None),
+]
 STRENGTHS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
@@ -102,8 +102,7 @@ def artwork_of(name: str) -> Path:
 
 def compare_with_peers(rod: Rod, contents: list[Tensor]) -> dict[str, object]:
     figures: dict[str, object] = {}
-    for name, (peer, own_file) in PEERS.items():
-        name = name.strip()
+    for name, peer, own_file in PEERS:
         artwork = artwork_of(name)
         if own_file:
             artwork = ASSETS / "styles" / "measure_only" / f"{own_file}.jpg"
@@ -140,7 +139,7 @@ def sheet(name: str, folder: Path) -> None:
         artwork, (0, 400 - artwork.shape[3], 0, 400 - artwork.shape[2]), value=1
     )
     rows = [[artwork, *contents], [artwork, *map(stylizer, contents)]]
-    for style, (peer, _) in PEERS.items():
+    for style, peer, _ in PEERS:
         if style == name and peer.startswith("lengstrom"):
             path = ASSETS / "peers" / f"{peer}.safetensors"
             rows.append([artwork, *(peers.lengstrom(path, c) for c in contents)])

@@ -10,7 +10,6 @@ scikit-image, which has to be installed.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,9 +72,8 @@ def main() -> None:
         painted = [stylizer(content) for content in contents]
         make_card(name, path, painted)
         columns.append(painted)
-    chosen = [columns[0], *columns[1:]]
-    # Each photograph in a row of its own, so that a style is a column.
-    rows = list(itertools.islice(zip(*chosen, strict=True), 4))
+    # Each photograph has a row of its own, so that a style is a column.
+    rows = list(zip(*columns, strict=True))
     mosaic(rows, 150).save(HERE / "styles.webp", quality=72, method=6)
 
 

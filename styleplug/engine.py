@@ -25,7 +25,14 @@ from .images import (
     write_picture,
 )
 from .networks import LoadedStyle, StyleNetwork, load_style
-from .rendering import SMALLEST_TILE, Canvas, Region, Renderer
+from .rendering import (
+    BYTES_PER_PIXEL,
+    SMALLEST_TILE,
+    Canvas,
+    Region,
+    Renderer,
+    tile_size_within,
+)
 from .style import StyleInfo
 
 if TYPE_CHECKING:
@@ -38,8 +45,8 @@ Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
 _LUMA = (0.299, 0.587, 0.114)
-_BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
-"""Working memory of a tile, measured: benchmarks/memory.py."""
+_DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
+_TILE_SIZES = {"cpu": 1024}
 
 
 class Stylizer:
@@ -72,7 +79,7 @@ class Stylizer:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | None = None,
     ) -> None:
-        self.device = _pick_device(device)
+        self.device = pick_device(device)
         self.dtype = _pick_dtype(dtype, self.device)
         parts = _parts(style)
         loaded = [
@@ -157,9 +164,9 @@ class Stylizer:
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels must be (H, W, 3), got shape {pixels.shape}")
-        if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
+        if pixels.dtype not in _DEPTHS:
             raise TypeError(
-                f"pixels must be uint8, uint16 or floating point, got {pixels.dtype}"
+                f"pixels must be uint8, uint16 or float, got {pixels.dtype}"
             )
         if out is None:
             out = np.empty_like(pixels, order="C")
@@ -168,8 +175,12 @@ class Stylizer:
                 f"out must be {pixels.dtype} {pixels.shape}, "
                 f"got {out.dtype} {out.shape}"
             )
+        elif np.may_share_memory(out, pixels):
+            pixels = pixels.copy()
         _check_between("strength", strength, 0, 1)
         _check_between("style_scale", style_scale, 0.25, 4)
+        if tile_size is not None:
+            _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
         if strength == 0:
@@ -183,22 +194,29 @@ class Stylizer:
             strength,
             style_scale,
             functools.partial(_finish, preserve_color=preserve_color, mask=mask),
-            self._tile_size(tile_size, memory_limit),
-            progress,
+            tile_size,
+            memory_limit,
+            progress and _rising(progress),
         )
         return out
 
     def _render(
         self,
-        pixels: NDArray[Any] | Tensor,
-        out: NDArray[Any] | Tensor,
+        pixels: NDArray[Any],
+        out: NDArray[Any],
         strength: float,
         style_scale: float,
         finish: Callable[[Region, Tensor, Tensor], Tensor],
-        tile_size: int,
+        tile_size: int | None,
+        memory_limit: int | None,
         progress: Progress | None,
     ) -> None:
         device, dtype = self.device, self.dtype
+        base_size = self.info.base_size / style_scale
+        if tile_size is None and memory_limit is not None:
+            tile_size = tile_size_within(
+                memory_limit, self._network, pixels, base_size, dtype
+            )
         while True:
             network = _network_on(self._network, device)
             vector = network.vector(self._vector.to(device), strength)
@@ -206,9 +224,9 @@ class Stylizer:
                 network,
                 vector,
                 strength,
-                base_size=self.info.base_size / style_scale,
+                base_size=base_size,
                 dtype=dtype,
-                tile_size=tile_size,
+                tile_size=tile_size or _TILE_SIZES.get(device.type, 4096),
                 progress=progress,
             )
             try:
@@ -254,23 +272,6 @@ class Stylizer:
             if name in ("strength", "style_scale", "preserve_color")
         }
         return {"style": self._name, **given}
-
-    def _tile_size(self, tile_size: int | None, memory_limit: int | None) -> int:
-        if tile_size is not None:
-            _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
-            return int(tile_size)
-        per_pixel = _BYTES_PER_PIXEL.get(self.dtype, 260)
-        overlap = 2 * self._network.receptive_field
-        if memory_limit is None:
-            return 1536 if self.device.type == "cpu" else 4096
-        side = int((memory_limit / per_pixel) ** 0.5) - overlap
-        if side < SMALLEST_TILE:
-            needed = (SMALLEST_TILE + overlap) ** 2 * per_pixel
-            raise MemoryLimitError(
-                f"A memory limit of {memory_limit / 1e6:.0f} MB is too small for the "
-                f"smallest tile; allow at least {needed / 1e6:.0f} MB."
-            )
-        return side
 
 
 def stylize(
@@ -365,7 +366,8 @@ def _finish(
     if preserve_color:
         luma = content.new_tensor(_LUMA)[:, None, None]
         change = (luma * (stylized - content)).sum(dim=1, keepdim=True)
-        stylized = content + change
+        lowest, highest = content.clamp(max=0), content.clamp(min=1)
+        stylized = (content + change).clamp(lowest, highest)
     if mask is not None:
         part = mask[region.top : region.bottom, region.left : region.right]
         amount = torch.from_numpy(np.array(part)).to(content.device)
@@ -411,8 +413,14 @@ def _network_on(network: StyleNetwork, device: torch.device) -> StyleNetwork:
     return network if device.type == "cpu" else copy.deepcopy(network).to(device)
 
 
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """Return ``device``, or the best there is: cuda, mps, xpu or cpu.
+
+    Raises :class:`~styleplug.errors.DeviceError` when it is not there.
+    """
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
     if device is None:
         return accelerator or torch.device("cpu")
     try:
@@ -436,7 +444,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
     if dtype is not None:
-        if dtype not in _BYTES_PER_PIXEL:
+        if dtype not in BYTES_PER_PIXEL:
             raise ValueError(
                 f"dtype must be float32, bfloat16 or float16, got {dtype!r}"
             )
@@ -459,6 +467,20 @@ def _share(progress: Progress | None, i: int, count: int) -> Progress | None:
     return lambda fraction: progress((i + fraction) / count)
 
 
+def _rising(progress: Progress) -> Progress:
+    """Return a progress callback that does not fall when rendering starts again."""
+    highest = 0.0
+
+    def report(fraction: float) -> None:
+        nonlocal highest
+        highest = max(highest, fraction)
+        progress(highest)
+
+    return report
+
+
 def _check_between(name: str, value: float, low: float, high: float) -> None:
+    if not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -305,19 +306,29 @@ def load_style(path: Path | str) -> LoadedStyle:
         raise InvalidStyleError(f"{path} holds no style vector; download it again.")
     if info.self_contained:
         network = _build(info, tensors)
+        info = dataclasses.replace(info, trunk=hash_trunk(network))
     else:
-        network = load_trunk(bundled_trunk())
-        if info.trunk != hash_trunk(network):
-            raise InvalidStyleError(
-                f"{path} belongs to the trunk {info.trunk[:12]}, which this styleplug "
-                "does not bundle; get the self-contained file of the style."
-            )
+        network = _trunk_of(path, info)
     if vector.shape != (network.style_size,):
         raise InvalidStyleError(
             f"{path} has a style vector of shape {tuple(vector.shape)}, its network "
             f"needs ({network.style_size},); download it again."
         )
     return LoadedStyle(info, network, vector)
+
+
+def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
+    """Return the trunk that lies beside the style file, or the bundled one."""
+    for trunk in (path.with_name(bundled_trunk().name), bundled_trunk()):
+        if trunk.is_file():
+            network = load_trunk(trunk)
+            if hash_trunk(network) == info.trunk:
+                return network
+    raise InvalidStyleError(
+        f"{path} belongs to the trunk {info.trunk[:12]}, which is neither beside it "
+        f"nor bundled; put that {bundled_trunk().name} into its folder, or get the "
+        "self-contained file of the style."
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -380,7 +391,7 @@ def _trunk_tensors(
 
 
 def _write(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.write_bytes(save(tensors, metadata=info.to_metadata()))
         temporary.replace(path)
@@ -390,7 +401,9 @@ def _write(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path)
+        # What is cached must also serve who wants gradients.
+        with torch.inference_mode(False):
+            tensors = {name: t.float() for name, t in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise InvalidStyleError(
             f"{path} is damaged ({error}); download it again."
@@ -401,7 +414,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path} has weights that are not finite (tensor {name!r}); "
                 "download it again, or train it anew."
             )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return tensors
 
 
 def _build(info: StyleInfo, tensors: Mapping[str, Tensor]) -> StyleNetwork:
@@ -436,10 +449,12 @@ def _foreign(name: object, hyperparameters: Mapping[str, Any]) -> StyleNetwork:
 
 def _checked(hyperparameters: Mapping[str, Any]) -> dict[str, list[int]]:
     """Refuse sizes that no style has, before memory is spent on them."""
-    for key, low, high in (("widths", 1, 512), ("blocks", 0, 32)):
+    for key, count, low, high in (("widths", 3, 1, 512), ("blocks", 2, 0, 32)):
         values = hyperparameters.get(key)
-        if not isinstance(values, list) or not all(
-            isinstance(value, int) and low <= value <= high for value in values
+        if (
+            not isinstance(values, list)
+            or len(values) != count
+            or not all(isinstance(v, int) and low <= v <= high for v in values)
         ):
             raise ValueError(key)
     return dict(hyperparameters)

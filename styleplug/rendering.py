@@ -32,7 +32,16 @@ from .networks import FrozenNetwork, Moments, StyleNetwork, mix
 logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
+BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
+"""Working memory for each pixel of a tile, its border included; benchmarks/memory.py
+measures it."""
 _LARGEST_HOLD = 4
+_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+)
 _SAMPLE = 256
 """Side in pixels of the patches on which a level's statistics are measured."""
 
@@ -116,6 +125,8 @@ class Canvas:
         part = self.pixels[region.top : region.bottom, region.left : region.right]
         if isinstance(part, np.ndarray):
             part = torch.from_numpy(np.array(part))
+        if part.dtype == torch.float64:
+            part = part.float()  # not every device has it
         tensor = part.to(self.device).permute(2, 0, 1)[None].float()
         return tensor if self._scale is None else tensor.div_(self._scale)
 
@@ -160,8 +171,7 @@ class Renderer:
         self.dtype = dtype
         self.tile_size = tile_size
         self.device = vector.device
-        reach = network.receptive_field + 2 * _LARGEST_HOLD
-        self._overlap = math.ceil(reach / GRID) * GRID
+        self._overlap = _overlap(network)
         self._progress = progress
         self._done = self._work = 0
 
@@ -171,6 +181,17 @@ class Renderer:
         Raises :class:`~styleplug.errors.MemoryLimitError` when memory runs out at the
         smallest tile.
         """
+        try:
+            self._render(content, result, finish)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                f"Not even a tile of {SMALLEST_TILE} pixels fits the memory of "
+                f"{self.device}; close other programs."
+            ) from error
+
+    def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
         ratio = math.sqrt(height * width) / self.base_size
         base = height, width
@@ -256,22 +277,19 @@ class Renderer:
             emit(tile, pixels[inner], stylized[inner])
 
         def paint_or_split(tile: Region) -> None:
+            side = max(tile.height, tile.width)
             try:
                 paint(tile)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if side <= SMALLEST_TILE or not _is_out_of_memory(error):
                     raise
-                side = max(tile.height, tile.width)
-                if side <= SMALLEST_TILE:
-                    raise MemoryLimitError(
-                        f"Not even a tile of {SMALLEST_TILE} pixels fits the memory "
-                        f"of {self.device}; close other programs."
-                    ) from error
-                logger.warning("out of memory at a tile of %d pixels, halved", side)
-                for part in tile.cut(max(SMALLEST_TILE, side // 2)):
-                    paint_or_split(part)
+            else:
+                self._report(tile.area)
                 return
-            self._report(tile.area)
+            # Out here the error, and with it the failed tile's memory, is gone.
+            logger.warning("out of memory at a tile of %d pixels, halved", side)
+            for part in tile.cut(max(SMALLEST_TILE, side // 2)):
+                paint_or_split(part)
 
         for tile in level.bounds.cut(self.tile_size):
             paint_or_split(tile)
@@ -316,6 +334,39 @@ class Renderer:
 
 def _keep_in(canvas: Canvas) -> _Emit:
     return lambda region, _, stylized: canvas.write(region, stylized)
+
+
+def _overlap(network: StyleNetwork) -> int:
+    """Return by how many pixels tiles overlap, so that they equal the whole image."""
+    return math.ceil((network.receptive_field + 2 * _LARGEST_HOLD) / GRID) * GRID
+
+
+def tile_size_within(
+    memory_limit: int,
+    network: StyleNetwork,
+    content: NDArray[Any],
+    base_size: float,
+    dtype: torch.dtype,
+) -> int:
+    """Return the largest tile with which rendering ``content`` fits a limit in bytes.
+
+    Raises :class:`~styleplug.errors.MemoryLimitError` that tells the least there must
+    be. Counted are tiles, the base and the levels between, not content and result.
+    """
+    border = 2 * (_overlap(network) + network.MARGIN)
+    per_pixel = BYTES_PER_PIXEL[dtype]
+    height, width = content.shape[:2]
+    between = 0.0
+    if height * width > 8 * base_size**2:
+        per_channel = 1 if content.dtype == np.uint8 else 2
+        between = 2 * per_channel * height * width  # 3 channels at 1/4, 1/16, ...
+    least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
+    if memory_limit < least:
+        raise MemoryLimitError(
+            f"A memory limit of {memory_limit / 1e6:.0f} MB is too small for this "
+            f"picture; allow at least {math.ceil(least / 1e6)} MB."
+        )
+    return int(((memory_limit - between) / per_pixel) ** 0.5) - border
 
 
 class _Whole:
@@ -397,6 +448,7 @@ def _low(x: Tensor, factor: int) -> Tensor:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in str(error)
-    )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _OUT_OF_MEMORY)

@@ -113,6 +113,12 @@ def test_preserve_color_changes_lightness_only(stylizer):
     assert np.abs(change).max() > 0.01
 
 
+def test_preserve_color_stays_in_the_range_of_the_content(stylizer):
+    pixels = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    out = stylizer.render(pixels, preserve_color=True)
+    assert 0 <= out.min() <= out.max() <= 1
+
+
 def test_a_blend_is_between_its_parts(tiny_style, other_style, content_image):
     def render(style):
         return as_float(stylize(content_image, style, device="cpu", dtype="float32"))
@@ -148,6 +154,13 @@ def test_a_memory_limit_below_the_smallest_tile_names_what_is_needed(stylizer):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit=10**6)
 
 
+def test_the_result_may_replace_the_content(stylizer):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    expected = stylizer.render(pixels, tile_size=256, style_scale=4)
+    stylizer.render(pixels, out=pixels, tile_size=256, style_scale=4)
+    assert np.array_equal(pixels, expected)
+
+
 def test_out_receives_the_result(stylizer):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     out = np.empty_like(pixels)
@@ -169,6 +182,13 @@ def test_out_receives_the_result(stylizer):
 def test_misuse_names_the_value(stylizer, options, message):
     with pytest.raises(ValueError, match=message):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+def test_a_value_that_is_no_number_is_named(stylizer):
+    with pytest.raises(TypeError, match="strength must be a number, got '1'"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), strength="1")
+    with pytest.raises(TypeError, match=">f4"):
+        stylizer.render(np.zeros((8, 8, 3), ">f4"))
 
 
 @pytest.mark.parametrize("weights", [(-1, 2), (0, 0), (float("nan"), 1)])

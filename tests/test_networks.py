@@ -119,6 +119,29 @@ def test_a_trunk_is_loaded_once(network, tmp_path):
     assert hash_trunk(load_trunk(path)) == info.trunk
 
 
+def test_a_style_finds_the_trunk_beside_it(network, tmp_path):
+    save_trunk(tmp_path / "trunk.safetensors", network, StyleInfo(name="trunk"))
+    path = tmp_path / "dusk.safetensors"
+    vector = random_style(network)
+    save_style(path, vector, network, StyleInfo(name="dusk"), self_contained=False)
+    assert hash_trunk(load_style(path).network) == hash_trunk(network)
+
+
+def test_a_style_cannot_claim_the_trunk_of_another(damaged):
+    loaded = load_style(damaged(trunk="0" * 64))
+    assert loaded.info.trunk == hash_trunk(loaded.network)
+
+
+def test_what_is_loaded_while_rendering_can_be_trained_on_later(network, tmp_path):
+    path = tmp_path / "trunk.safetensors"
+    save_trunk(path, network, StyleInfo(name="trunk"))
+    with torch.inference_mode():
+        loaded = load_trunk(path)
+    style = loaded.new_style().requires_grad_()
+    loaded(torch.rand(1, 3, 16, 16), loaded.vector(style)).sum().backward()
+    assert style.grad is not None
+
+
 def test_a_vector_without_its_trunk_says_which_it_needs(network, tmp_path):
     path = tmp_path / "dusk.safetensors"
     vector = random_style(network)
@@ -169,6 +192,8 @@ def test_weights_that_cannot_be_used_are_refused(damaged, tensors, message):
         {"name": "conditional", "widths": [4, 6], "blocks": [1, 1]},
         {"name": "conditional", "widths": [4, 6, 10**9], "blocks": [1, 1]},
         {"name": "conditional", "widths": "many", "blocks": [1, 1]},
+        {"name": "conditional", "widths": [4, 6, 8], "blocks": [1]},
+        {"name": "conditional", "widths": [4, 6, 8], "blocks": [1, 1, 1]},
         {"name": "conditional", "widths": [4, 6, 8], "blocks": [1, 1], "depth": 4},
         {},
     ],

@@ -166,6 +166,35 @@ def test_a_tile_that_does_not_fit_is_halved(network, small_memory, monkeypatch):
     assert np.abs(render(network, pixels) - reference).max() < 5e-4
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_no_memory_outside_the_tiles_is_said_too(network, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(StyleNetwork, "forward", fail)
+    with pytest.raises(MemoryLimitError):
+        render(network, picture(40, 40))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(network, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(StyleNetwork, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        render(network, picture(40, 40))
+
+
 def test_when_not_even_the_smallest_tile_fits_it_is_said(network, small_memory):
     with pytest.raises(MemoryLimitError, match="256 pixels"):
         render(network, picture(700, 600))

@@ -10,6 +10,7 @@ trains a trunk together with the styles that will share it, in an hour or more.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import logging
@@ -29,8 +30,16 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from .. import hub
+from ..engine import pick_device
 from ..errors import TrainingError
-from ..networks import StyleNetwork, load_trunk, mix, save_style, save_trunk
+from ..networks import (
+    StyleNetwork,
+    hash_trunk,
+    load_trunk,
+    mix,
+    save_style,
+    save_trunk,
+)
 from ..style import StyleInfo, bundled_trunk
 from .data import Photographs, folder_images, load_artwork
 from .losses import (
@@ -71,6 +80,14 @@ class TrainConfig:
     """Share of the crops that is trained at a strength below 1."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "crop_size": 48, "style_size": 64}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(
+                    f"{name} must be at least {low}, got {getattr(self, name)}"
+                )
+
 
 def train(
     artworks: Sequence[Path],
@@ -81,7 +98,7 @@ def train(
     config: TrainConfig | None = None,
     trunk: Path | None = None,
     about: dict[str, dict[str, Any]] | None = None,
-    device: str = "cpu",
+    device: str | torch.device | None = None,
     measure: Path | None = None,
     checkpoint: Path | None = None,
     sheet: Path | None = None,
@@ -96,9 +113,16 @@ def train(
     is written every few minutes and continued from when it is there; ``sheet`` is a
     picture of the progress.
 
-    Raises :class:`~styleplug.errors.TrainingError`.
+    Raises :class:`~styleplug.errors.TrainingError` and
+    :class:`~styleplug.errors.DeviceError`.
     """
     config = config or TrainConfig()
+    device = pick_device(device)
+    infos = _describe(artworks, config, about or {})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be made: {error.strerror}.") from error
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
     loss_net = LossNetwork(loss_network, dtype=_fast_dtype(device)).to(device)
@@ -106,7 +130,7 @@ def train(
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
     grams = _targets(artworks, loss_net, config, device)
 
-    network = StyleNetwork() if trunk is None else load_trunk(trunk)
+    network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device)
     styles = nn.Parameter(network.new_style().repeat(len(artworks), 1).to(device))
     if trunk is not None:
@@ -122,7 +146,7 @@ def train(
     identity = {
         "config": dataclasses.asdict(config),
         "artworks": [path.name for path in artworks],
-        "trunk": trunk is None,
+        "trunk": trunk is None or hash_trunk(network),
     }
     state = _State(network if trunk is None else None, styles, optimizer, identity)
     step = state.resume(checkpoint) if checkpoint else 0
@@ -196,8 +220,15 @@ def train(
             _figures(network, loss_net, style, tests, _pick(grams, i))
             for i, style in enumerate(styles.detach())
         ]
-    about = about or {}
-    return _write_styles(out, artworks, network, styles, info, figures, about, trunk)
+    if trunk is None:
+        kept = StyleInfo("trunk", base_size=config.style_size, training=info)
+        save_trunk(out / bundled_trunk().name, network, kept)
+    paths = []
+    for told, style, measured in zip(infos, styles, figures, strict=True):
+        told = dataclasses.replace(told, training=info, figures=measured)
+        paths.append(out / f"{told.name}.safetensors")
+        save_style(paths[-1], style, network, told, self_contained=False)
+    return paths
 
 
 def objective(
@@ -256,8 +287,8 @@ def _figures(
     return dict(zip(names, means, strict=True))
 
 
-def _fast_dtype(device: str) -> torch.dtype:
-    if device == "cpu" and not torch.backends.mkldnn.is_available():
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cpu" and not torch.backends.mkldnn.is_available():
         return torch.float32
     return torch.bfloat16
 
@@ -284,7 +315,10 @@ def _one_cycle(progress: float) -> float:
 
 
 def _targets(
-    artworks: Sequence[Path], loss_net: LossNetwork, config: TrainConfig, device: str
+    artworks: Sequence[Path],
+    loss_net: LossNetwork,
+    config: TrainConfig,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Return the Gram matrices of all artworks, (N, C, C) for each style layer."""
     grams: dict[str, list[Tensor]] = {layer: [] for layer in STYLE_LAYERS}
@@ -340,11 +374,12 @@ class _State:
                 step = int(metadata["step"])
                 for name, parameter in self.parameters.items():
                     parameter.data.copy_(file.get_tensor(name))
-                    self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": file.get_tensor(f"{name}#exp_avg"),
-                        "exp_avg_sq": file.get_tensor(f"{name}#exp_avg_sq"),
+                    adam = {
+                        key: file.get_tensor(f"{name}#{key}").to(parameter.device)
+                        for key in ("exp_avg", "exp_avg_sq")
                     }
+                    adam["step"] = torch.tensor(float(step))
+                    self.optimizer.state[parameter] = adam
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise TrainingError(
                 f"The checkpoint {path} is damaged ({error}); delete it to start anew."
@@ -370,31 +405,28 @@ def draw_sheet(
     temporary.replace(path)
 
 
-def _write_styles(
-    out: Path,
-    artworks: Sequence[Path],
-    network: StyleNetwork,
-    styles: Tensor,
-    training: dict[str, Any],
-    figures: Sequence[dict[str, float]],
-    about: dict[str, dict[str, Any]],
-    trunk: Path | None,
-) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    base_size = int(training["style_size"])
-    if trunk is None:
-        info = StyleInfo("trunk", base_size=base_size, training=training)
-        save_trunk(out / "trunk.safetensors", network, info)
-    paths = []
-    for artwork, style, measured in zip(artworks, styles, figures, strict=True):
+def _describe(
+    artworks: Sequence[Path], config: TrainConfig, about: dict[str, dict[str, Any]]
+) -> list[StyleInfo]:
+    """Return the headers of the styles, as far as they are known before training."""
+    infos = []
+    for artwork in artworks:
         fields: dict[str, Any] = {"name": _name(artwork.stem)}
         fields.update(about.get(artwork.name, {}))
-        info = StyleInfo(
-            **fields, base_size=base_size, training=training, figures=measured
+        try:
+            infos.append(StyleInfo(**fields, base_size=config.style_size))
+        except TypeError as error:
+            raise TrainingError(
+                f"What is told about {artwork.name} has fields that a style does not "
+                f"have ({error})."
+            ) from error
+    names = [info.name for info in infos]
+    if not all(names) or len(set(names)) < len(names) or "trunk" in names:
+        raise TrainingError(
+            f"The styles need names that differ, not {', '.join(map(repr, names))}; "
+            "rename the artworks, or name the styles with --about."
         )
-        paths.append(out / f"{info.name}.safetensors")
-        save_style(paths[-1], style, network, info, self_contained=False)
-    return paths
+    return infos
 
 
 def _name(stem: str) -> str:
@@ -418,7 +450,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
-    add("--device", default="cpu", help="where to train (default: %(default)s)")
+    add("--device", help="where to train (default: the best there is)")
     for field in dataclasses.fields(TrainConfig):
         if field.name != "scales":
             add(
@@ -431,7 +463,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``styleplug train``; return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("styleplug").setLevel(logging.INFO)
     fields = {
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(TrainConfig)

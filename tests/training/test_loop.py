@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -105,19 +106,55 @@ def test_a_damaged_checkpoint_is_refused(artwork, photographs, vgg, tmp_path):
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
-    trained, artwork, photographs, vgg, tmp_path, caplog
+    trained, artwork, photographs, vgg, tmp_path
 ):
     trunk = trained.with_name("trunk.safetensors")
-    config = dataclasses.replace(QUICK, steps=30, learning_rate=1e-2)
-    with caplog.at_level("INFO"):
+    before = copy.deepcopy(load_trunk(trunk).state_dict())
+
+    def learn(steps):
+        config = dataclasses.replace(QUICK, steps=steps, learning_rate=1e-2)
         (style,) = train(
-            [artwork], photographs, vgg, tmp_path, config=config, trunk=trunk
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            config=config,
+            trunk=trunk,
+            measure=photographs,
         )
+        return style
+
+    short = read_info(learn(1)).figures["style_distance"]
+    style = learn(30)
+    info = read_info(style)
+    assert info.figures["style_distance"] < 0.9 * short
     assert style.name == "my-stripes-1.safetensors"
-    loaded = read_info(style)
-    assert loaded.trunk == read_info(trunk).trunk
-    assert not loaded.self_contained
+    assert info.trunk == read_info(trunk).trunk
+    assert not info.self_contained
     assert style.stat().st_size < 10_000
+    for name, tensor in load_trunk(trunk).state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param({"name": "a", "colour": "red"}, id="unknown-field"),
+        pytest.param({"name": ""}, id="no-name"),
+        pytest.param({"name": "trunk"}, id="name-of-the-trunk"),
+    ],
+)
+def test_what_is_wrong_about_a_style_is_said_before_training(
+    artwork, photographs, vgg, tmp_path, about
+):
+    with pytest.raises(TrainingError):
+        train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
+
+
+@pytest.mark.parametrize("setting", ["steps", "batch_size", "crop_size", "style_size"])
+def test_settings_that_cannot_work_are_named(setting):
+    with pytest.raises(ValueError, match=setting):
+        TrainConfig(**{setting: 0})
 
 
 def test_each_round_deals_every_style_once():

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from styleplug.errors import TrainingError
 from styleplug.training.losses import (
@@ -10,6 +10,7 @@ from styleplug.training.losses import (
     style_loss,
     tv_loss,
 )
+from styleplug.vgg import LAYERS, tensor_shapes
 
 
 def test_gram_matrix_of_a_hand_computed_example():
@@ -82,16 +83,37 @@ def test_only_the_layers_that_are_asked_for_are_computed(vgg):
     assert len(network.stack) == 7
 
 
-def test_a_file_that_is_no_loss_network_is_refused(vgg, tmp_path):
+def test_a_file_that_is_no_loss_network_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
-    with pytest.raises(TrainingError, match="cannot be read"):
+    with pytest.raises(TrainingError, match="No such file"):
         LossNetwork(path)
     path.write_bytes(b"garbage!")
-    with pytest.raises(TrainingError, match="cannot be read"):
+    with pytest.raises(TrainingError, match="not a safetensors file"):
         LossNetwork(path)
-    save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(TrainingError, match=r"lacks features\.0\.weight"):
+
+
+@pytest.mark.parametrize("name", ["features.0.weight", "features.10.bias"])
+def test_a_tensor_that_is_missing_or_of_another_kind_is_named(vgg, tmp_path, name):
+    tensors = load_file(vgg)
+    path = tmp_path / "other.safetensors"
+    for other in (tensors[name][:-1], tensors[name].int()):
+        save_file({**tensors, name: other.contiguous()}, path)
+        with pytest.raises(TrainingError, match=f"{name} is no float of shape"):
+            LossNetwork(path)
+    del tensors[name]
+    save_file(tensors, path)
+    with pytest.raises(TrainingError, match=f"lacks '{name}'"):
         LossNetwork(path)
-    save_file({"features.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(TrainingError):
-        LossNetwork(path)
+
+
+def test_the_layers_are_those_of_torchvision():
+    from torchvision.models import vgg19
+
+    with torch.device("meta"):
+        features = vgg19().features
+    kinds = {"Conv2d": "conv", "ReLU": "relu", "MaxPool2d": "pool"}
+    assert [layer[:4] for layer in LAYERS] == [
+        kinds[type(m).__name__] for m in features
+    ]
+    shapes = {f"features.{k}": tuple(v.shape) for k, v in features.state_dict().items()}
+    assert tensor_shapes("pool5") == shapes
