@@ -42,7 +42,6 @@ def main() -> None:
             style,
             json.dumps(REAL),
             command=REAL,
-            options=("--timeout", "900"),
         )
     notes["import torch, s"] = round(seconds_to_import_torch(), 3)
     print(json.dumps(notes, indent=2))

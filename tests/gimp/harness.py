@@ -11,9 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import require
-
 from styleplug import gimp
+from tests.conftest import require
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -52,6 +51,7 @@ def start_gimp(folder, script, *arguments, command=STANDIN, options=(), env=()):
             str(RUNNER),
             *("--root", str(GIMP_ROOT)),
             *("--plugin", str(profile.plugin)),
+            *("--timeout", "900"),
             *("--bind", str(folder)),
             *("--bind-ro", sys.prefix),
             *("--bind-ro", sys.base_prefix),

@@ -29,7 +29,7 @@ def notes(folder):
         folder,
         folder / "plain.png",
         json.dumps(STANDIN),
-        options=("--gui", "--timeout", "280"),
+        options=("--gui",),
     )
 
 
