@@ -64,6 +64,7 @@ class _Format(NamedTuple):
     depths: tuple[str, ...] = ("uint8",)
     alpha: bool = False
     metadata: bool = False
+    max_side: int = 2**31 - 1
     options: Mapping[str, Any] = {}
 
 
@@ -71,6 +72,7 @@ _JPEG = _Format(
     "JPEG",
     modes=("L", "RGB", "CMYK"),
     metadata=True,
+    max_side=65500,
     options={"quality": 95, "subsampling": 0},
 )
 _PNG = _Format("PNG", depths=("uint8", "uint16"), alpha=True, metadata=True)
@@ -82,9 +84,15 @@ _TIFF = _Format(
     metadata=True,
 )
 _WEBP = _Format(
-    "WEBP", alpha=True, metadata=True, options={"quality": 95, "exact": True}
+    "WEBP",
+    alpha=True,
+    metadata=True,
+    max_side=16383,
+    options={"quality": 95, "exact": True},
 )
-_AVIF = _Format("AVIF", alpha=True, metadata=True, options={"quality": 90})
+_AVIF = _Format(
+    "AVIF", alpha=True, metadata=True, max_side=32768, options={"quality": 90}
+)
 _WRITABLE = {
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
@@ -94,9 +102,9 @@ _WRITABLE = {
     ".webp": _WEBP,
     ".avif": _AVIF,
     ".bmp": _Format("BMP"),
-    ".gif": _Format("GIF", alpha=True),
+    ".gif": _Format("GIF", alpha=True, max_side=65535),
     ".ppm": _Format("PPM"),
-    ".tga": _Format("TGA", alpha=True),
+    ".tga": _Format("TGA", alpha=True, max_side=65535),
 }
 # Raster formats only: Pillow would also start Ghostscript for EPS.
 _READABLE = (
@@ -112,8 +120,13 @@ _DECODER_ERRORS = (
     *(EOFError, AttributeError, AssertionError, RuntimeError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+# Whatever an encoder does when a value does not fit its format.
+_ENCODER_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    struct.error,
+)
 _UINT16_MAX = 65535
-_pillow_limit_lock = threading.Lock()
+_process_wide_lock = threading.Lock()
 
 
 @dataclass(eq=False)
@@ -401,25 +414,23 @@ def read_picture(
     format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
     """
     path = Path(path)
-    with _open_to_read(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _pillow_limit(max_pixels):
-            image = _identify(file, path)
-            if image.width * image.height > max_pixels:
-                raise _too_large(path, image, max_pixels)
-            try:
-                samples, alpha, mode = _decode(file, image, path)
-                orientation = _orientation(image)
-                metadata = _read_metadata(image)
-            except Image.DecompressionBombError as error:
-                raise _too_large(path, image, max_pixels) from error
-            except InvalidImageError as error:
-                raise InvalidImageError(f"{path}: {error}") from error
-            except _DECODER_ERRORS as error:
-                raise InvalidImageError(
-                    f"{path} is damaged or incomplete ({_brief(error)}); "
-                    "get another copy of it."
-                ) from error
+    with _open_to_read(path) as file, _quiet_pillow(max_pixels):
+        image = _identify(file, path)
+        if image.width * image.height > max_pixels:
+            raise _too_large(path, image, max_pixels)
+        try:
+            samples, alpha, mode = _decode(file, image, path)
+            orientation = _orientation(image)
+            metadata = _read_metadata(image)
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, image, max_pixels) from error
+        except InvalidImageError as error:
+            raise InvalidImageError(f"{path}: {error}") from error
+        except _DECODER_ERRORS as error:
+            raise InvalidImageError(
+                f"{path} is damaged or incomplete ({_brief(error)}); "
+                "get another copy of it."
+            ) from error
     icc_profile = metadata.pop("icc_profile")
     samples = _upright(samples, orientation)
     if alpha is not None:
@@ -461,14 +472,16 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
 
 
 @contextlib.contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Let Pillow's decoders allow as much as the caller; normally they do already."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or max_pixels <= 2 * limit:
-        yield
-        return
-    with _pillow_limit_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+def _quiet_pillow(max_pixels: int = 0) -> Iterator[None]:
+    """Keep Pillow from warning, and let its decoders allow as much as the caller.
+
+    Both are set for the whole process, so one thread at a time is in here.
+    """
+    with _process_wide_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and max_pixels > 2 * limit:
+            Image.MAX_IMAGE_PIXELS = max_pixels
         try:
             yield
         finally:
@@ -700,6 +713,8 @@ def write_picture(
         icc_profile, _exif_for(picture, _software(provenance)), picture.xmp, picture.dpi
     )
     try:
+        if max(picture.size) > form.max_side:
+            raise OSError(f"it has at most {form.max_side} pixels a side")
         with _replacing(path) as file:
             if form is _TIFF:
                 _write_tiff(file, samples, alpha, mode, metadata)
@@ -707,13 +722,13 @@ def write_picture(
                 _write_png(file, samples, alpha, metadata)
             else:
                 _write_pil(file, _join_pil(samples, alpha, mode), form, metadata)
-    except OSError as error:
-        if error.errno is None:  # the encoder's own
-            raise OSError(
-                f"{path} cannot be written as {form.name} ({_brief(error)}); "
-                "write a .png or .tif file."
-            ) from error
-        raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
+    except _ENCODER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
+        raise OSError(
+            f"{path} cannot be written as {form.name} ({_brief(error)}); "
+            "write a .png or .tif file."
+        ) from error
 
 
 class _Metadata(NamedTuple):
@@ -828,12 +843,8 @@ def _write_pil(
         if len(options["xmp"]) > 65504:
             logger.warning("The XMP data is too long for JPEG and is left out.")
             options["xmp"] = b""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.save(file, form.name, **options)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise OSError(str(error)) from error
+    with _quiet_pillow():
+        image.save(file, form.name, **options)
 
 
 def _write_png(

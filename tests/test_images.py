@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 import threading
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -753,6 +754,31 @@ def test_a_failed_write_leaves_the_destination_and_no_other_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("JPEG", 65500), ("WEBP", 16383), ("AVIF", 32768), ("GIF", 65535), ("TGA", 65535)],
+)
+def test_an_image_too_long_for_its_format_is_told(
+    name: str, side: int, tmp_path: Path
+) -> None:
+    path = tmp_path / f"out.{name.lower()}"
+    longest = Picture.from_image(np.zeros((1, side, 3), np.uint8))
+    assert read_picture(save(longest, path)).size == (side, 1)
+    longer = Picture.from_image(np.zeros((side + 1, 1, 3), np.uint8))
+    with pytest.raises(OSError, match=rf"as {name} \(.* {side} pixels.*write a \.png"):
+        save(longer, path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_metadata_that_no_file_can_hold_is_told(suffix: str, tmp_path: Path) -> None:
+    picture = Picture.from_image(noise(4, 4, 3))
+    picture.dpi = (float("nan"), float("nan"))
+    with pytest.raises(OSError, match=r"out\..* cannot be written as .*\(.*NaN"):
+        save(picture, tmp_path / f"out{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and links")
 def test_permissions_and_links_of_the_destination_are_kept(tmp_path: Path) -> None:
     real = tmp_path / "real.png"
@@ -865,6 +891,38 @@ def test_max_pixels_is_the_callers_choice(
     limit = Image.MAX_IMAGE_PIXELS
     assert read_picture(path, max_pixels=10**9).size == (96, 64)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_threads_that_overlap_leave_the_warning_filters_alone(
+    tmp_path: Path, content_image: Image.Image
+) -> None:
+    path = tmp_path / "in.gif"
+    content_image.save(path, save_all=True, append_images=[noise_image("RGB")])
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+    second = threading.Thread(target=read_picture, args=[path])
+
+    class Rendezvous(logging.Handler):
+        """Lets the second read, if it can, start in the first and end after it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if threading.current_thread() is second:
+                second_is_in.set()
+                first_is_out.wait(5)
+            else:
+                second.start()
+                second_is_in.wait(0.2)
+
+    before = list(warnings.filters)
+    logger, handler = logging.getLogger("styleplug"), Rendezvous()
+    logger.addHandler(handler)
+    try:
+        read_picture(path)
+        first_is_out.set()
+        second.join()
+    finally:
+        logger.removeHandler(handler)
+    assert second_is_in.is_set()
+    assert list(warnings.filters) == before
 
 
 def test_reading_in_threads_is_safe(tmp_path: Path, content_image: Image.Image) -> None:
