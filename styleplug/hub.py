@@ -63,17 +63,19 @@ def locate(
 ) -> Path:
     """Return the file of a style, downloaded if it comes from the Hub.
 
-    ``style`` is, tried in this order, the path of a ``.safetensors`` file, a Hub
-    repository ``owner/repo[@revision]`` (see :func:`pull`), or the name of a bundled
-    style. Raises :class:`StyleNotFoundError` when there is none, and what
-    :func:`pull` raises.
+    ``style`` is, tried in this order, a path, a Hub repository
+    ``owner/repo[@revision]`` (see :func:`pull`), or the name of a bundled style. Text
+    is a path if it ends in ``.safetensors``, or names a folder and a file that is
+    there, as ``./wave`` does. Raises :class:`StyleNotFoundError` when there is none,
+    and what :func:`pull` raises.
     """
     name = os.fspath(style)
     if not isinstance(name, str):
         raise TypeError(f"style must be a name or a path, got {style!r}")
-    if os.path.isfile(name):
+    is_path = not isinstance(style, str) or name.endswith(".safetensors")
+    if (is_path or os.path.dirname(name)) and os.path.isfile(name):
         return Path(name)
-    if not isinstance(style, str) or name.endswith(".safetensors"):
+    if is_path:
         raise StyleNotFoundError(f"There is no file {name}; check the path.")
     if name.partition("@")[0].count("/") == 1:
         return pull(name, cache_dir=cache_dir, token=token)

@@ -72,6 +72,17 @@ def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
     assert hub.locate(str(path)) == path
 
 
+def test_a_file_of_a_bare_name_is_not_taken_for_a_style(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wave").write_bytes(style_bytes())
+    with pytest.raises(StyleNotFoundError, match="There is no style 'wave'"):
+        hub.locate("wave")
+    assert hub.locate("./wave") == Path("wave")
+    assert hub.locate(Path("wave")) == Path("wave")
+
+
 @pytest.mark.parametrize(
     "style", [Path("no/such/file"), "missing.safetensors", "a/b.safetensors"]
 )
