@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0 is success, 1 an error told in one line on stderr, 2 a command line that makes
-    no sense, 130 an interruption.
+    no sense, 130 an interruption, 141 a reader of the output that went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 1
+            return 141  # what a shell makes of SIGPIPE
         except KeyboardInterrupt:
             print("styleplug: stopped", file=sys.stderr)
             return 130
@@ -575,7 +575,9 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _add_sample(commands: Commands) -> None:
     parser = commands.add_parser("sample", help="draw a landscape to try styles on")
-    parser.add_argument("file", type=Path, metavar="FILE", help="image to write")
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="image to write")
+    add("--overwrite", action="store_true", help="replace a file that is there already")
     parser.set_defaults(run=_sample)
 
 
@@ -583,6 +585,10 @@ def _sample(args: argparse.Namespace) -> int:
     from .images import Picture, write_picture
     from .sample import draw_scene
 
+    if args.file.exists() and not args.overwrite:
+        raise FileExistsError(
+            f"{args.file} is there already; add --overwrite, or name another file."
+        )
     picture = Picture.from_image(draw_scene())
     write_picture(picture, picture.pixels, args.file, provenance={"sample": "lake"})
     print(args.file)

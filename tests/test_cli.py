@@ -457,12 +457,13 @@ def test_a_full_disk_leaves_nothing_behind(
     assert sorted(tmp_path.iterdir()) == [out, photo]
 
 
-def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_stops_early_ends_it_without_a_word(tmp_path: Path) -> None:
     with command("sample", tmp_path / "scene.png") as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 # The other commands
@@ -475,6 +476,17 @@ def test_sample_draws_the_scene(
     assert main(["sample", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}\n"
     with Image.open(path) as scene:
+        assert scene.size == (960, 640)
+
+
+def test_sample_replaces_a_file_only_when_told(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = photo.read_bytes()
+    fails(capsys, "sample", photo, expect=r".*photo\.png is there already.*--overwrite")
+    assert photo.read_bytes() == before
+    assert main(["sample", str(photo), "--overwrite"]) == 0
+    with Image.open(photo) as scene:
         assert scene.size == (960, 640)
 
 
