@@ -15,6 +15,15 @@ from typing import Any, BinaryIO
 from .errors import TrainingError
 
 _BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+LAYERS = tuple(
+    name
+    for block, (_, depth) in enumerate(_BLOCKS, start=1)
+    for name in (
+        *(f"{k}{block}_{i}" for i in range(1, depth + 1) for k in ("conv", "relu")),
+        f"pool{block}",
+    )
+)
+"""The modules of VGG-19's ``features`` in their order, from conv1_1 to pool5."""
 _BYTES = {"F16": 2, "F32": 4}
 _FIRST_READ = 1 << 16
 """Bytes in which the header of a VGG-19 file fits."""
@@ -22,19 +31,20 @@ _FIRST_READ = 1 << 16
 
 def tensor_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of VGG-19's tensors down to ``last_layer``."""
+    if last_layer not in LAYERS:
+        raise ValueError(
+            f"last_layer must be a layer from {LAYERS[0]!r} to {LAYERS[-1]!r}, "
+            f"got {last_layer!r}"
+        )
     shapes: dict[str, tuple[int, ...]] = {}
-    index, inputs = 0, 3
-    for block, (width, depth) in enumerate(_BLOCKS, start=1):
-        for layer in range(1, depth + 1):
+    inputs = 3
+    for index, layer in enumerate(LAYERS[: LAYERS.index(last_layer) + 1]):
+        if layer.startswith("conv"):
+            width, _ = _BLOCKS[int(layer[4]) - 1]
             shapes[f"features.{index}.weight"] = (width, inputs, 3, 3)
             shapes[f"features.{index}.bias"] = (width,)
-            if last_layer in (f"conv{block}_{layer}", f"relu{block}_{layer}"):
-                return shapes
-            index, inputs = index + 2, width
-        index += 1
-    raise ValueError(
-        f"last_layer must be a layer from 'conv1_1' to 'relu5_4', got {last_layer!r}"
-    )
+            inputs = width
+    return shapes
 
 
 def find_tensors(

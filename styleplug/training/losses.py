@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .. import vgg
 from ..errors import TrainingError
 
 Features = dict[str, Tensor]
@@ -42,10 +43,12 @@ class LossNetwork(nn.Module):
         from torchvision.models import vgg19
 
         super().__init__()
-        names = _layer_names()
-        self.taps = {names.index(layer): layer for layer in layers}
+        self.taps = {vgg.LAYERS.index(layer): layer for layer in layers}
+        deepest = max(self.taps)
+        shapes = vgg.tensor_shapes(vgg.LAYERS[deepest])
         with torch.device("meta"):
-            stack = vgg19().features[: max(self.taps) + 1]
+            stack = vgg19().features[: deepest + 1]
+        path = vgg.find_file(Path(path), shapes)
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
@@ -53,18 +56,7 @@ class LossNetwork(nn.Module):
                 f"The loss network {path} cannot be read ({error}); give a VGG-19 "
                 "in safetensors with torchvision's names."
             ) from error
-        wanted = {
-            f"{i}.{kind}": tensors.get(f"features.{i}.{kind}")
-            for i, module in enumerate(stack)
-            if isinstance(module, nn.Conv2d)
-            for kind in ("weight", "bias")
-        }
-        missing = [name for name, tensor in wanted.items() if tensor is None]
-        if missing:
-            raise TrainingError(
-                f"The loss network {path} lacks features.{missing[0]}; give a VGG-19 "
-                "in safetensors with torchvision's names."
-            )
+        wanted = {name.removeprefix("features."): tensors[name] for name in shapes}
         stack.load_state_dict(wanted, assign=True)
         for module in stack:
             if isinstance(module, nn.ReLU):
@@ -93,16 +85,6 @@ class LossNetwork(nn.Module):
                 layer = self.taps[i]
                 features[layer] = x / self.activations[layer]
         return features
-
-
-def _layer_names() -> list[str]:
-    """Return the names of VGG-19's feature modules, ``conv1_1``, ``relu1_1``, …"""
-    names = []
-    for block, convolutions in enumerate((2, 2, 4, 4, 4), start=1):
-        for i in range(1, convolutions + 1):
-            names += [f"conv{block}_{i}", f"relu{block}_{i}"]
-        names.append(f"pool{block}")
-    return names
 
 
 def gram_matrix(features: Tensor) -> Tensor:
