@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import require
 from PIL import Image
 
 from styleplug.engine import Stylizer
 from styleplug.style import bundled_styles, read_info
+from tests.conftest import require
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 
