@@ -219,6 +219,7 @@ class _Desk:
     def _lay_out_stage(self) -> None:
         self.content = gr.State(None)
         self.mask = gr.State(None)
+        self.on_easel = gr.State(None)
         self.photo = _photo(
             label="Photo", height=420, sources=["upload", "clipboard", "webcam"],
             buttons=[], elem_id="photo",
@@ -312,12 +313,19 @@ class _Desk:
             ],
             **_QUIET,
         )
-        self.another.click(lambda: None, None, self.photo, queue=False, **_QUIET)
+        self.another.click(
+            lambda: (None, _say(_INVITATION)), None, [self.photo, self.status],
+            queue=False, **_QUIET,
+        )  # fmt: skip
         self.examples.click(
             self._example, self.examples, [self.photo, self.picker], **_QUIET
         )
+        self.part.expand(
+            self._put_on_easel, [self.content, self.on_easel],
+            [self.editor, self.on_easel], **_QUIET,
+        )  # fmt: skip
         gr.on(
-            [self.editor.change, self.region.change],
+            [self.editor.input, self.editor.clear, self.region.change],
             self._mark, [self.editor, self.region], self.mask,
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
@@ -343,20 +351,19 @@ class _Desk:
 
     def _open(self, path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return self._closed(_say(_INVITATION))
+            return self._closed(gr.skip())
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
             return self._closed(_say(str(error), wrong=True))
         before = (content.preview, content.preview)
-        editor = {"background": content.preview, "layers": [], "composite": None}
         return (
             *(content, None, gr.update(visible=False)),
             *(gr.update(value=before, visible=True), ""),
-            *(gr.update(visible=True), gr.update(visible=True), editor),
+            *(gr.update(visible=True), gr.update(visible=True, open=False), None),
         )
 
-    def _closed(self, status: str) -> tuple[Any, ...]:
+    def _closed(self, status: Any) -> tuple[Any, ...]:
         """Return the stage without a photo, with a place to drop one."""
         hidden = gr.update(visible=False)
         photo = gr.update(value=None, visible=True)
@@ -366,6 +373,13 @@ class _Desk:
     def _example(self, index: int) -> tuple[str, str]:
         names = list(self.studio.styles)
         return str(EXAMPLES[index]), names[(index + 1) * 3 % len(names)]
+
+    def _put_on_easel(self, content: Content | None, on_easel: str | None) -> Any:
+        """Give the editor the photo, unless it has it: it takes one only when open."""
+        if content is None or content.preview == on_easel:
+            return gr.skip(), gr.skip()
+        photo = {"background": content.preview, "layers": [], "composite": None}
+        return photo, content.preview
 
     def _mark(self, drawing: dict[str, Any] | None, region: str) -> Any:
         layers = (drawing or {}).get("layers") or []

@@ -91,7 +91,7 @@ class Visitor:
         """Press the visible button of this text."""
 
         def button() -> Any:
-            found = [e for e in self.find("button") if e.text.strip() == text]
+            found = [e for e in self.find("button") if e.text.startswith(text)]
             return next((e for e in found if e.is_displayed()), None)
 
         self.run("arguments[0].click()", self.wait(button))
@@ -204,6 +204,7 @@ def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
     whole = visitor.see_preview()
     visitor.press("Only a part of the picture")
     canvas = visitor.wait(lambda: visitor.find("#editor canvas"))[0]
+    time.sleep(2)  # the editor draws the photo
     visitor.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
     time.sleep(1)
     from selenium.webdriver import ActionChains
@@ -297,14 +298,17 @@ const behind = (element) => {
   return [1, 1, 1, 1];
 };
 const pale = [];
+const words = /[\\p{L}\\p{N}]/u;
 for (const e of document.querySelectorAll('body *')) {
-  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-  if (!own || !e.offsetParent || e.closest('[disabled], script, style, noscript')) continue;
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && words.test(n.data));
+  if (!own || !e.offsetParent) continue;
+  if (e.closest('[disabled], script, style, noscript')) continue;
   const style = getComputedStyle(e);
   if (style.visibility !== 'visible' || style.opacity === '0') continue;
-  const [a, b] = [luminance(rgba(style.color)), luminance(behind(e))].sort((x, y) => y - x);
+  const pair = [luminance(rgba(style.color)), luminance(behind(e))];
+  const [a, b] = pair.sort((x, y) => y - x);
   const contrast = (a + 0.05) / (b + 0.05);
-  if (contrast < 4.5) pale.push(e.textContent.trim().slice(0, 40) + ' ' + contrast.toFixed(2));
+  if (contrast < 4.5) pale.push(e.textContent.slice(0, 40) + ' ' + contrast);
 }
 return pale;
 """
@@ -349,5 +353,7 @@ def test_the_page_asks_no_other_host_and_logs_no_error(visitor: Visitor) -> None
             if address.startswith(("http", "ws")):
                 hosts.add(address.split("/")[2])
     assert hosts == {visitor.url.split("/")[2]}
-    errors = [e for e in visitor.driver.get_log("browser") if e["level"] == "SEVERE"]
-    assert errors == []
+    entries = visitor.driver.get_log("browser")
+    errors = [e["message"] for e in entries if e["level"] == "SEVERE"]
+    # Gradio takes back a picture it was loading when the next one arrives.
+    assert [e for e in errors if "AbortError" not in e] == []

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from styleplug.style import bundled_styles
+from tests.conftest import require
+from tests.space.conftest import ROOT, server_environment, wait_for
+
+
+def _setuptools_builds_here() -> bool:
+    try:
+        return int(version("setuptools").split(".")[0]) >= 77
+    except PackageNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The assembled Space, by the command of its docs."""
+    require(find_spec("gradio"), "needs gradio")
+    require(_setuptools_builds_here(), "needs setuptools 77 to build the wheel")
+    require(bundled_styles(), "needs the bundled styles")
+    folder = tmp_path_factory.mktemp("space")
+    script = [sys.executable, str(ROOT / "space/deploy.py"), "owner/name"]
+    done = subprocess.run(
+        [*script, "--dry-run", "--folder", str(folder)],
+        env={**os.environ, "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing uploaded" in done.stdout
+    return folder
+
+
+def test_the_front_matter_is_what_the_hub_expects() -> None:
+    text = (ROOT / "space/README.md").read_text()
+    matter = yaml.safe_load(text.split("---")[1])
+    assert matter["sdk"] == "gradio"
+    assert matter["app_file"] == "app.py"
+    requirements = (ROOT / "space/requirements.txt").read_text()
+    assert f"gradio[mcp]=={matter['sdk_version']}" in requirements
+    assert len(matter["short_description"]) <= 60
+
+
+def test_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(ROOT / "space/deploy.py"))["main"]
+    with pytest.raises(SystemExit):
+        main(["name", "--dry-run"])
+    assert "owner/name" in capsys.readouterr().err
+
+
+def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
+    names = {p.relative_to(space).as_posix() for p in space.rglob("*") if p.is_file()}
+    wheel = next(name for name in names if name.endswith(".whl"))
+    thumbnails = {name for name in names if name.startswith("thumbnails/")}
+    assert names - thumbnails == {
+        *("app.py", "README.md", "page.webp", "requirements.txt", wheel)
+    }
+    assert len(thumbnails) == len(bundled_styles())
+    assert f"./{wheel}" in (space / "requirements.txt").read_text()
+    with zipfile.ZipFile(space / wheel) as package:
+        inside = set(package.namelist())
+    assert {"styleplug/demo/page.css", "styleplug/demo/examples/lake.jpg"} <= inside
+    assert not [name for name in inside if name.startswith(("tests", "space"))]
+
+
+def test_the_space_starts_in_an_environment_of_its_own(
+    space: Path, tmp_path: Path
+) -> None:
+    """The wheel is installed afresh; torch and Gradio are lent, they are large."""
+    folder = tmp_path / "venv"
+    venv.create(folder, symlinks=True)
+    purelib = next(folder.glob("lib/python*/site-packages"))
+    wheel = next(space.glob("*.whl"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(purelib), str(wheel)], check=True)
+    lent = Path(find_spec("gradio").origin or "").parents[1]  # type: ignore[union-attr]
+    (purelib / "lent.pth").write_text(f"{lent}\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = server_environment(tmp_path / "uploads") | {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "HOME": str(tmp_path),
+    }
+    del environment["PYTHONPATH"]
+    elsewhere = shutil.copytree(space, tmp_path / "space")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(folder / "bin/python"), "app.py"],
+            cwd=elsewhere,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", process)
+        from gradio_client import Client, handle_file
+
+        client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+        styles = client.predict(api_name="/list_styles")
+        assert [style["name"] for style in styles] == list(bundled_styles())
+        example = ROOT / "styleplug/demo/examples/lake.jpg"
+        call = handle_file(str(example)), styles[0]["name"]
+        assert Path(client.predict(*call, api_name="/preview")).stat().st_size > 1000
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert not (tmp_path / ".cache" / "styleplug").exists()
