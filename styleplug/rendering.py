@@ -246,7 +246,9 @@ class Renderer:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
         x = content.read(content.bounds).clamp_(0, 1)
         x = _resize(x, Region(0, 0, *size))
-        stylized = self._run(x, self._live)
+        # Zero padding shows as a frame where it is seen: here nothing may see it.
+        reach = self.network.receptive_field
+        stylized = self._run(x, self._live, _margins(reach))
         self._report(size[0] * size[1])
         return mix(x, stylized, self.strength) - x
 
@@ -270,7 +272,9 @@ class Renderer:
             outer = tile.grow(self._overlap, level.bounds)
             pixels = level.read(outer)
             x = magnify(outer).add(pixels.clamp(0, 1)).clamp_(0, 1)
-            painted = self._run(x, forward)
+            m = self.network.MARGIN
+            at_border = (a == b for a, b in zip(outer, level.bounds, strict=True))
+            painted = self._run(x, forward, Region(*(m * is_at for is_at in at_border)))
             painted -= _low(painted - x, hold)
             stylized = mix(x, painted, self.strength).clamp_(0, 1)
             inner = tile.within(outer)
@@ -301,7 +305,11 @@ class Renderer:
             x = level.read(patch).clamp_(0, 1) + magnify(patch)
             patches.append(x.clamp_(0, 1))
         moments: dict[str, Moments] = {}
-        self._run(torch.cat(patches), functools.partial(self._live, moments=moments))
+        self._run(
+            torch.cat(patches),
+            functools.partial(self._live, moments=moments),
+            _margins(self.network.MARGIN),
+        )
         return moments
 
     def _live(self, x: Tensor, moments: dict[str, Moments] | None = None) -> Tensor:
@@ -310,21 +318,27 @@ class Renderer:
             stylized: Tensor = self.network(x, self.vector, moments)
         return stylized
 
-    def _run(self, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run ``network`` on (B, 3, h, w) with a margin by reflection around it.
+    def _run(
+        self, x: Tensor, network: Callable[[Tensor], Tensor], margins: Region
+    ) -> Tensor:
+        """Run ``network`` on (B, 3, h, w) with margins by reflection around it.
 
         What overflows in a short type is run again in float32.
         """
-        m, stride = self.network.MARGIN, self.network.STRIDE
+        stride = self.network.STRIDE
         height, width = x.shape[2:]
-        padding = m, m + -width % stride, m, m + -height % stride
-        mode = "reflect" if min(height, width) > max(padding) else "replicate"
-        padded = F.pad(x, padding, mode=mode)
+        top, left = (-(-m // stride) * stride for m in margins[:2])
+        bottom = margins.bottom + -(top + height + margins.bottom) % stride
+        right = margins.right + -(left + width + margins.right) % stride
+        mode = "reflect"
+        if max(top, bottom) >= height or max(left, right) >= width:
+            mode = "replicate"
+        padded = F.pad(x, (left, right, top, bottom), mode=mode)
         out = network(padded.to(self.dtype))
         if self.dtype != torch.float32 and not torch.isfinite(out).all():
             logger.info("%s overflowed, redone in float32", self.dtype)
             out = network(padded)
-        return out[..., m : m + height, m : m + width]
+        return out[..., top : top + height, left : left + width]
 
     def _report(self, work: int) -> None:
         self._done += work
@@ -353,7 +367,7 @@ def tile_size_within(
     Raises :class:`~styleplug.errors.MemoryLimitError` that tells the least there must
     be. Counted are tiles, the base and the levels between, not content and result.
     """
-    border = 2 * (_overlap(network) + network.MARGIN)
+    border = 2 * _overlap(network)
     per_pixel = BYTES_PER_PIXEL[dtype]
     height, width = content.shape[:2]
     between = 0.0
@@ -367,6 +381,11 @@ def tile_size_within(
             f"picture; allow at least {math.ceil(least / 1e6)} MB."
         )
     return int(((memory_limit - between) / per_pixel) ** 0.5) - border
+
+
+def _margins(margin: int) -> Region:
+    """Return the same margin for all four sides."""
+    return Region(margin, margin, margin, margin)
 
 
 class _Whole:
