@@ -138,7 +138,8 @@ class Picture:
 
     pixels: Array
     """(H, W, 3) uint8, uint16 or float32, encoded as sRGB, C-contiguous. Floats are
-    in [0, 1], highlights above it allowed. Not to be changed in place."""
+    in [0, 1], highlights above it allowed. Not to be changed in place. What alpha 0
+    hides, which can be anything, is the mean of what is seen, lest it rub off."""
     alpha: Array | None = None
     """(H, W) straight alpha of the same depth as the image, passed on untouched."""
     icc_profile: bytes | None = None
@@ -192,9 +193,15 @@ class Picture:
 
     def _encode(self, pixels: Array) -> Array:
         self._check(pixels)
-        if self._space is None or self._samples is None:
+        if self._samples is None:
             return pixels
-        return self._space.from_srgb(pixels, self.pixels, self._samples)
+        samples = pixels
+        if self._space is not None:
+            samples = self._space.from_srgb(pixels, self.pixels, self._samples)
+        hidden = _hidden(self.alpha)
+        if hidden is None:
+            return samples
+        return np.where(hidden[..., None], self._samples, samples)
 
     def _check(self, pixels: Array) -> None:
         expected = self.pixels.shape, self.pixels.dtype
@@ -308,14 +315,26 @@ def _picture(
     """Make a picture of samples (H, W, C) in one of Pillow's modes without alpha."""
     space, icc_profile = _find_space(samples, mode, icc_profile)
     pixels = samples if space is None else space.to_srgb(samples)
+    hidden = _hidden(alpha)
+    if hidden is not None and not hidden.all():
+        mean = pixels[~hidden].mean(axis=0, dtype=np.float64)
+        pixels = np.where(hidden[..., None], mean.astype(pixels.dtype), pixels)
     return Picture(
         pixels=pixels,
         alpha=alpha,
         icc_profile=icc_profile,
         _mode=mode,
-        _samples=None if space is None else samples,
+        _samples=None if space is None and hidden is None else samples,
         _space=space,
     )
+
+
+def _hidden(alpha: Array | None) -> NDArray[np.bool_] | None:
+    """Return where a picture is wholly transparent, if it is anywhere."""
+    if alpha is None:
+        return None
+    hidden: NDArray[np.bool_] = alpha == 0
+    return hidden if hidden.any() else None
 
 
 def _find_space(

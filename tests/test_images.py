@@ -284,7 +284,8 @@ def test_lossless_formats_keep_mode_and_pixels(
     inverted = invert(picture)
     again = read_picture(save(picture, tmp_path / f"inverted{suffix}", inverted))
     if mode != "CMYK":
-        assert np.array_equal(again.pixels, inverted)
+        seen = slice(None) if picture.alpha is None else picture.alpha > 0
+        assert np.array_equal(again.pixels[seen], inverted[seen])
 
 
 def write_tiff(path: Path, array: np.ndarray, order: str, **tags: Any) -> None:
@@ -341,6 +342,8 @@ def test_16_bit_is_written_and_read_in_full(
     channels: int, suffix: str, tmp_path: Path
 ) -> None:
     array = noise(90, 130, channels, dtype=np.uint16)
+    if channels == 4:
+        array[..., 3] |= 1  # nothing is hidden
     path = save(Picture.from_image(array), tmp_path / f"out{suffix}")
     again = read_picture(path)
     colors = array[..., :3] if channels == 4 else array
@@ -375,7 +378,7 @@ def test_transparent_colour_of_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
     key = (b"tRNS", struct.pack(">3H", 1, 2, 3))
     (tmp_path / "in.png").write_bytes(png((2, 1, 16, 2, 0, 0, 0), row, key))
     picture = read_picture(tmp_path / "in.png")
-    assert picture.pixels.tolist() == [[[1, 2, 3], [1, 2, 4]]]
+    assert picture.pixels.tolist() == [[[1, 2, 4], [1, 2, 4]]]  # 1, 2, 3 is hidden
     assert picture.alpha is not None
     assert picture.alpha.tolist() == [[0, 65535]]
 
@@ -1015,3 +1018,17 @@ def test_a_mask_file_that_is_no_image_is_told(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(InvalidImageError, match=r"mask\.png is not an image"):
         load_mask(tmp_path / "mask.png", (4, 4))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_colours_hidden_by_alpha_0_are_not_rendered_and_come_back(dtype):
+    white = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    image = np.zeros((4, 6, 4), dtype)
+    image[:, 3:] = (white, 0, 0, white)
+    image[0, 0] = (0, white, 0, 0)
+    picture = Picture.from_image(image)
+    assert (picture.pixels == picture.pixels[0, 5]).all()
+    out = picture.to_image(np.full_like(picture.pixels, white // 2))
+    assert np.array_equal(out[:, :3], image[:, :3])
+    assert (out[:, 3:, :3] == white // 2).all()
+    assert np.array_equal(picture.to_image(picture.pixels), image)
