@@ -148,12 +148,9 @@ class StyleNetwork(nn.Module):
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = _convolve(x, self._kernel(name), layer.resample)
-            if moments is None:
-                variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
-            else:
-                variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-                variance, mean = variance[None], mean[None]
-                moments[name] = Moments(mean, variance)
+            mean, variance = measured = _moments(x, whole_batch=moments is not None)
+            if moments is not None:
+                moments[name] = measured
             scale = scales[name] * torch.rsqrt(variance + EPS)
             shift = shifts[name] - mean * scale
             x = torch.addcmul(
@@ -246,6 +243,19 @@ class FrozenNetwork:
         layer = self._layers[name]
         x = _convolve(x, self._weights[name], layer.resample, self._biases[name])
         return F.relu_(x) if layer.relu else x
+
+
+def _moments(x: Tensor, whole_batch: bool) -> Moments:
+    """Return the statistics of (B, C, H, W), of each image or of all as one.
+
+    In two passes over rows of channels: an order of magnitude faster on a CPU than
+    ``torch.var_mean`` over height and width of a channels-last tensor.
+    """
+    rows = x.float().permute(0, 2, 3, 1).flatten(1, 2)
+    if whole_batch:
+        rows = rows.flatten(0, 1)[None]
+    mean = rows.mean(dim=1)
+    return Moments(mean, (rows - mean[:, None]).square().mean(dim=1))
 
 
 def _wire(
