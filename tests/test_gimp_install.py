@@ -173,7 +173,7 @@ def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):
         if "/usr/bin/python3" not in finding.text  # that of this machine
     ]
     assert [finding.text for finding in findings if not finding.ok] == []
-    assert "3 styles" in findings[-2].text
+    assert "2 styles" in findings[-2].text
 
 
 def test_doctor_tells_not_yet_started_from_refused(profile):

@@ -8,17 +8,21 @@ import threading
 import time
 
 from gi.repository import GdkPixbuf, Gimp, Gio
-from in_gimp import Notes, area, call, native, stylize, use_worker
+from in_gimp import Notes, area, call, native, processes, stylize, use_worker
 
 folder, picture, standin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+journal = f"{folder}/journal"
+standin.append(journal)
+use_worker(standin)
 notes = Notes(folder)
 TITLE = "^Neural Style$"
+PREVIEW, LAYER = 512, 800
 
 
 def x(*words):
-    return subprocess.run(
-        ["xdotool", *map(str, words)], check=False, capture_output=True, text=True
-    ).stdout.strip()
+    command = ["timeout", "20", "xdotool", *map(str, words)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def shot(name):
@@ -29,14 +33,21 @@ def window(name):
     return (x("search", "--onlyvisible", "--name", name).split() or [None])[-1]
 
 
-def wait(condition, what, seconds=60):
-    end = time.time() + seconds
-    while not (value := condition()):
-        if time.time() > end:
-            shot("failed")
-            raise RuntimeError(f"waited in vain for {what}; see failed.png")
-        time.sleep(0.1)
-    return value
+def until(action, condition, what, patience=20):
+    """Do ``action``, again after ``patience`` s in vain, until ``condition`` holds."""
+    for _ in range(8):
+        action()
+        end = time.time() + patience
+        while time.time() < end:
+            if value := condition():
+                return value
+            time.sleep(0.1)
+    shot("failed")
+    raise RuntimeError(f"waited in vain for {what}; see failed.png")
+
+
+def wait(condition, what):
+    return until(lambda: None, condition, what)
 
 
 def shows(color, part=0.04):
@@ -64,7 +75,7 @@ def in_background(steps):
             steps(wait(lambda: window(TITLE), "the dialog"))
         except Exception as error:  # noqa: BLE001 - the dialog must not stay open
             notes.setdefault("errors", []).append(repr(error))
-            key(window(TITLE), "Escape", "Escape")
+            close(window(TITLE))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -85,16 +96,28 @@ def open_dialog(image, layer, steps):
 
 
 def workers():
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    if b"standin_worker.py" in file.read():
-                        found.append(int(name))
-            except OSError:
-                pass
-    return found
+    return processes("standin_worker.py")
+
+
+def painted(style, width):
+    """How many pictures of a width were begun in a style since the worker's notes."""
+    with open(journal, "a+") as file:
+        file.seek(0)
+        return file.read().splitlines().count(f"{style} {width}")
+
+
+def strength(dialog, value, condition):
+    """Type a strength until the screen shows it."""
+    keys = ("alt+g", "ctrl+a", value, "Tab")
+    until(lambda: key(dialog, *keys), condition, f"the preview of strength {value}")
+
+
+def undo(condition, what):
+    until(lambda: key(main, "ctrl+z"), condition, what, 60)
+
+
+def close(dialog):
+    until(lambda: key(dialog, "Escape"), lambda: not window(TITLE), "the dialog's end")
 
 
 image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(picture))
@@ -116,33 +139,24 @@ def open_from_menu():
     time.sleep(0.5)
     shot("menu")
     x("key", "n")
-    end = time.time() + 15
-    while time.time() < end:
-        if window(TITLE):
-            return window(TITLE)
-        time.sleep(0.2)
-    return None
 
 
 # From the menu; OK; undo; repeat.
-dialog = wait(open_from_menu, "the dialog from the menu")
+dialog = until(open_from_menu, lambda: window(TITLE), "the dialog from the menu", 40)
 wait(lambda: shows(negative_color), "the preview")
 shot("dialog")
-key(dialog, "alt+o")
-wait(lambda: native(layer) != before, "the result")
-wait(lambda: not window(TITLE), "the dialog's end")
+until(lambda: key(dialog, "alt+o"), lambda: native(layer) != before, "the result", 60)
+wait(lambda: not processes("/styleplug_gimp.py"), "the plug-in's end")
 applied = native(layer)
 rectangle = area(layer)
 negative = bytes(255 - value for value in before[: rectangle.width * 3])
 notes["applied"] = applied[: rectangle.width * 3] == negative
-key(main, "ctrl+z")
-wait(lambda: native(layer) != applied, "the undo")
+undo(lambda: native(layer) != applied, "the undo")
 notes["undone"] = native(layer) == before
-key(main, "ctrl+f")
-wait(lambda: native(layer) != before, "the repetition")
+until(lambda: key(main, "ctrl+f"), lambda: native(layer) != before, "the repetition")
+wait(lambda: not processes("/styleplug_gimp.py"), "the plug-in's end")
 notes["repeated"] = native(layer) == applied
-key(main, "ctrl+z")
-wait(lambda: native(layer) != applied, "the second undo")
+undo(lambda: native(layer) != applied, "the second undo")
 
 # A new layer through a feathered selection is one step, too.
 Gimp.context_set_feather(True)
@@ -150,10 +164,19 @@ image.select_ellipse(Gimp.ChannelOps.REPLACE, 50, 50, 100, 100)
 stylize(image, layer, output="new-layer")
 notes["layers"] = [len(image.get_layers())]
 Gimp.displays_flush()
-key(main, "ctrl+z")
-wait(lambda: len(image.get_layers()) == 1, "the undo of the new layer")
+undo(lambda: len(image.get_layers()) == 1, "the undo of the new layer")
 notes["layers"].append(len(image.get_layers()))
 notes["undone_new"] = native(layer) == before
+
+# More bits than GIMP's merge has.
+image.convert_precision(Gimp.Precision.U32_LINEAR)
+deep = native(layer)
+stylize(image, layer)
+deep_applied = native(layer)
+Gimp.displays_flush()
+undo(lambda: native(layer) != deep_applied, "the undo of the deep layer")
+notes["undone_deep"] = native(layer) == deep
+undo(lambda: native(layer) == before, "the undo of the conversion")
 Gimp.Selection.none(image)
 
 
@@ -161,10 +184,9 @@ Gimp.Selection.none(image)
 def slide(dialog):
     wait(lambda: shows(negative_color), "the preview")
     shot("full")
-    key(dialog, "alt+g", "ctrl+a", "0", "Tab")
-    wait(lambda: not shows(negative_color), "the preview of strength 0")
+    strength(dialog, "0", lambda: not shows(negative_color))
     shot("zero")
-    key(dialog, "Escape")
+    close(dialog)
 
 
 notes["escaped"] = open_dialog(image, layer, slide)
@@ -174,16 +196,17 @@ notes["escaped_same"] = native(layer) == before
 # Cancel while it paints leads back to the dialog.
 def cancel(dialog):
     wait(lambda: shows(negative_color), "the preview")
-    key(dialog, "Down")  # the next style, the slow one
-    key(dialog, "alt+o")
-    time.sleep(3)
+    keys = ("alt+y", "Home", "Down")  # the slow style
+    until(lambda: key(dialog, *keys), lambda: painted("slow", PREVIEW), "its preview")
+    until(lambda: key(dialog, "alt+o"), lambda: painted("slow", LAYER), "the painting")
     shot("painting")
+    count = painted("slow", PREVIEW)
     key(dialog, "alt+c")
-    time.sleep(2)
+    wait(lambda: painted("slow", PREVIEW) > count, "the way back")
     shot("cancelled")
     notes["still_open"] = bool(window(TITLE))
     notes["workers_after_cancel"] = len(workers())
-    key(dialog, "alt+c")
+    close(dialog)
 
 
 notes["cancelled"] = open_dialog(image, layer, cancel)
@@ -195,20 +218,18 @@ def lose_worker(dialog):
     wait(lambda: shows(negative_color), "the preview")
     for number in workers():
         os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
     time.sleep(1)
     shot("lost")
-    key(dialog, "alt+t")
-    wait(workers, "the next worker")
-    key(dialog, "alt+g", "ctrl+a", "0", "Tab")
-    wait(lambda: not shows(negative_color), "the preview of strength 0")
-    key(dialog, "alt+g", "ctrl+a", "1", "Tab")
-    wait(lambda: shows(negative_color), "the preview")
-    key(dialog, "alt+o")
+    until(lambda: key(dialog, "alt+t"), workers, "the next worker")
+    strength(dialog, "0", lambda: not shows(negative_color))
+    strength(dialog, "1", lambda: shows(negative_color))
+    until(lambda: key(dialog, "alt+o"), lambda: not window(TITLE), "the result")
 
 
 notes["lost"] = open_dialog(image, layer, lose_worker)
 notes["lost_applied"] = native(layer) != before
-wait(lambda: not workers(), "the worker's end", 5)
+wait(lambda: not workers(), "the worker's end")
 
 
 # No worker at all.
@@ -218,7 +239,7 @@ def without_worker(dialog):
     key(dialog, "alt+o")
     time.sleep(0.5)
     notes["missing_open"] = bool(window(TITLE))
-    key(dialog, "Escape")
+    close(dialog)
 
 
 use_worker(["/nonexistent/python"])
@@ -232,12 +253,12 @@ image.reorder_item(layer, group, 0)
 
 
 def look(dialog):
-    wait(workers, "the worker")
-    time.sleep(3)
+    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
     shot("group")
-    key(dialog, "Escape")
+    close(dialog)
 
 
+earlier = painted("negative", PREVIEW)
 notes["group"] = open_dialog(image, group, look)
 image.reorder_item(layer, None, 0)
 image.remove_layer(group)

@@ -120,6 +120,20 @@ def select_softly(image):
     Gimp.context_pop()
 
 
+def processes(word):
+    """Ids of the processes that have ``word`` in their command line."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    if word.encode() in file.read():
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
+
+
 class Notes(dict):
     """What the test outside is told: JSON, and bytes in files beside it."""
 

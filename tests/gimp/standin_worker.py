@@ -2,7 +2,9 @@
 """styleplug's worker with a stylizer of a few lines in place of the networks.
 
 It starts at once and its result is known: the negative, as far as ``strength`` says.
-The style ``slow`` takes ten seconds, ``stuck`` never reports anything.
+The style ``slow`` takes five minutes; ``stuck``, which is not listed, never reports
+anything. The style and the width of all that is painted are noted in the file that the
+first argument names.
 """
 
 import sys
@@ -40,10 +42,13 @@ class Negative:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, not in 0..1")
         print("a stray line on standard output")
+        if sys.argv[1:]:
+            with open(sys.argv[1], "a") as journal:
+                print(self.style, image.shape[1], file=journal)
         if self.style == "stuck":
             time.sleep(3600)
-        for step in range(100 if self.style == "slow" else 2):
-            progress(step / 100)
+        for step in range(3000 if self.style == "slow" else 2):
+            progress(step / 3000)
             time.sleep(0.1 if self.style == "slow" else 0)
         colors = image[..., :3].astype(np.float32)
         white = 255 if image.dtype == np.uint8 else 1
@@ -55,5 +60,5 @@ class Negative:
 
 
 if __name__ == "__main__":
-    infos = [StyleInfo(name=name, title=name.title()) for name in STYLES]
+    infos = [StyleInfo(name=name, title=name.title()) for name in STYLES[:2]]
     worker.main(Negative, lambda: infos)

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def notes(folder):
     require_gimp()
-    Image.new("RGB", (400, 300), COLOR).save(folder / "plain.png")
+    Image.new("RGB", (800, 600), COLOR).save(folder / "plain.png")
     return run_gimp(
         folder,
         "gui_dialog.py",
@@ -55,6 +55,10 @@ def test_repeat_last_does_the_same_again(notes):
 def test_one_undo_removes_the_new_layer(notes):
     assert notes["layers"] == [2, 1]
     assert notes["undone_new"]
+
+
+def test_one_undo_gives_a_deep_layer_all_its_bits_back(notes):
+    assert notes["undone_deep"]
 
 
 def test_preview_shows_the_result_and_follows_the_slider(notes, folder):
