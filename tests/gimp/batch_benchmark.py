@@ -15,6 +15,7 @@ import layer as layers
 import worker_client
 
 folder, style, command = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+width, height = map(int, sys.argv[4:])
 notes = Notes(folder)
 use_worker(command)
 
@@ -65,7 +66,6 @@ for name, precision, bytes_per_pixel in (
     ("8 bit", Gimp.Precision.U8_NON_LINEAR, 4),
     ("float", Gimp.Precision.FLOAT_LINEAR, 16),
 ):
-    width, height = 6000, 4000
     image = Gimp.Image.new_with_precision(
         width, height, Gimp.ImageBaseType.RGB, precision
     )
@@ -74,11 +74,10 @@ for name, precision, bytes_per_pixel in (
     )
     image.insert_layer(layer, None, 0)
     buffer = layer.get_buffer()
-    for top in range(
-        0, height, 100
-    ):  # no two tiles are alike, or GIMP would share them
-        band = Gegl.Rectangle.new(0, top, width, 100)
-        buffer.set(band, "R'G'B'A u8", os.urandom(width * 400))
+    for top in range(0, height, 100):  # GIMP would share tiles that are alike
+        rows = min(100, height - top)
+        band = Gegl.Rectangle.new(0, top, width, rows)
+        buffer.set(band, "R'G'B'A u8", os.urandom(width * rows * 4))
     buffer.flush()
     size = width * height * bytes_per_pixel
     before = {}
@@ -90,7 +89,8 @@ for name, precision, bytes_per_pixel in (
         worker, image, layer, settings(1.0), progress=lambda fraction: None
     )
     total = time.monotonic() - started
-    notes[f"24 MP, {name}"] = {
+    notes[name] = {
+        "size": [width, height],
         "render, s": reply["seconds"],
         "pixels moved, s": round(total - reply["seconds"], 3),
         "pixels moved / render": round(total / reply["seconds"] - 1, 3),
