@@ -225,6 +225,9 @@ class StyleDialog:
         self._list = Gtk.ListBox(activate_on_single_click=True)
         self._list.set_selection_mode(Gtk.SelectionMode.BROWSE)
         self._list.connect("row-selected", self._on_row_selected)
+        # GIMP's dark themes hardly show what is selected.
+        self._mark = Gtk.CssProvider()
+        self._mark.load_from_data(b":selected { box-shadow: inset 4px 0 currentColor }")
         label = Gtk.Label.new_with_mnemonic(_("St_yle"))
         label.set_xalign(0)
         label.set_mnemonic_widget(self._list)
@@ -301,6 +304,9 @@ class StyleDialog:
         box.pack_start(image, False, False, 0)
         box.pack_start(label, True, True, 0)
         row = Gtk.ListBoxRow()
+        row.get_style_context().add_provider(
+            self._mark, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION
+        )
         row.add(box)
         row.style_id, row.image = style["id"], image
         row.get_accessible().set_name(f"{style['title']} {by}".strip())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import gi
@@ -22,6 +23,11 @@ REPLACE = "replace"
 NEW_LAYER = "new-layer"
 
 _BABL = {"u8": "R'G'B'A u8", "f32": "R'G'B'A float"}
+_WIDER_THAN_FLOAT = [
+    getattr(Gimp.Precision, f"{depth}_{curve}")
+    for depth in ("U32", "DOUBLE")
+    for curve in ("LINEAR", "NON_LINEAR", "PERCEPTUAL")
+]
 _BAND_BYTES = 1 << 22
 _TILE = 64
 # How the whole of a run is shared among sending, painting and fetching the pixels.
@@ -207,13 +213,42 @@ def stylize(
     try:
         if new:
             _insert(image, layer, target, bands)
-        elif not layer.merge_shadow(True):
+        elif not _merge(image, layer):
             raise LayerError(_("GIMP cannot change this layer: its pixels are locked."))
     finally:
         image.undo_group_end()
     layer.update(0, 0, *size)
     target.update(0, 0, *size)
     return reply
+
+
+def _merge(image: Any, layer: Any) -> bool:
+    """Merge the shadow through the selection; False when GIMP refuses.
+
+    GIMP merges in float32, which has no room for 32-bit integers and doubles; what is
+    not selected gets its bits back. The undo of the merge covers that, too.
+    """
+    if image.get_precision() not in _WIDER_THAN_FLOAT or Gimp.Selection.is_empty(image):
+        return bool(layer.merge_shadow(True))
+    _selected, left, top, width, height = layer.mask_intersect()
+    offset_x, offset_y = layer.get_offsets()[1:]
+    selection = image.get_selection().get_buffer()
+    original = layer.copy()  # shares its tiles with the layer
+    merged = bool(layer.merge_shadow(True))
+    source, target = original.get_buffer(), layer.get_buffer()
+    for y in range(top, top + height if merged else top):
+        row = Gegl.Rectangle.new(left + offset_x, y + offset_y, width, 1)
+        levels = selection.get(row, 1.0, "Y float", Gegl.AbyssPolicy.NONE)
+        x = left
+        for selected, run in groupby(memoryview(levels).cast("f"), bool):
+            length = len(list(run))
+            if not selected:
+                place = Gegl.Rectangle.new(x, y, length, 1)
+                source.copy(place, Gegl.AbyssPolicy.NONE, target, place)
+            x += length
+    target.flush()
+    original.delete()
+    return merged
 
 
 def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:

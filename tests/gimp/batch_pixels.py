@@ -1,6 +1,7 @@
 """The plug-in against GIMP's own inversion, on all kinds of layers."""
 
 import array
+import random
 import sys
 
 from gi.repository import Gimp
@@ -93,6 +94,21 @@ compare("adobe-rgb", image, layer)
 image, layer = make(size=(64, 64))
 image.set_color_profile(Gimp.ColorProfile.new_rgb_srgb())
 compare("srgb-profile", image, layer)
+
+for depth in ("U32", "DOUBLE"):  # more bits than a float has
+    precision = getattr(Gimp.Precision, f"{depth}_LINEAR")
+    image, layer = make(precision=precision)
+    noise = random.Random(2)
+    count = 48 * 40 * 4
+    data = {
+        "U32": noise.randbytes(count * 4),
+        "DOUBLE": array.array("d", (noise.random() for _ in range(count))).tobytes(),
+    }[depth]
+    layer.get_buffer().set(area(layer), f"RGBA {depth.lower()}", data)
+    layer.get_buffer().flush()
+    for x, y in (5, 4), (30, 20):  # two parts, and much in between that is not selected
+        image.select_rectangle(Gimp.ChannelOps.ADD, x, y, 10, 12)
+    compare(f"parts-{depth}", image, layer)
 
 image, layer = make(size=(700, 300))  # several bands
 select_softly(image)
