@@ -24,6 +24,11 @@ from styleplug.style import bundled_styles
 HERE = Path(__file__).parent
 OWNER = "styleplug"
 GAP = 6
+SHOWN = [
+    *("photograph", "great-wave", "udnie", "metzinger", "composition-vii"),
+    *("the-scream", "starry-night"),
+]
+"""The columns of the README's picture."""
 
 
 def photographs() -> list[Image.Image]:
@@ -66,15 +71,15 @@ def make_card(name: str, path: Path, pictures: list[Image.Image]) -> None:
 
 def main() -> None:
     contents = photographs()
-    columns = [contents]
+    columns = {"photograph": contents}
     for name, path in bundled_styles().items():
         stylizer = Stylizer(name, device="cpu")
         painted = [stylizer(content) for content in contents]
         make_card(name, path, painted)
-        columns.append(painted)
+        columns[name] = painted
     # Each photograph has a row of its own, so that a style is a column.
-    rows = list(zip(*columns, strict=True))
-    mosaic(rows, 150).save(HERE / "styles.webp", quality=72, method=6)
+    rows = list(zip(*(columns[name] for name in SHOWN), strict=True))[:3]
+    mosaic(rows, 144).save(HERE / "styles.webp", quality=70, method=6)
 
 
 if __name__ == "__main__":
