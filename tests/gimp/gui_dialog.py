@@ -221,7 +221,10 @@ def lose_worker(dialog):
     wait(lambda: not workers(), "the worker's death")
     time.sleep(1)
     shot("lost")
+    count = painted("negative", PREVIEW)
     until(lambda: key(dialog, "alt+t"), workers, "the next worker")
+    # The list of styles takes the focus; after that, keys get where they should.
+    wait(lambda: painted("negative", PREVIEW) > count, "the preview")
     strength(dialog, "0", lambda: not shows(negative_color))
     strength(dialog, "1", lambda: shows(negative_color))
     until(lambda: key(dialog, "alt+o"), lambda: not window(TITLE), "the result")
