@@ -88,11 +88,17 @@ class StyleNetwork(nn.Module):
         for name, layer in self.layers.items():
             shape = (layer.outputs, layer.inputs, 3, 3)
             self.weights[name] = nn.Parameter(torch.empty(shape))
-            nn.init.kaiming_normal_(self.weights[name], nonlinearity="relu")
         self.weights["leave"] = nn.Parameter(torch.empty(3, half, 3, 3))
-        nn.init.xavier_normal_(self.weights["leave"])
         self.bias = nn.Parameter(torch.zeros(3))
-        self.photo = nn.Parameter(self.new_style())
+        self.photo = nn.Parameter(torch.empty(self.style_size))
+        if not self.photo.is_meta:  # on meta this would load torch's compiler
+            self._initialize()
+
+    def _initialize(self) -> None:
+        for name in self.layers:
+            nn.init.kaiming_normal_(self.weights[name], nonlinearity="relu")
+        nn.init.xavier_normal_(self.weights["leave"])
+        self.photo.data = self.new_style()
 
     @property
     def style_size(self) -> int:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -241,3 +244,12 @@ def test_bundled_styles_all_render(content_image):
     for info in styleplug.list_styles():
         out = stylize(content_image, info.name, device="cpu")
         assert out.tobytes() != content_image.tobytes()
+
+
+def test_rendering_does_not_wait_for_torch_s_compiler(tiny_style):
+    code = (
+        "import sys, numpy; from styleplug.engine import stylize; "
+        f"stylize(numpy.zeros((600, 700, 3), 'uint8'), {str(tiny_style)!r}); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
