@@ -50,6 +50,10 @@ def photograph(path: Path, side: int = 1000) -> Path:
     return path
 
 
+def connect(url: str) -> Client:
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 600})
+
+
 def resident(pid: int) -> float:
     """Return the resident memory of a process in MB."""
     fields = Path(f"/proc/{pid}/statm").read_text().split()
@@ -75,7 +79,7 @@ def measure(
     ended: list[int] = []
 
     def visit(number: int) -> float:
-        own = Client(url, verbose=False)
+        own = connect(url)
         seconds = ask("/stylize", styles[number % len(styles)], own)
         ended.append(number)
         return seconds
@@ -130,7 +134,7 @@ def main() -> None:
                 urllib.request.urlopen(url).read()
                 page = time.monotonic() - start
                 photo = photograph(Path(scratch) / "photo.jpg")
-                client = Client(url, verbose=False)
+                client = connect(url)
                 figures = measure(client, url, server.pid, photo, requests)
             finally:
                 server.terminate()

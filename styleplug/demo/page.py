@@ -6,7 +6,7 @@ import base64
 import functools
 import html
 import os
-import threading
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,9 +118,10 @@ def build(
     )
     studio.warm_up()
     desk = _Desk(studio, thumbnails)
-    with gr.Blocks(
+    page = gr.Blocks(
         title="styleplug", delete_cache=(_CLEAN_EVERY, _KEEP), analytics_enabled=False
-    ) as page:
+    )
+    with page:
         desk.lay_out()
         page.unload(desk.leave)
     page.temp_file_sets.append(studio.files)
@@ -146,7 +147,8 @@ class _Desk:
     def __init__(self, studio: Studio, thumbnails: Path) -> None:
         self.studio = studio
         self.thumbnails = thumbnails
-        self.stops: dict[tuple[str, str | None], threading.Event] = {}
+        self.jobs: dict[str, bool] = {}
+        """Paintings under way or in the queue, and whether to stop them."""
 
     # Layout
 
@@ -219,6 +221,8 @@ class _Desk:
     def _lay_out_stage(self) -> None:
         self.content = gr.State(None)
         self.mask = gr.State(None)
+        self.job = gr.State(None)
+        self.painted = gr.State(None)
         self.on_easel = gr.State(None)
         self.photo = _photo(
             label="Photo", height=420, sources=["upload", "clipboard", "webcam"],
@@ -268,6 +272,7 @@ class _Desk:
         self.batch_files = gr.File(
             label="Pictures", file_count="multiple", height=220, elem_id="batch-files"
         )
+        self.batch_job = gr.State(None)
         self.batch_status = gr.HTML(_say(""), elem_id="batch-status")
         with gr.Row(elem_id="batch-actions"):
             self.batch_folder = gr.UploadButton(
@@ -329,25 +334,26 @@ class _Desk:
             self._mark, [self.editor, self.region], self.mask,
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
-        given = [self.content, self.mask, *self.settings]
+        given: list[Any] = [self.content, self.mask, *self.settings]
         buttons = [self.full, self.stop, self.download]
         gr.on(
             [c.change for c in given],
-            self._preview, given, [self.compare, self.status, *buttons],
+            self._preview, [self.job, self.painted, *given],
+            [self.painted, self.compare, self.status, *buttons],
             trigger_mode="always_last", api_visibility="private",
             show_progress="minimal", show_progress_on=self.compare, **_ENGINE,
         )  # fmt: skip
-        painting = self.full.click(
-            lambda: _buttons("stop"), None, buttons, queue=False, **_QUIET
+        self.full.click(
+            self._begin, None, [self.job, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint, given, [self.compare, self.status, *buttons],
+            self._paint, [self.job, *given],
+            [self.painted, self.compare, self.status, *buttons],
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
         )  # fmt: skip
         self.stop.click(
-            self._stop, None, [self.status, *buttons], queue=False,
-            cancels=painting, **_QUIET,
-        )  # fmt: skip
+            self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
+        )
 
     def _open(self, path: str | None) -> tuple[Any, ...]:
         if path is None:
@@ -378,96 +384,98 @@ class _Desk:
         """Give the editor the photo, unless it has it: it takes one only when open."""
         if content is None or content.preview == on_easel:
             return gr.skip(), gr.skip()
-        photo = {"background": content.preview, "layers": [], "composite": None}
+        photo: dict[str, Any] = {
+            "background": content.preview,
+            "layers": [],
+            "composite": None,
+        }
         return photo, content.preview
 
     def _mark(self, drawing: dict[str, Any] | None, region: str) -> Any:
         layers = (drawing or {}).get("layers") or []
         return mask_of(layers, inverted=region == _UNMARKED)
 
-    def _preview(
-        self, content: Content | None, mask: Image.Image | None, *settings: Any
-    ) -> tuple[Any, ...]:
+    def _preview(self, job: str | None, painted: list[Any] | None, *given: Any) -> Any:
+        content, mask, *settings = given
         if content is None:
-            return gr.skip(), gr.skip(), *_buttons()
+            return None, gr.skip(), gr.skip(), *_buttons()
+        if job in self.jobs or list(given) == painted:  # more than a preview is there
+            return gr.skip()
         start = time.monotonic()
         try:
-            painted = self.studio.preview(content, _settings(*settings), mask)
+            preview = self.studio.preview(content, _settings(*settings), mask)
         except (StyleplugError, ValueError) as error:
-            return gr.skip(), _say(str(error), wrong=True), *_buttons()
+            return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
         seconds = time.monotonic() - start
         text = (
             f"Preview, painted in {seconds:.1f} s. The photo has "
             f"{content.width} by {content.height} pixels."
         )
-        return (content.preview, painted), _say(text), *_buttons("full")
+        return None, (content.preview, preview), _say(text), *_buttons("full")
 
     def _paint(
         self,
-        request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *given: Any,
-    ) -> tuple[Any, ...]:
-        content, mask, *settings = given
+    ) -> Any:
+        job, content, mask, *settings = given
         try:
-            with self._report("one", request, progress) as report:
+            with self._report(job, progress) as report:
                 painting = self.studio.paint(
                     content.path, _settings(*settings), mask=mask, progress=report
                 )
+        except StoppedError:
+            return gr.skip()
         except (StyleplugError, ValueError) as error:
-            return gr.skip(), _say_error(error), *_buttons("full")
+            return None, gr.skip(), _say(str(error), wrong=True), *_buttons("full")
         size = os.path.getsize(painting.path)
         text = (
             f"Done: {content.width} by {content.height} pixels, {size / 1e6:.1f} MB, "
             "ready to download."
         )
         return (
+            list(given[1:]),
             (painting.before, painting.after),
             _say(text),
             *_buttons("download", painting.path),
         )
 
+    def _begin(self, request: gr.Request) -> tuple[Any, ...]:
+        job = f"{request.session_hash} {secrets.token_hex(8)}"
+        self.jobs[job] = False
+        return job, *_buttons("stop")
+
+    def _stop(self, job: str | None) -> tuple[Any, ...]:
+        if job in self.jobs:
+            self.jobs[job] = True
+        return _say("Stopped."), *_buttons("full")
+
+    def leave(self, request: gr.Request) -> None:
+        """Stop what a visitor who has left was waiting for."""
+        for job in list(self.jobs):
+            if job.startswith(f"{request.session_hash} "):
+                self.jobs[job] = True
+
     @contextmanager
-    def _report(
-        self, kind: str, request: gr.Request, progress: gr.Progress
-    ) -> Iterator[Progress]:
-        """Give what the engine calls: shows progress, and ends when told to stop."""
-        key = kind, request.session_hash
-        stop = self.stops[key] = threading.Event()
+    def _report(self, job: str, progress: gr.Progress) -> Iterator[Progress]:
+        """Give what the engine calls: shows progress, and ends a job told to stop."""
 
         def report(fraction: float) -> None:
-            if stop.is_set():
+            if self.jobs.get(job, True):
                 raise StoppedError("Stopped.")
             progress(fraction, desc="Painting")
 
         try:
             yield report
         finally:
-            self.stops.pop(key, None)
-
-    def _stop(self, request: gr.Request) -> tuple[Any, ...]:
-        self._end("one", request)
-        return _say("Stopped."), *_buttons("full")
-
-    def _stop_batch(self, request: gr.Request) -> tuple[Any, ...]:
-        self._end("many", request)
-        return _say("Stopped."), *_buttons("full")
-
-    def leave(self, request: gr.Request) -> None:
-        self._end("one", request)
-        self._end("many", request)
-
-    def _end(self, kind: str, request: gr.Request) -> None:
-        stop = self.stops.get((kind, request.session_hash))
-        if stop is not None:
-            stop.set()
+            self.jobs.pop(job, None)
 
     def _add_hub_style(self, name: str) -> tuple[Any, str]:
         try:
             info = self.studio.add_hub_style(name)
             picker = gr.update(groups=self._groups(), value=style_id(info))
         except (StyleplugError, ValueError) as error:
-            return gr.skip(), _say_error(error)
+            return gr.skip(), _say(str(error), wrong=True)
         return picker, _say(f"Added {style_title(info)}, licence {info.license}.")
 
     # Many pictures
@@ -480,31 +488,32 @@ class _Desk:
         self.batch_files.change(
             lambda: _buttons("full"), None, buttons, queue=False, **_QUIET
         )
-        painting = self.batch_run.click(
-            lambda: _buttons("stop"), None, buttons, queue=False, **_QUIET
+        self.batch_run.click(
+            self._begin, None, [self.batch_job, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint_all, [self.batch_files, *self.settings],
+            self._paint_all, [self.batch_job, self.batch_files, *self.settings],
             [self.batch_status, *buttons], api_visibility="private",
             show_progress="full", show_progress_on=self.batch_files,
             concurrency_id="batch", concurrency_limit=1,
         )  # fmt: skip
         self.batch_stop.click(
-            self._stop_batch, None, [self.batch_status, *buttons], queue=False,
-            cancels=painting, **_QUIET,
+            self._stop, self.batch_job, [self.batch_status, *buttons],
+            queue=False, **_QUIET,
         )  # fmt: skip
 
     def _paint_all(
         self,
-        request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *given: Any,
-    ) -> tuple[Any, ...]:
-        files, *settings = given
+    ) -> Any:
+        job, files, *settings = given
         try:
-            with self._report("many", request, progress) as report:
+            with self._report(job, progress) as report:
                 batch = self.studio.paint_all(files or [], _settings(*settings), report)
+        except StoppedError:
+            return gr.skip()
         except (StyleplugError, ValueError) as error:
-            return _say_error(error), *_buttons("full")
+            return _say(str(error), wrong=True), *_buttons("full")
         text = f"{batch.painted} picture{'s' * (batch.painted != 1)} painted."
         if batch.refused:
             text += " Left out: " + " ".join(batch.refused)
@@ -685,10 +694,6 @@ def _given(path: str | None) -> str:
 def _say(text: str, *, wrong: bool = False) -> str:
     role = 'role="alert" class="wrong"' if wrong else 'role="status"'
     return f"<p {role}>{html.escape(text)}</p>"
-
-
-def _say_error(error: Exception) -> str:
-    return _say(str(error), wrong=not isinstance(error, StoppedError))
 
 
 def _buttons(shown: str = "", path: str | None = None) -> tuple[Any, Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -90,11 +91,18 @@ class Visitor:
     def press(self, text: str) -> None:
         """Press the visible button of this text."""
 
-        def button() -> Any:
-            found = [e for e in self.find("button") if e.text.startswith(text)]
-            return next((e for e in found if e.is_displayed()), None)
+        from selenium.common.exceptions import WebDriverException
 
-        self.run("arguments[0].click()", self.wait(button))
+        def pressed() -> bool:
+            for button in self.find("button, a[download]"):
+                # Gradio has each tab twice, one of them under the other.
+                with contextlib.suppress(WebDriverException):
+                    if button.text.startswith(text) and button.is_displayed():
+                        button.click()
+                        return True
+            return False
+
+        self.wait(pressed)
 
     def upload(self, path: Path, selector: str = "#photo input[type=file]") -> None:
         self.find(selector)[0].send_keys(str(path))
@@ -174,6 +182,9 @@ def test_upload_choose_adjust_compare_download(visitor: Visitor, photo: Path) ->
     visitor.choose("melencolia")
     visitor.wait(lambda: "Preview" in visitor.status)
     assert not [b for b in visitor.find("button, a") if b.text == "Download"]
+    other = visitor.painting()
+    visitor.choose("udnie")
+    visitor.wait(lambda: visitor.painting() != other)
 
 
 def test_an_example_runs_with_one_click(visitor: Visitor) -> None:
@@ -256,6 +267,26 @@ def test_a_folder_of_pictures_becomes_a_zip(
     visitor.press("Download zip")
     with zipfile.ZipFile(visitor.downloaded()) as zipped:
         assert zipped.namelist() == ["holiday-melencolia.jpg"]
+
+
+def test_stop_ends_the_work_and_the_page_goes_on(
+    visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    large = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in large:
+        Image.effect_noise((2000, 1990), 90).save(path, compress_level=1)
+    visitor.press("Many pictures")
+    visitor.wait(lambda: visitor.find("#batch-files input[type=file]"))
+    files = "\n".join(str(path) for path in large)
+    visitor.find("#batch-files input[type=file]")[0].send_keys(files)
+    visitor.wait(lambda: len(visitor.find("#batch-files tr")) == 4)
+    visitor.press("Paint all")
+    visitor.press("Stop")
+    visitor.wait(lambda: "Stopped." in visitor.status)
+    assert not [b for b in visitor.find("button, a") if b.text == "Download zip"]
+    visitor.press("One picture")
+    visitor.upload(photo)
+    visitor.see_preview()
 
 
 @pytest.mark.parametrize("dark", [False, True])
