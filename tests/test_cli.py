@@ -425,7 +425,10 @@ def test_ctrl_c_leaves_whole_files_and_exits_with_130(
     for i in range(40):
         shutil.copy(folder / "a.png", folder / f"c{i}.png")
     out = tmp_path / "out"
-    with command("stylize", folder, "-o", out, "--style", tiny_style) as process:
+    argv = ("stylize", folder, "-o", out, "--style", tiny_style)
+    # A shell starts what runs in the background with interruptions switched off.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with command(*argv, preexec_fn=heed) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)

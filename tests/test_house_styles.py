@@ -53,7 +53,7 @@ def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name)
         stylized = Stylizer(name, device="cpu")(content)
         far = style_loss(network(content), grams).item()
         near = style_loss(network(stylized), grams).item()
-    assert near < 0.4 * far
+    assert near < 0.5 * far
 
 
 def test_every_bundled_style_is_described_in_the_catalogue():
