@@ -280,23 +280,19 @@ class Renderer:
             inner = tile.within(outer)
             emit(tile, pixels[inner], stylized[inner])
 
-        def paint_or_split(tile: Region) -> None:
+        pending = list(level.bounds.cut(self.tile_size))[::-1]
+        while pending:
+            tile = pending.pop()
             side = max(tile.height, tile.width)
             try:
                 paint(tile)
             except (MemoryError, RuntimeError) as error:
                 if side <= SMALLEST_TILE or not _is_out_of_memory(error):
                     raise
+                logger.warning("out of memory at a tile of %d pixels, halved", side)
+                pending += list(tile.cut(max(SMALLEST_TILE, side // 2)))[::-1]
             else:
                 self._report(tile.area)
-                return
-            # Out here the error, and with it the failed tile's memory, is gone.
-            logger.warning("out of memory at a tile of %d pixels, halved", side)
-            for part in tile.cut(max(SMALLEST_TILE, side // 2)):
-                paint_or_split(part)
-
-        for tile in level.bounds.cut(self.tile_size):
-            paint_or_split(tile)
 
     def _measure(self, level: Canvas, magnify: _Magnify) -> dict[str, Moments]:
         """Return the statistics of a level, measured on a sample of it."""

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -198,3 +200,15 @@ def test_other_errors_are_not_taken_for_lack_of_memory(network, monkeypatch):
 def test_when_not_even_the_smallest_tile_fits_it_is_said(network, small_memory):
     with pytest.raises(MemoryLimitError, match="256 pixels"):
         render(network, picture(700, 600))
+
+
+def test_rendering_leaves_no_cycles_that_hold_its_memory(network):
+    pixels = picture(120, 150)
+    render(network, pixels)
+    gc.collect()
+    gc.disable()
+    try:
+        render(network, pixels)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
