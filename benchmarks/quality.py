@@ -77,7 +77,7 @@ def load(path: Path, size: int, square: bool = False) -> Tensor:
     image = load_artwork(path, size)
     height, width = (side // 8 * 8 for side in image.shape[2:])
     if square:
-        height = width = 192
+        height = width = 160
     return image[..., :height, :width]
 
 
