@@ -55,9 +55,9 @@ def connect(url: str) -> Client:
 
 
 def resident(pid: int) -> float:
-    """Return the resident memory of a process in MB."""
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Return the resident memory of a process in MB, without pages of mapped files."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1000
 
 
 def measure(

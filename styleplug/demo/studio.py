@@ -9,6 +9,7 @@ read within limits; and every refusal is a :class:`~styleplug.errors.StyleplugEr
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import fnmatch
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import logging
 import math
 import os
 import re
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,7 @@ EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.jpg"))
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 """Whether a GPU is lent for the time of a call only, by the package ``spaces``."""
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _THUMBNAIL = 176
 _SHOWN = 1600
 
@@ -196,7 +199,7 @@ class Studio:
         """
         context = contextvars.copy_context()
         try:
-            return self._engine.submit(context.run, work).result()
+            return self._engine.submit(context.run, _then_trim, work).result()
         except (StyleplugError, ValueError):
             raise
         except Exception as error:
@@ -377,6 +380,16 @@ def mask_of(layers: Sequence[Image.Image], *, inverted: bool) -> Image.Image | N
     covered = np.minimum(covered.astype(np.uint16) * 255 // covered.max(), 255)
     covered = covered.astype(np.uint8)
     return Image.fromarray(255 - covered if inverted else covered)
+
+
+def _then_trim(work: Callable[[], T]) -> T:
+    """Do ``work`` and give the memory it needed back to the system, not to a heap."""
+    try:
+        return work()
+    finally:
+        trim = getattr(_LIBC, "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)
 
 
 def _paint(
