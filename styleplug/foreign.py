@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EPS, FrozenNetwork, Moments, StyleNetwork
+from .networks import EPS, FrozenNetwork, Moments, StyleNetwork, measure_moments
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -66,12 +66,10 @@ class ForeignNetwork(StyleNetwork):
         moments: dict[str, Moments] | None = None,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> Moments:
-            if moments is None:
-                variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
-                return Moments(mean, variance)
-            variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-            moments[name] = Moments(mean[None], variance[None])
-            return moments[name]
+            measured = measure_moments(x, whole_batch=moments is not None)
+            if moments is not None:
+                moments[name] = measured
+            return measured
 
         run = _Pass(dict(self.weights.items()), self.affine(vector), measure)
         return self.paint(run, content).float().clamp(0, 1)

@@ -154,7 +154,8 @@ class StyleNetwork(nn.Module):
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = _convolve(x, self._kernel(name), layer.resample)
-            mean, variance = measured = _moments(x, whole_batch=moments is not None)
+            measured = measure_moments(x, whole_batch=moments is not None)
+            mean, variance = measured
             if moments is not None:
                 moments[name] = measured
             scale = scales[name] * torch.rsqrt(variance + EPS)
@@ -251,7 +252,7 @@ class FrozenNetwork:
         return F.relu_(x) if layer.relu else x
 
 
-def _moments(x: Tensor, whole_batch: bool) -> Moments:
+def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
 
     In two passes over rows of channels: an order of magnitude faster on a CPU than

@@ -191,7 +191,7 @@ def train(
                     loss.item(),
                 )
             )
-        if step % 50 == 0 or step == config.steps:
+        if running and (step % 50 == 0 or step == config.steps):
             means = [sum(column) / len(column) for column in zip(*running, strict=True)]
             logger.info(
                 "step %d/%d  content %.3f  style %.4f  loss %.3f  %.1f s",
