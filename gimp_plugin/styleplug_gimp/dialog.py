@@ -54,7 +54,6 @@ class PreviewThread(threading.Thread):
         self._condition = threading.Condition()
         self._wish: _Job | None = None
         self.rows = deque(rows)
-        self._running: _Job | None = None
         self._stopped = False
 
     def wish(self, job: _Job) -> None:
@@ -62,9 +61,6 @@ class PreviewThread(threading.Thread):
         with self._condition:
             self._wish = job
             self._condition.notify()
-            running = self._running
-        if running and self.worker:
-            self.worker.cancel()
 
     def add_row(self, job: _Job) -> None:
         """Render ``job`` when there is nothing else to do."""
@@ -77,8 +73,6 @@ class PreviewThread(threading.Thread):
         with self._condition:
             self._stopped = True
             self._condition.notify()
-        if self.worker:
-            self.worker.cancel()
 
     def run(self) -> None:
         try:
@@ -96,16 +90,16 @@ class PreviewThread(threading.Thread):
             if self._stopped:
                 return None
             if self._wish:
-                self._running, self._wish = self._wish, None
-            else:
-                self._running = self.rows[0]
-            return self._running
+                job, self._wish = self._wish, None
+                return job
+            return self.rows[0]
 
     def _render(self, worker: Worker, job: _Job) -> None:
         try:
             reply = worker.stylize(
                 {**job.settings.request(), **job.thumbnail.request()},
                 job.thumbnail.body(),
+                cancelled=lambda: self._stopped or self._wish is not None,
             )
             data = worker.read(reply["bytes"])
         except CancelledError:
@@ -117,7 +111,6 @@ class PreviewThread(threading.Thread):
         else:
             GLib.idle_add(job.done, reply, data)
         with self._condition:
-            self._running = None
             if self.rows and self.rows[0] is job:
                 self.rows.popleft()
 
@@ -515,8 +508,6 @@ class StyleDialog:
         ):
             self._cancelled = True
             self._say(_("Stopping…"), busy=True)
-            if self._thread.worker:
-                self._thread.worker.cancel()
 
     def _on_delete(self, _dialog: Any, _event: Any) -> bool:
         return self._rendering  # the response said it already

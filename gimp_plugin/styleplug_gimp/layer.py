@@ -160,8 +160,8 @@ def stylize(
     """Stylize ``layer`` as one step of undo, and return the header of the answer.
 
     The layer stays as it was until the last pixel has come back. Raises
-    :class:`CancelledError` after ``worker.cancel()``, and, while pixels travel, when
-    ``cancelled`` says so; the worker is closed then.
+    :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
+    was while pixels travelled.
     """
     check_output(layer, settings.output)
     size = layer.get_width(), layer.get_height()
@@ -192,6 +192,7 @@ def stylize(
         pixels(),
         progress=lambda fraction: progress(_SENT + (_PAINTED - _SENT) * fraction),
         idle=idle,
+        cancelled=cancelled,
     )
     new = settings.output == NEW_LAYER
     target = _twin(layer) if new else layer

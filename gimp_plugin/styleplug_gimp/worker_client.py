@@ -115,14 +115,16 @@ class Worker:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._stderr = self._process.stderr
         self._last_words: collections.deque[str] = collections.deque(maxlen=20)
-        self._write_lock = threading.Lock()
         self._ids = itertools.count(1)
-        self._current = 0
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._unread = 0
         self._body_read = threading.Event()
-        for work in (self._listen, self._overhear):
-            threading.Thread(target=work, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, daemon=True)
+            for work in (self._listen, self._overhear)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
@@ -149,15 +151,17 @@ class Worker:
         *,
         progress: Callable[[float], None] = lambda fraction: None,
         idle: Callable[[], None] = lambda: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
         """Send a request and return the header of its answer.
 
         ``body`` gives the ``header["bytes"]`` bytes in pieces. ``progress`` gets
-        fractions; ``idle`` is called about every 30 ms of waiting. When the answer
+        fractions; ``idle`` is called about every 30 ms of waiting, and as often
+        ``cancelled`` is asked whether the request is to be taken back. When the answer
         has ``bytes``, they must be fetched with :meth:`read` before anything else.
-        Raises :class:`WorkerError`, or :class:`CancelledError` after :meth:`cancel`.
+        Raises :class:`WorkerError`, or :class:`CancelledError` when it was taken back.
         """
-        self._current = number = next(self._ids)
+        number = next(self._ids)
         self._send({"protocol": PROTOCOL, "id": number, **header})
         try:
             for piece in body:
@@ -165,8 +169,17 @@ class Worker:
         except BaseException:
             self.close()  # the stream stops amid a body: nothing can follow
             raise
+        taken_back = False
+
+        def wait() -> None:
+            nonlocal taken_back
+            idle()
+            if not taken_back and cancelled():
+                taken_back = True
+                self._send({"protocol": PROTOCOL, "type": "cancel", "id": number})
+
         while True:
-            message = self._next(idle)
+            message = self._next(wait)
             kind, about = message.get("type"), message.get("id")
             if kind == "error" and about in (number, None):
                 if message.get("code") == "Cancelled":
@@ -187,6 +200,7 @@ class Worker:
         *,
         progress: Callable[[float], None] = lambda fraction: None,
         idle: Callable[[], None] = lambda: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
         """Send a ``stylize`` request; see :meth:`request`.
 
@@ -194,7 +208,11 @@ class Worker:
         """
         size = header["width"] * header["height"] * PIXEL_BYTES[header["format"]]
         reply = self.request(
-            {"type": "stylize", **header}, body, progress=progress, idle=idle
+            {"type": "stylize", **header},
+            body,
+            progress=progress,
+            idle=idle,
+            cancelled=cancelled,
         )
         if reply.get("type") != "result" or reply.get("bytes") != size:
             raise self._broken()
@@ -211,11 +229,6 @@ class Worker:
             self._body_read.set()
         return data
 
-    def cancel(self) -> None:
-        """Take the current request back; callable from any thread."""
-        with suppress(WorkerError):
-            self._send({"protocol": PROTOCOL, "type": "cancel", "id": self._current})
-
     def close(self) -> None:
         """End the worker."""
         with suppress(OSError):
@@ -226,25 +239,31 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._body_read.set()
+        for thread, stream in zip(
+            self._threads, (self._stdout, self._stderr), strict=True
+        ):
+            thread.join(1)
+            if not thread.is_alive():
+                stream.close()
 
     def _send(self, header: Mapping[str, Any]) -> None:
         self._write(json.dumps(header).encode() + b"\n")
 
     def _write(self, data: bytes) -> None:
         try:
-            with self._write_lock, self._killed_if_stuck():
+            with self._killed_if_stuck():
                 self._stdin.write(data)
                 self._stdin.flush()
         except (OSError, ValueError) as error:
             raise self._died() from error
 
-    def _next(self, idle: Callable[[], None]) -> dict[str, Any]:
+    def _next(self, wait: Callable[[], None]) -> dict[str, Any]:
         silent_since = time.monotonic()
         while True:
+            wait()
             try:
                 message = self._messages.get(timeout=_POLL)
             except queue.Empty:
-                idle()
                 if time.monotonic() - silent_since > self._silence_limit:
                     self._silent = True
                     self._process.kill()
@@ -254,7 +273,6 @@ class Worker:
             if message.get("type") != "alive":
                 return message
             silent_since = time.monotonic()
-            idle()
 
     def _listen(self) -> None:
         """Put the worker's lines into the queue; wait while a body is read."""

@@ -1,0 +1,53 @@
+"""The plug-in's side of the pipes, without GIMP, against a real worker process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from worker_client import CancelledError, Worker
+
+STANDIN = [sys.executable, "-su", str(Path(__file__).parent / "gimp/standin_worker.py")]
+SIDE = 64
+PIXELS = bytes(range(256)) * SIDE
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(STANDIN, silence_limit=60)
+    yield worker
+    worker.close()
+
+
+def stylize(worker, body=(PIXELS,), style="negative", **options):
+    header = {"style": style, "width": SIDE, "height": SIDE, "format": "u8"}
+    reply = worker.stylize({**header, "bytes": len(PIXELS)}, body, **options)
+    return worker.read(reply["bytes"])
+
+
+def test_a_picture_comes_back_stylized(worker):
+    result = stylize(worker)
+    assert result[:3] == bytes(255 - value for value in PIXELS[:3])
+
+
+def test_a_request_outdated_while_its_pixels_travel_ends_after_them(worker):
+    outdated = False
+
+    def body():
+        nonlocal outdated
+        for start in range(0, len(PIXELS), 1000):
+            outdated = start > 5000
+            yield PIXELS[start : start + 1000]
+
+    with pytest.raises(CancelledError):
+        stylize(worker, body(), "slow", cancelled=lambda: outdated)
+    assert stylize(worker) == stylize(worker)
+
+
+def test_a_request_can_be_taken_back_while_it_is_painted(worker):
+    seen = []
+    with pytest.raises(CancelledError):
+        stylize(
+            worker, style="slow", progress=seen.append, cancelled=lambda: bool(seen)
+        )
+    assert worker.alive
+    assert stylize(worker)
