@@ -317,7 +317,7 @@ def load_style(path: Path | str) -> LoadedStyle:
     """
     path = Path(path)
     info = read_info(path)
-    tensors = _load_tensors(path)
+    tensors = load_tensors(path)
     vector = tensors.pop("style", None)
     if vector is None:
         raise InvalidStyleError(f"{path} holds no style vector; download it again.")
@@ -351,14 +351,14 @@ def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
 @functools.lru_cache(maxsize=2)
 def load_trunk(path: Path) -> StyleNetwork:
     """Load a trunk file; the same file gives the same object again."""
-    return _build(read_info(path), _load_tensors(path))
+    return _build(read_info(path), load_tensors(path))
 
 
 def save_trunk(path: Path | str, network: StyleNetwork, info: StyleInfo) -> StyleInfo:
     """Write ``network`` as a trunk file; return ``info`` as written."""
     tensors = _trunk_tensors(network)
     info = _describe(info, network)
-    _write(Path(path), tensors, info)
+    write_tensors(Path(path), tensors, info)
     return info
 
 
@@ -378,7 +378,7 @@ def save_style(
     tensors = _trunk_tensors(network, dtype) if self_contained else {}
     tensors["style"] = vector.detach().to("cpu", dtype).contiguous()
     info = _describe(info, network)
-    _write(Path(path), tensors, info)
+    write_tensors(Path(path), tensors, info)
     return info
 
 
@@ -407,7 +407,8 @@ def _trunk_tensors(
     }
 
 
-def _write(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
+    """Write a safetensors file with ``info`` in its header, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.write_bytes(save(tensors, metadata=info.to_metadata()))
@@ -416,7 +417,8 @@ def _write(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file in float32, checked to be finite."""
     try:
         # What is cached must also serve who wants gradients.
         with torch.inference_mode(False):
