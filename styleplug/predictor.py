@@ -68,6 +68,13 @@ class StylePredictor(nn.Module):
             nn.Linear(hidden, style_size),
         )
 
+    def begin_at(self, vector: Tensor) -> None:
+        """Make predictions start out near one (K,) vector."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.data.mul_(0.3)
+        last.bias.data.copy_(vector)
+
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, 3, H, W) pictures in [0, 1].
 

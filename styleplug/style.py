@@ -191,10 +191,15 @@ def bundled_trunk() -> Path:
     return STYLES_DIR / "trunk.safetensors"
 
 
+def bundled_predictor() -> Path:
+    """Return the predictor of any style's vector on the bundled trunk."""
+    return STYLES_DIR / "predictor.safetensors"
+
+
 def bundled_styles() -> dict[str, Path]:
     """Return the files of the bundled styles by name, sorted."""
     return {
         path.stem: path
         for path in sorted(STYLES_DIR.glob("*.safetensors"))
-        if path != bundled_trunk()
+        if path not in (bundled_trunk(), bundled_predictor())
     }

@@ -29,13 +29,21 @@ class Photographs:
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
 
-    def __init__(self, folder: Path | str, size: int = 384) -> None:
+    def __init__(
+        self, folder: Path | str, size: int = 384, held_out: Iterable[str] = ()
+    ) -> None:
         folder = Path(folder)
         if not folder.is_dir():
-            raise TrainingError(f"{folder} is not a folder of photographs.")
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+            raise TrainingError(f"{folder} is not a folder of pictures.")
+        self._size = size
+        left_out = set(held_out)
+        files = sorted(
+            f
+            for f in folder.rglob("*")
+            if f.suffix.lower() in SUFFIXES and f.name not in left_out
+        )
         with ThreadPoolExecutor() as pool:
-            loaded = list(pool.map(lambda file: _try_load(file, size), files))
+            loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
         self.skipped = len(files) - len(self.images)
         if not self.images:
@@ -43,6 +51,18 @@ class Photographs:
                 f"{folder} holds no readable photographs; JPEG, PNG, WebP and TIFF "
                 "files are looked for, also in folders below it."
             )
+
+    def _load(self, path: Path) -> Tensor | None:
+        try:
+            image = _open(path)
+        except _UNREADABLE as error:
+            logger.warning("skipped %s: %s", path, error)
+            return None
+        scale = self._size / min(image.size)
+        if scale < 1:
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
+        return _to_tensor(image)
 
     def crops(
         self, count: int, size: int, scales: tuple[float, float], rng: Generator
@@ -54,8 +74,51 @@ class Photographs:
         """
         picks = torch.randint(len(self.images), (count,), generator=rng)
         return torch.stack(
-            [_crop(self.images[i], size, scales, rng) for i in picks.tolist()]
+            [crop(self.images[i], size, scales, rng) for i in picks.tolist()]
         )
+
+
+class Archive(Photographs):
+    """All artworks of a folder, to learn any style from; held in memory as uint8.
+
+    Each has ``size`` pixels as the geometric mean of its sides. The files whose names
+    are in ``held_out`` are left out.
+    """
+
+    def artwork(self, i: int) -> Tensor:
+        """Return artwork ``i`` as (1, 3, H, W) in [0, 1]."""
+        return self.images[i][None].float() / 255
+
+    def _load(self, path: Path) -> Tensor | None:
+        try:
+            return load_artwork(path, self._size)[0].mul(255).round().byte()
+        except TrainingError as error:
+            logger.warning("skipped %s", error)
+            return None
+
+
+def glimpse(image: Tensor, size: int, rng: Generator) -> Tensor:
+    """Return a large part of a picture (3, H, W) uint8, as (1, 3, h, w) in [0, 1].
+
+    At least 0.7 of each side is seen, mirrored at random; ``size`` is the geometric
+    mean side of the whole picture.
+    """
+    height, width = image.shape[1:]
+    share = 0.7 + 0.3 * torch.rand(2, generator=rng)
+    sides = [
+        max(1, round(side * s))
+        for side, s in zip((height, width), share.tolist(), strict=True)
+    ]
+    top = int(torch.randint(height - sides[0] + 1, (), generator=rng))
+    left = int(torch.randint(width - sides[1] + 1, (), generator=rng))
+    part = image[None, :, top : top + sides[0], left : left + sides[1]].float() / 255
+    if torch.rand((), generator=rng) < 0.5:
+        part = part.flip(3)
+    factor = size / (height * width) ** 0.5
+    target = [max(32, round(side * factor)) for side in sides]
+    return F.interpolate(
+        part, target, mode="bilinear", antialias=True, align_corners=False
+    )
 
 
 def load_artwork(path: Path | str, size: int) -> Tensor:
@@ -93,39 +156,28 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _try_load(path: Path, size: int) -> Tensor | None:
-    try:
-        image = _open(path)
-    except _UNREADABLE as error:
-        logger.warning("skipped %s: %s", path, error)
-        return None
-    scale = size / min(image.size)
-    if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return _to_tensor(image)
-
-
 def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _crop(
+def crop(
     image: Tensor, size: int, scales: tuple[float, float], rng: Generator
 ) -> Tensor:
+    """Return a (3, size, size) random crop in [0, 1] of (3, H, W) uint8, mirrored at
+    random; ``scales`` as in :meth:`Photographs.crops`."""
     height, width = image.shape[1:]
     low, high = scales
     scale = low + (high - low) * torch.rand((), generator=rng).item()
     side = min(round(size / scale), height, width)
     top = int(torch.randint(height - side + 1, (), generator=rng))
     left = int(torch.randint(width - side + 1, (), generator=rng))
-    crop = image[:, top : top + side, left : left + side].float() / 255
+    part = image[:, top : top + side, left : left + side].float() / 255
     if torch.rand((), generator=rng) < 0.5:
-        crop = crop.flip(2)
+        part = part.flip(2)
     if side == size:
-        return crop
+        return part
     return F.interpolate(
-        crop[None], (size, size), mode="bilinear", antialias=True, align_corners=False
+        part[None], (size, size), mode="bilinear", antialias=True, align_corners=False
     )[0]
 
 

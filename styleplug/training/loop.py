@@ -2,9 +2,12 @@
 
     styleplug train ARTWORK... --content PHOTOS --out DIR
     styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
+    styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
 
 The first fits the vectors of new styles on the bundled trunk, in minutes. The second
-trains a trunk together with the styles that will share it, in an hour or more.
+trains a trunk together with the styles that will share it, in an hour or more. The
+third goes on training a trunk and its styles, together with a predictor that finds
+the vector of any picture.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -35,13 +38,15 @@ from ..errors import TrainingError
 from ..networks import (
     StyleNetwork,
     hash_trunk,
+    load_style,
     load_trunk,
     mix,
     save_style,
     save_trunk,
 )
-from ..style import StyleInfo, bundled_trunk
-from .data import Photographs, folder_images, load_artwork
+from ..predictor import StylePredictor, save_predictor
+from ..style import StyleInfo, bundled_predictor, bundled_trunk
+from .data import Archive, Photographs, crop, folder_images, glimpse, load_artwork
 from .losses import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -78,6 +83,14 @@ class TrainConfig:
     """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
     varied_strength: float = 0.4
     """Share of the crops that is trained at a strength below 1."""
+    any_share: float = 0.75
+    """Share of a batch whose styles are predicted, when a predictor is trained."""
+    any_size: int = 384
+    """Geometric mean side of the artworks that any style is learned from."""
+    identity_share: float = 0.1
+    """Share of the predicted styles whose picture is the content image itself."""
+    identity_weight: float = 100.0
+    """Weight of the mean squared difference of pixels there, in place of the style."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +110,10 @@ def train(
     *,
     config: TrainConfig | None = None,
     trunk: Path | None = None,
+    train_trunk: bool = False,
+    start: Sequence[Path] = (),
+    archive: Path | None = None,
+    held_out: Iterable[str] = (),
     about: dict[str, dict[str, Any]] | None = None,
     device: str | torch.device | None = None,
     measure: Path | None = None,
@@ -106,8 +123,12 @@ def train(
 ) -> list[Path]:
     """Train a style for each artwork, write them into ``out``, return their paths.
 
-    With ``trunk`` only the vectors are learned, on that trunk; without it a new trunk
-    is trained too and written as ``trunk.safetensors``. ``about`` gives the header
+    With ``trunk`` only the vectors are learned, on that trunk, unless ``train_trunk``
+    says that it is trained on; without it a new trunk is trained. A trunk that was
+    trained is written as ``trunk.safetensors``. ``start`` are styles of the trunk that
+    the vectors begin from, one for each artwork. ``archive`` is a folder of artworks:
+    a predictor of any style is learned from them, but for those named in ``held_out``,
+    and written as ``predictor.safetensors``. ``about`` gives the header
     fields of a style by the file name of its artwork. The photographs in ``measure``
     are not trained on; the figures in the headers are measured on them. ``checkpoint``
     is written every few minutes and continued from when it is there; ``sheet`` is a
@@ -130,64 +151,88 @@ def train(
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
     grams = _targets(artworks, loss_net, config, device)
 
+    train_trunk = train_trunk or trunk is None
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
-    network = network.to(device)
-    styles = nn.Parameter(network.new_style().repeat(len(artworks), 1).to(device))
-    if trunk is not None:
-        styles.data[:] = network.photo
-    trained = list(network.parameters()) if trunk is None else []
+    network = network.to(device).requires_grad_(train_trunk)
+    styles = nn.Parameter(_first_vectors(network, len(artworks), start, trunk is None))
+    named = dict(network.named_parameters()) if train_trunk else {}
+    any_style = None
+    if archive is not None:
+        pictures = Archive(archive, config.any_size, held_out)
+        any_style = _AnyStyle(pictures, photographs, network, styles, loss_net)
+        named.update(any_style.predictor.named_parameters("predictor"))
     vector_rate = config.vector_rate * config.learning_rate
-    optimizer = torch.optim.Adam(
-        [{"params": trained}, {"params": [styles]}] if trained else [styles],
-        lr=config.learning_rate,
-    )
-    peaks = [config.learning_rate, vector_rate] if trained else [vector_rate]
+    groups = [(list(named.values()), config.learning_rate)] if named else []
+    if artworks:
+        groups.append(([styles], vector_rate))
+    optimizer = torch.optim.Adam([{"params": members} for members, _ in groups])
+    if artworks:
+        named["styles"] = styles
 
     identity = {
         "config": dataclasses.asdict(config),
         "artworks": [path.name for path in artworks],
-        "trunk": trunk is None or hash_trunk(network),
+        "archive": any_style and len(any_style.archive.images),
+        "trunk": train_trunk or hash_trunk(network),
     }
-    state = _State(network if trunk is None else None, styles, optimizer, identity)
+    state = _State(named, optimizer, identity)
     step = state.resume(checkpoint) if checkpoint else 0
     saved = shown = time.monotonic()
     running: list[tuple[float, float, float]] = []
+    share = config.any_share if artworks else 1.0
+    from_archive = round(share * config.batch_size) if any_style else 0
+    dealt = config.batch_size - from_archive
     while step < config.steps:
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, (_, peak) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = peak * _one_cycle(step / config.steps)
         rng = _rng(config.seed, step)
         crops = photographs.crops(
             config.batch_size, config.crop_size, config.scales, rng
         ).to(device)
-        picks = _deal(len(artworks), config, step).to(device)
+        picks = _deal(len(artworks), dealt, config.seed, step).to(device)
         strength = torch.rand(config.batch_size, generator=rng)
         varied = torch.rand(config.batch_size, generator=rng) < config.varied_strength
         strength = torch.where(varied, strength, 1.0).to(device)
 
+        vectors = styles[picks]
         targets = {layer: gram[picks] for layer, gram in grams.items()}
-        content_part, style_part, tv_part = objective(
-            network, loss_net, crops, styles[picks], strength, targets
+        itself = torch.zeros(config.batch_size, dtype=torch.bool, device=device)
+        if any_style:
+            drawn = any_style.draw(from_archive, config, rng)
+            vectors = torch.cat([vectors, drawn.vectors])
+            targets = {
+                layer: torch.cat([targets[layer], gram]) if artworks else gram
+                for layer, gram in drawn.grams.items()
+            }
+            for i, crop in drawn.contents.items():
+                crops[dealt + i] = crop.to(device)
+                itself[dealt + i], strength[dealt + i] = True, 1.0
+        losses = objective(network, loss_net, crops, vectors, strength, targets)
+        wanted = torch.where(
+            itself,
+            config.identity_weight * losses.difference,
+            config.style_weight * strength**2 * losses.style,
         )
         loss = (
-            config.content_weight * content_part
-            + config.style_weight * strength**2 * style_part
-            + config.tv_weight * tv_part
+            config.content_weight * losses.content
+            + wanted
+            + config.tv_weight * losses.variation
         ).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([*trained, styles], 1.0)
+        norm = nn.utils.clip_grad_norm_(named.values(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
         else:
             logger.warning("step %d: the loss is not finite, left out", step)
         step += 1
 
-        full = strength == 1.0
+        full = (strength == 1.0) & ~itself
         if full.any():
             running.append(
                 (
-                    content_part[full].mean().item(),
-                    style_part[full].mean().item(),
+                    losses.content[full].mean().item(),
+                    losses.style[full].mean().item(),
                     loss.item(),
                 )
             )
@@ -203,7 +248,10 @@ def train(
             if checkpoint:
                 state.save(checkpoint, step)
             if sheet:
-                draw_sheet(sheet, network, styles, photographs)
+                shown_styles = styles.detach()
+                if any_style:
+                    shown_styles = torch.cat([shown_styles, any_style.examples()])
+                draw_sheet(sheet, network, shown_styles, photographs)
             saved = time.monotonic()
 
     info = {
@@ -220,15 +268,137 @@ def train(
             _figures(network, loss_net, style, tests, _pick(grams, i))
             for i, style in enumerate(styles.detach())
         ]
-    if trunk is None:
-        kept = StyleInfo("trunk", base_size=config.style_size, training=info)
-        save_trunk(out / bundled_trunk().name, network, kept)
+    kept = StyleInfo("trunk", base_size=config.style_size, training=info)
+    if train_trunk:
+        kept = save_trunk(out / bundled_trunk().name, network, kept)
+    if any_style:
+        about_it = {**info, "artworks": len(any_style.archive.images)}
+        told = StyleInfo(
+            "predictor",
+            trunk=hash_trunk(network),
+            base_size=config.style_size,
+            training=about_it,
+        )
+        save_predictor(out / bundled_predictor().name, any_style.predictor, told)
     paths = []
     for told, style, measured in zip(infos, styles, figures, strict=True):
         told = dataclasses.replace(told, training=info, figures=measured)
         paths.append(out / f"{told.name}.safetensors")
         save_style(paths[-1], style, network, told, self_contained=False)
     return paths
+
+
+def _first_vectors(
+    network: StyleNetwork, count: int, start: Sequence[Path], new: bool
+) -> Tensor:
+    """Return the vectors (count, K) that the training begins with."""
+    device = network.photo.device
+    if not start:
+        first = network.new_style().to(device) if new else network.photo.detach()
+        return first.repeat(count, 1)
+    if len(start) != count:
+        raise TrainingError(
+            f"There are {count} artworks, but {len(start)} styles to begin from; name "
+            "one for each."
+        )
+    loaded = [load_style(path) for path in start]
+    for path, style in zip(start, loaded, strict=True):
+        if hash_trunk(style.network) != hash_trunk(network):
+            raise TrainingError(
+                f"{path} belongs to another trunk; name that one with --trunk."
+            )
+    return torch.stack([style.vector for style in loaded]).to(device)
+
+
+class _Drawn(NamedTuple):
+    vectors: Tensor
+    """(n, K), predicted."""
+    grams: dict[str, Tensor]
+    """Of the artworks, (n, C, C) for each style layer."""
+    contents: dict[int, Tensor]
+    """Crops (3, size, size) of those of the n whose content is the style image."""
+
+
+class _AnyStyle:
+    """Styles that are predicted from the pictures of an archive."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        photographs: Photographs,
+        network: StyleNetwork,
+        styles: Tensor,
+        loss_net: LossNetwork,
+    ) -> None:
+        self.archive = archive
+        self._photographs = photographs
+        self._loss_net = loss_net
+        self._device = network.photo.device
+        self._grams: dict[int, dict[str, Tensor]] = {}
+        self.predictor = StylePredictor(network.style_size).to(self._device)
+        typical = styles.detach().mean(dim=0) if len(styles) else network.photo.detach()
+        self.predictor.begin_at(typical)
+
+    def draw(self, count: int, config: TrainConfig, rng: Generator) -> _Drawn:
+        """Predict the styles of ``count`` random artworks.
+
+        A few times, and then as often from a photograph, the content is to be the
+        picture that the style is predicted from.
+        """
+        picks = torch.randint(len(self.archive.images), (count,), generator=rng)
+        kinds = torch.rand(count, generator=rng) / config.identity_share
+        vectors, grams, contents = [], [], {}
+        for i, (pick, kind) in enumerate(
+            zip(picks.tolist(), kinds.tolist(), strict=True)
+        ):
+            picture = self.archive.images[pick]
+            if kind < 0.5:
+                others = self._photographs.images
+                picture = others[pick * 31 % len(others)]
+            if kind < 1:
+                contents[i] = crop(picture, config.crop_size, config.scales, rng)
+            seen = glimpse(picture, StylePredictor.SIZE, rng).to(self._device)
+            vectors.append(self.predictor(seen))
+            grams.append(self._targets(pick))
+        return _Drawn(
+            torch.cat(vectors),
+            {
+                layer: torch.stack([gram[layer] for gram in grams]).float()
+                for layer in STYLE_LAYERS
+            },
+            contents,
+        )
+
+    @torch.no_grad()
+    def examples(self, count: int = 6) -> Tensor:
+        """Return the vectors (count, K) of a few artworks."""
+        stride = len(self.archive.images) // count
+        seen = [
+            glimpse(self.archive.images[i * stride], StylePredictor.SIZE, _rng(7, i))
+            for i in range(count)
+        ]
+        return torch.cat([self.predictor(image.to(self._device)) for image in seen])
+
+    @torch.no_grad()
+    def _targets(self, pick: int) -> dict[str, Tensor]:
+        """Return the Gram matrices of an artwork; kept in half precision."""
+        if pick not in self._grams:
+            features = self._loss_net(self.archive.artwork(pick).to(self._device))
+            self._grams[pick] = {
+                layer: gram_matrix(features[layer])[0].half() for layer in STYLE_LAYERS
+            }
+        return self._grams[pick]
+
+
+class Losses(NamedTuple):
+    """What a batch is judged by, each (B,)."""
+
+    content: Tensor
+    style: Tensor
+    variation: Tensor
+    """Total variation."""
+    difference: Tensor
+    """Mean squared difference to the content image's pixels."""
 
 
 def objective(
@@ -238,8 +408,8 @@ def objective(
     styles: Tensor,
     strength: Tensor,
     grams: dict[str, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return content, style and total-variation loss of a batch, each (B,).
+) -> Losses:
+    """Return the losses of a batch.
 
     ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
     """
@@ -254,10 +424,11 @@ def objective(
         wanted = loss_network(crops)
         wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
     features = loss_network(stylized)
-    return (
+    return Losses(
         content_loss(features, wanted),
         style_loss(features, grams),
         tv_loss(stylized),
+        (stylized - crops).square().mean(dim=(1, 2, 3)),
     )
 
 
@@ -281,7 +452,8 @@ def _figures(
         one = content.new_ones(1)
         distances = objective(network, loss_network, content, style, one, grams)
         unpainted = style_loss(loss_network(content), grams)
-        rows.append([distances[0].item(), distances[1].item(), unpainted.item()])
+        found = distances.content, distances.style, unpainted
+        rows.append([distance.item() for distance in found])
     means = [round(sum(column) / len(rows), 4) for column in zip(*rows, strict=True)]
     names = "content_distance", "style_distance", "style_distance_of_photographs"
     return dict(zip(names, means, strict=True))
@@ -298,13 +470,13 @@ def _rng(seed: int, step: int) -> Generator:
     return Generator().manual_seed(seed * 1_000_003 + step + 1)
 
 
-def _deal(count: int, config: TrainConfig, step: int) -> Tensor:
-    """Return the styles of one batch: each epoch deals every style once."""
+def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:
+    """Return ``dealt`` of ``count`` styles: each epoch deals every style once."""
     picks = []
-    for i in range(step * config.batch_size, (step + 1) * config.batch_size):
-        order = torch.randperm(count, generator=_rng(config.seed + 1, i // count))
-        picks.append(order[i % count])
-    return torch.stack(picks)
+    for i in range(step * dealt, (step + 1) * dealt):
+        order = torch.randperm(count, generator=_rng(seed + 1, i // count))
+        picks.append(int(order[i % count]))
+    return torch.tensor(picks, dtype=torch.long)
 
 
 def _one_cycle(progress: float) -> float:
@@ -327,7 +499,7 @@ def _targets(
             features = loss_net(load_artwork(path, config.style_size).to(device))
             for layer, found in grams.items():
                 found.append(gram_matrix(features[layer]))
-    return {layer: torch.cat(found) for layer, found in grams.items()}
+    return {layer: torch.cat(found) for layer, found in grams.items() if found}
 
 
 class _State:
@@ -335,16 +507,13 @@ class _State:
 
     def __init__(
         self,
-        network: StyleNetwork | None,
-        styles: nn.Parameter,
+        parameters: dict[str, nn.Parameter],
         optimizer: torch.optim.Adam,
         identity: dict[str, Any],
     ) -> None:
+        self.parameters = parameters
         self.optimizer = optimizer
         self.identity = json.dumps(identity)
-        self.parameters = {"styles": styles}
-        if network is not None:
-            self.parameters.update(network.named_parameters())
 
     def save(self, path: Path, step: int) -> None:
         tensors = {}
@@ -436,7 +605,7 @@ def _name(stem: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``styleplug train``."""
     add = parser.add_argument
-    add("artworks", nargs="+", type=Path, help="the pictures whose style is learned")
+    add("artworks", nargs="*", type=Path, help="the pictures whose style is learned")
     add("--content", type=Path, required=True, help="a folder of photographs")
     add(
         "--loss-network",
@@ -446,6 +615,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", "-o", type=Path, required=True, help="folder for the style files")
     add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
+    add(
+        "--from",
+        dest="start",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="STYLE",
+        help="styles of that trunk to begin from, one for each artwork",
+    )
+    add(
+        "--any",
+        action="store_true",
+        help="train a predictor of any style, and the trunk on, from --styles",
+    )
+    add("--styles", type=Path, help="folder of artworks for --any")
+    add(
+        "--hold-out",
+        type=Path,
+        help="text file: names of files in --styles to leave out",
+    )
     add("--about", type=Path, help="JSON: header fields by file name of the artwork")
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
@@ -469,7 +658,12 @@ def run(args: argparse.Namespace) -> int:
         for field in dataclasses.fields(TrainConfig)
         if field.name != "scales"
     }
+    if args.any != bool(args.styles):
+        raise TrainingError("--any and --styles go together; give both or neither.")
+    if not (args.artworks or args.any):
+        raise TrainingError("Name at least one artwork to learn the style of.")
     about = json.loads(args.about.read_text("utf-8")) if args.about else {}
+    held_out = args.hold_out.read_text("utf-8").split() if args.hold_out else ()
     trunk = None if args.new_trunk else args.trunk or bundled_trunk()
     train(
         folder_images(args.artworks),
@@ -478,6 +672,10 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         config=TrainConfig(**fields),
         trunk=trunk,
+        train_trunk=args.any,
+        start=args.start,
+        archive=args.styles,
+        held_out=held_out,
         about=about,
         device=args.device,
         measure=args.measure,
