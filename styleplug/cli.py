@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_STYLE_HELP = (
+_STYLE_FILE_HELP = (
     "bundled name, path of a .safetensors, or owner/repo[@revision] on the Hub"
 )
+_STYLE_HELP = f"{_STYLE_FILE_HELP}, or any picture to take the style from"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -398,7 +399,7 @@ def _as_json(info: StyleInfo) -> dict[str, Any]:
 
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser("info", help="show what a style says about itself")
-    parser.add_argument("style", metavar="STYLE", help=_STYLE_HELP)
+    parser.add_argument("style", metavar="STYLE", help=_STYLE_FILE_HELP)
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.set_defaults(run=_info)
 
@@ -570,7 +571,50 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
-# sample, train, worker
+# capture, sample, train, worker
+
+
+def _add_capture(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "capture",
+        help="keep the style of a picture as a style file",
+        description="Look at a picture and write its style as a file, ready for every "
+        "command, GIMP and the page. 'styleplug train PICTURE --from FILE' refines it.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("picture", type=Path, metavar="PICTURE", help="the picture")
+    add(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="NEW.safetensors",
+        help="style file to write",
+    )
+    for option in ("name", "title", "artist", "year", "license", "artwork"):
+        add(f"--{option}", help=f"{option} that the header tells")
+    add("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.set_defaults(run=_capture)
+
+
+def _capture(args: argparse.Namespace) -> int:
+    from .engine import Stylizer
+    from .images import read_picture
+
+    header = vars(args).copy()
+    del header["run"]
+    picture, output = header.pop("picture"), header.pop("output")
+    overwrite = header.pop("overwrite", False)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"{output}: name a file that ends in .safetensors.")
+    if output.exists() and not overwrite:
+        raise FileExistsError(
+            f"{output} is there already; add --overwrite, or name another file."
+        )
+    header.setdefault("title", picture.stem)
+    Stylizer(read_picture(picture).pixels, device="cpu").save(output, **header)
+    print(output)
+    return 0
 
 
 def _add_sample(commands: Commands) -> None:
@@ -712,6 +756,7 @@ _COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_cache,
     _add_publish,
     _add_convert,
+    _add_capture,
     _add_sample,
     _add_demo,
     _add_worker,

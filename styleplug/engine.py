@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import os
@@ -16,15 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import hub
-from .errors import DeviceError, MemoryLimitError
+from .errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from .images import (
+    IMAGE_SUFFIXES,
     Picture,
     check_destination,
     load_mask,
     read_picture,
     write_picture,
 )
-from .networks import LoadedStyle, StyleNetwork, load_style
+from .networks import LoadedStyle, StyleNetwork, load_style, save_style
+from .predictor import capture
 from .rendering import (
     BYTES_PER_PIXEL,
     SMALLEST_TILE,
@@ -38,9 +41,11 @@ from .style import StyleInfo
 if TYPE_CHECKING:
     import PIL.Image
 
+    OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor
+    Style = OneStyle | Sequence[tuple[OneStyle, float]]
+
 logger = logging.getLogger(__name__)
 
-Style = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
 Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
@@ -53,14 +58,16 @@ class Stylizer:
     """A style on a device, loaded once and called often.
 
     ``style`` is a bundled name, the path of a ``.safetensors``, a Hub repository
-    ``owner/repo[@revision]``, or a sequence of ``(style, weight)`` pairs to blend;
-    only the proportions of the weights matter.
+    ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
+    file, or an image of the types that :meth:`__call__` takes), or a sequence of
+    ``(style, weight)`` pairs to blend; only the proportions of the weights matter.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
     the fastest type that is safe on it.
 
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
+    :class:`~styleplug.errors.InvalidImageError`,
     :class:`~styleplug.errors.DownloadError` and
     :class:`~styleplug.errors.DeviceError`.
     """
@@ -82,10 +89,7 @@ class Stylizer:
         self.device = pick_device(device)
         self.dtype = _pick_dtype(dtype, self.device)
         parts = _parts(style)
-        loaded = [
-            _load(hub.locate(name, cache_dir=cache_dir, token=token))
-            for name, _ in parts
-        ]
+        loaded = [_load(part, cache_dir, token) for part, _ in parts]
         trunks = {part.info.trunk: part for part in loaded}
         if len(trunks) > 1:
             names = " and ".join(part.info.name for part in trunks.values())
@@ -240,6 +244,15 @@ class Stylizer:
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
 
+    def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
+        """Write the style, also of a picture or a blend, as one self-contained file.
+
+        ``header`` gives what :class:`~styleplug.style.StyleInfo` says of it: ``name``,
+        ``title``, ``artist``, ``license`` and so on. Returns what was written.
+        """
+        info = dataclasses.replace(self.info, **{"name": Path(path).stem, **header})
+        return save_style(Path(path), self._vector, self._network, info)
+
     @classmethod
     def from_pretrained(
         cls, repo_id: str, *, revision: str | None = None, **keywords: Any
@@ -258,10 +271,13 @@ class Stylizer:
     ) -> hub.Publication:
         """Publish the style as ``owner/name``, see :func:`.hub.publish`.
 
-        Raises ``ValueError`` for a blend, which has no file of its own.
+        Raises ``ValueError`` for a blend or a picture, which have no file of their own.
         """
         if self._blended or self.info.path is None:
-            raise ValueError(f"{self._name} is a blend; publish its styles one by one")
+            kind = "a blend" if self._blended else "a picture's style"
+            raise ValueError(
+                f"{self._name} is {kind} and has no file; save it, and publish that."
+            )
         return hub.publish(self.info.path, repo_id, private=private, token=token)
 
     def provenance(self, **options: Any) -> dict[str, Any]:
@@ -375,15 +391,16 @@ def _finish(
     return stylized
 
 
-def _parts(style: Style) -> list[tuple[str | os.PathLike[str], float]]:
+def _parts(style: Any) -> list[tuple[Any, float]]:
     """Return the styles to blend, each with its weight."""
-    if isinstance(style, str | os.PathLike):
+    if not isinstance(style, Sequence) or isinstance(style, str):
         return [(style, 1.0)]
     try:
         parts = [(name, float(weight)) for name, weight in style]
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"style must be a name, a path or (style, weight) pairs, got {style!r}"
+            "style must be a name, a path, a picture or (style, weight) pairs, got "
+            f"{style!r}"
         ) from error
     weights = [weight for _, weight in parts]
     if not parts or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
@@ -398,12 +415,23 @@ def _describe(info: StyleInfo, weight: float) -> str:
     return name if weight == 1 else f"{name}:{weight:.2f}"
 
 
-def _load(path: Path) -> LoadedStyle:
+def _load(
+    style: Any, cache_dir: str | os.PathLike[str] | None, token: str | None
+) -> LoadedStyle:
+    if not isinstance(style, str | os.PathLike):
+        return capture(Picture.from_image(style), "picture")
+    path = Path(style)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        path = hub.locate(style, cache_dir=cache_dir, token=token)
+    elif not path.is_file():
+        raise StyleNotFoundError(f"There is no picture {path}; check the path.")
     return _load_once(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=32)
 def _load_once(path: Path, _changed: int) -> LoadedStyle:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return capture(read_picture(path), path.stem)
     return load_style(path)._replace(info=hub.style_info(path))
 
 

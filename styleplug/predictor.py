@@ -13,13 +13,15 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InvalidStyleError
-from .networks import load_tensors, write_tensors
-from .style import StyleInfo, read_info
+from .images import Picture
+from .networks import LoadedStyle, hash_trunk, load_tensors, load_trunk, write_tensors
+from .style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 
 
 class StylePredictor(nn.Module):
@@ -111,6 +113,51 @@ def _correlations(x: Tensor) -> Tensor:
     x = x * torch.rsqrt(x.square().sum(dim=2, keepdim=True) + 1e-4)
     row, column = torch.triu_indices(x.shape[1], x.shape[1], offset=1)
     return (x @ x.transpose(1, 2))[:, row, column]
+
+
+def capture(picture: Picture, name: str) -> LoadedStyle:
+    """Return the style of a picture, on the bundled trunk, called ``name``.
+
+    The whole picture is looked at, made small: strokes are captured relative to it.
+
+    Raises :class:`~styleplug.errors.InvalidStyleError` when the bundled predictor is
+    damaged.
+    """
+    info, predictor = load_predictor(bundled_predictor())
+    network = load_trunk(bundled_trunk())
+    if hash_trunk(network) != info.trunk:
+        raise InvalidStyleError(
+            "The bundled predictor and trunk do not belong together; install "
+            "styleplug again."
+        )
+    with torch.no_grad():
+        vector = predictor(_small(picture))[0]
+    header = StyleInfo(
+        name=name,
+        title=name,
+        network={"name": network.NAME, **network.hyperparameters},
+        trunk=info.trunk,
+        base_size=info.base_size,
+        training={"captured": True},
+    )
+    return LoadedStyle(header, network, vector)
+
+
+def _small(picture: Picture) -> Tensor:
+    """Return (1, 3, h, w) in [0, 1] with :attr:`StylePredictor.SIZE` pixels squared."""
+    pixels = picture.pixels
+    height, width = pixels.shape[:2]
+    side = (height * width) ** 0.5
+    # Every n-th pixel of a huge picture still leaves the filter enough to average.
+    step = max(1, int(side / (8 * StylePredictor.SIZE)))
+    pixels = np.ascontiguousarray(pixels[::step, ::step])
+    full = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+    image = torch.from_numpy(pixels.astype(np.float32) / full).permute(2, 0, 1)[None]
+    scale = StylePredictor.SIZE / side
+    size = [max(32, round(scale * n)) for n in (height, width)]
+    return F.interpolate(
+        image, size, mode="bilinear", antialias=True, align_corners=False
+    ).clamp(0, 1)
 
 
 @functools.lru_cache(maxsize=2)
