@@ -605,14 +605,12 @@ def _capture(args: argparse.Namespace) -> int:
     del header["run"]
     picture, output = header.pop("picture"), header.pop("output")
     overwrite = header.pop("overwrite", False)
-    if output.suffix != ".safetensors":
-        raise ValueError(f"{output}: name a file that ends in .safetensors.")
     if output.exists() and not overwrite:
         raise FileExistsError(
             f"{output} is there already; add --overwrite, or name another file."
         )
     header.setdefault("title", picture.stem)
-    Stylizer(read_picture(picture).pixels, device="cpu").save(output, **header)
+    Stylizer(read_picture(picture), device="cpu").save(output, **header)
     print(output)
     return 0
 

@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import hub
-from .errors import DeviceError, MemoryLimitError, StyleNotFoundError
+from .errors import (
+    DeviceError,
+    ImageTooLargeError,
+    MemoryLimitError,
+    StyleNotFoundError,
+)
 from .images import (
-    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
     Picture,
     check_destination,
     load_mask,
@@ -41,7 +46,9 @@ from .style import StyleInfo
 if TYPE_CHECKING:
     import PIL.Image
 
-    OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor
+    OneStyle = (
+        str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
+    )
     Style = OneStyle | Sequence[tuple[OneStyle, float]]
 
 logger = logging.getLogger(__name__)
@@ -247,11 +254,34 @@ class Stylizer:
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
         """Write the style, also of a picture or a blend, as one self-contained file.
 
-        ``header`` gives what :class:`~styleplug.style.StyleInfo` says of it: ``name``,
-        ``title``, ``artist``, ``license`` and so on. Returns what was written.
+        ``header`` gives the texts of :class:`~styleplug.style.StyleInfo`: ``name``,
+        ``title``, ``artist``, ``license`` and so on. An existing file is replaced.
+        Returns what was written.
+
+        Raises ``ValueError`` for another suffix than ``.safetensors`` or an empty name,
+        ``TypeError`` for a header that is not text, and ``OSError``.
         """
-        info = dataclasses.replace(self.info, **{"name": Path(path).stem, **header})
-        return save_style(Path(path), self._vector, self._network, info)
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path}: name a file that ends in .safetensors.")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"{path} cannot be written: there is no folder {path.parent}; "
+                "create it first."
+            )
+        header = {"name": path.stem, **header}
+        for key, value in header.items():
+            if not isinstance(value, str):
+                raise TypeError(f"{key} must be text, got {value!r}")
+        if not header["name"]:
+            raise ValueError("The name of a style must not be empty.")
+        info = self.info
+        if self._blended:  # which is no work of the artist of its heaviest part
+            info = StyleInfo(
+                "", title=self._name, base_size=info.base_size, training={"blend": True}
+            )
+        info = dataclasses.replace(info, **header)
+        return save_style(path, self._vector, self._network, info)
 
     @classmethod
     def from_pretrained(
@@ -418,21 +448,34 @@ def _describe(info: StyleInfo, weight: float) -> str:
 def _load(
     style: Any, cache_dir: str | os.PathLike[str] | None, token: str | None
 ) -> LoadedStyle:
+    if isinstance(style, Picture):
+        return capture(style, "picture")
     if not isinstance(style, str | os.PathLike):
-        return capture(Picture.from_image(style), "picture")
+        try:
+            picture = Picture.from_image(style)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"style: {error}") from error
+        return capture(picture, "picture")
     path = Path(style)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
         path = hub.locate(style, cache_dir=cache_dir, token=token)
     elif not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
-    return _load_once(path, path.stat().st_mtime_ns)
+    found = path.stat()
+    return _load_once(path, (found.st_mtime_ns, found.st_size))
 
 
 @functools.lru_cache(maxsize=32)
-def _load_once(path: Path, _changed: int) -> LoadedStyle:
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+def _load_once(path: Path, _changed: tuple[int, int]) -> LoadedStyle:
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        return load_style(path)._replace(info=hub.style_info(path))
+    try:
         return capture(read_picture(path), path.stem)
-    return load_style(path)._replace(info=hub.style_info(path))
+    except ImageTooLargeError as error:
+        raise ImageTooLargeError(
+            f"{path} is too large to take its style; make it smaller first, a few "
+            "megapixels are enough."
+        ) from error
 
 
 @functools.lru_cache(maxsize=4)

@@ -113,6 +113,8 @@ _READABLE = (
 )
 IMAGE_SUFFIXES = frozenset(_WRITABLE)
 """Suffixes, lower case with the dot, that :func:`write_picture` can write."""
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | {".jfif", ".jpe", ".jp2", ".psd"}
+"""Those by which a picture is told from a style file."""
 
 # Whatever a decoder meets in a hostile file.
 _DECODER_ERRORS = (

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InvalidStyleError
-from .images import Picture
+from .errors import InvalidImageError, InvalidStyleError
+from .images import Array, Picture
 from .networks import LoadedStyle, hash_trunk, load_tensors, load_trunk, write_tensors
-from .style import StyleInfo, bundled_predictor, bundled_trunk, read_info
+from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
 
 
 class StylePredictor(nn.Module):
@@ -36,6 +36,8 @@ class StylePredictor(nn.Module):
     NAME = "predictor"
     SIZE = 256
     """Geometric mean side, in pixels, of the style images it is trained with."""
+    SHORTEST = 32
+    """Side, in pixels, that a style image has at least."""
 
     def __init__(
         self,
@@ -80,7 +82,8 @@ class StylePredictor(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, 3, H, W) pictures in [0, 1].
 
-        Height and width are at least 32; :attr:`SIZE` is their geometric mean.
+        Height and width are at least :attr:`SHORTEST`, their geometric mean is
+        :attr:`SIZE`.
         """
         x = (image - 0.5) * 4
         found = [_mean_and_deviation(x)]
@@ -115,23 +118,26 @@ def _correlations(x: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2))[:, row, column]
 
 
-def capture(picture: Picture, name: str) -> LoadedStyle:
-    """Return the style of a picture, on the bundled trunk, called ``name``.
+def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedStyle:
+    """Return the style of a picture, called ``name``.
 
-    The whole picture is looked at, made small: strokes are captured relative to it.
+    All that can be seen of the picture is looked at, made small: strokes are captured
+    relative to it. ``folder`` holds the predictor and its trunk, those that are bundled
+    or that a training left there.
 
-    Raises :class:`~styleplug.errors.InvalidStyleError` when the bundled predictor is
-    damaged.
+    Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
+    :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
+    do not belong together.
     """
-    info, predictor = load_predictor(bundled_predictor())
-    network = load_trunk(bundled_trunk())
+    info, predictor = load_predictor(folder / bundled_predictor().name)
+    network = load_trunk(folder / bundled_trunk().name)
     if hash_trunk(network) != info.trunk:
         raise InvalidStyleError(
-            "The bundled predictor and trunk do not belong together; install "
+            f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."
         )
     with torch.no_grad():
-        vector = predictor(_small(picture))[0]
+        vector = predictor(_small(_visible(picture, name)))[0]
     header = StyleInfo(
         name=name,
         title=name,
@@ -143,21 +149,50 @@ def capture(picture: Picture, name: str) -> LoadedStyle:
     return LoadedStyle(header, network, vector)
 
 
-def _small(picture: Picture) -> Tensor:
-    """Return (1, 3, h, w) in [0, 1] with :attr:`StylePredictor.SIZE` pixels squared."""
-    pixels = picture.pixels
-    height, width = pixels.shape[:2]
-    side = (height * width) ** 0.5
-    # Every n-th pixel of a huge picture still leaves the filter enough to average.
-    step = max(1, int(side / (8 * StylePredictor.SIZE)))
-    pixels = np.ascontiguousarray(pixels[::step, ::step])
-    full = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
-    image = torch.from_numpy(pixels.astype(np.float32) / full).permute(2, 0, 1)[None]
-    scale = StylePredictor.SIZE / side
-    size = [max(32, round(scale * n)) for n in (height, width)]
+def _visible(picture: Picture, name: str) -> Array:
+    """Return the pixels of a picture without its transparent margins."""
+    if picture.alpha is None:
+        return picture.pixels
+    rows, columns = (np.flatnonzero(picture.alpha.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        raise InvalidImageError(
+            f"{name} is wholly transparent and has no style; choose another picture."
+        )
+    return picture.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _small(pixels: Array) -> Tensor:
+    """Return (1, 3, h, w) in [0, 1] as a predictor wants it, of (H, W, 3) pixels."""
+    size, shortest = StylePredictor.SIZE, StylePredictor.SHORTEST
+    sides = pixels.shape[:2]
+    scale = size / (sides[0] * sides[1]) ** 0.5
+    # What is longer than this is a line, and bent, lest it takes all memory.
+    longest = size * size // shortest
+    target = [min(max(shortest, round(scale * side)), longest) for side in sides]
+    rows, columns = (max(1, s // (4 * t)) for s, t in zip(sides, target, strict=True))
     return F.interpolate(
-        image, size, mode="bilinear", antialias=True, align_corners=False
-    ).clamp(0, 1)
+        _averaged(pixels, (rows, columns)),
+        target,
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+
+
+def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
+    """Return the means of blocks (h, w) of (H, W, 3) pixels, white being 1.
+
+    In bands of rows: a huge picture is never there in float32.
+    """
+    rows = blocks[0] * max(1, (1 << 17) // (blocks[0] * pixels.shape[1]))
+    means = []
+    for top in range(0, len(pixels), rows):
+        band = torch.from_numpy(pixels[top : top + rows].astype(np.float32))
+        if pixels.dtype.kind == "f":
+            band = band.clamp(0, 1)
+        means.append(F.avg_pool2d(band.permute(2, 0, 1)[None], blocks, ceil_mode=True))
+    full = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+    return torch.cat(means, dim=2) / full
 
 
 @functools.lru_cache(maxsize=2)

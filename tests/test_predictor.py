@@ -1,0 +1,373 @@
+"""Any picture as the style, whatever the predictor has learned."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import styleplug
+from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.errors import (
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidStyleError,
+    StyleNotFoundError,
+)
+from styleplug.images import Picture, read_picture
+from styleplug.networks import StyleNetwork, hash_trunk, save_style, save_trunk
+from styleplug.predictor import (
+    StylePredictor,
+    capture,
+    load_predictor,
+    save_predictor,
+)
+from styleplug.style import StyleInfo, bundled_trunk, read_info
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small predictor and its trunk, both with seeded random weights."""
+    path = tmp_path_factory.mktemp("any")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        trunk = StyleNetwork(widths=(8, 8, 8), blocks=(1, 1))
+        predictor = StylePredictor(trunk.style_size, (8, 8, 8, 8), rank=4, hidden=16)
+    save_trunk(path / "trunk.safetensors", trunk, StyleInfo("trunk"))
+    info = StyleInfo("predictor", trunk=hash_trunk(trunk))
+    save_predictor(path / "predictor.safetensors", predictor, info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return load_predictor(folder / "predictor.safetensors")[1]
+
+
+@pytest.fixture
+def captured(folder):
+    """What a picture's style vector is."""
+
+    def vector(image):
+        if not isinstance(image, Picture):
+            image = Picture.from_image(image)
+        return capture(image, "mine", folder).vector
+
+    return vector
+
+
+@pytest.fixture(scope="module")
+def artwork():
+    """Strokes of all sizes, 512 x 384, (H, W, 3) uint8."""
+    y, x = np.mgrid[0:384, 0:512] / 60.0
+    planes = [np.sin(a * x + np.cos(b * y)) for a, b in ((1, 3), (4, 1), (9, 5))]
+    return np.rint(127.5 + 127 * np.stack(planes, -1)).astype(np.uint8)
+
+
+@pytest.fixture
+def painting(tmp_path, artwork):
+    path = tmp_path / "Painting.JPG"
+    Image.fromarray(artwork).save(path, "JPEG", quality=95)
+    return path
+
+
+# The network and its file
+
+
+def test_a_batch_is_predicted_as_its_pictures_are(predictor):
+    batch = torch.rand(3, 3, 64, 80)
+    vectors = predictor(batch)
+    assert vectors.shape == (3, predictor.hyperparameters["style_size"])
+    for image, vector in zip(batch, vectors, strict=True):
+        torch.testing.assert_close(predictor(image[None])[0], vector)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (32, 2048), (513, 32)])
+def test_any_aspect_ratio_is_predicted(predictor, size):
+    assert torch.isfinite(predictor(torch.rand(1, 3, *size))).all()
+
+
+def test_a_predictor_begins_at_the_vector_it_is_given():
+    predictor = StylePredictor(6, (4, 4, 4, 4), rank=2, hidden=8)
+    vector = torch.arange(6.0)
+    before = predictor(torch.zeros(1, 3, 32, 32))[0] - predictor.head[-1].bias
+    predictor.begin_at(vector)
+    after = predictor(torch.zeros(1, 3, 32, 32))[0] - vector
+    torch.testing.assert_close(after, 0.3 * before)
+
+
+def test_a_predictor_is_kept_in_float16(predictor, folder, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    info, _ = load_predictor(folder / "predictor.safetensors")
+    save_predictor(copy, predictor, info)
+    assert copy.read_bytes() == (folder / "predictor.safetensors").read_bytes()
+    assert {tensor.dtype for tensor in load_file(copy).values()} == {torch.float16}
+    picture = torch.rand(1, 3, 64, 64)
+    assert torch.equal(load_predictor(copy)[1](picture), predictor(picture))
+
+
+def test_a_file_that_is_no_predictor_is_refused(folder, tiny_style):
+    for path in (tiny_style, bundled_trunk()):
+        with pytest.raises(InvalidStyleError, match="holds no style predictor"):
+            load_predictor(path)
+    with pytest.raises(InvalidStyleError, match="cannot be read"):
+        load_predictor(folder / "missing.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "shape", "nan", "widths"])
+def test_a_damaged_predictor_is_refused(folder, tmp_path, damage):
+    source, path = folder / "predictor.safetensors", tmp_path / "p.safetensors"
+    tensors, info = load_file(source), read_info(source)
+    network = dict(info.network)
+    if damage == "missing":
+        del tensors["head.0.bias"]
+    elif damage == "shape":
+        tensors["head.0.bias"] = tensors["head.0.bias"][1:].clone()
+    elif damage == "nan":
+        tensors["head.0.bias"][0] = torch.nan
+    elif damage == "widths":
+        network["widths"] = "wide"
+    metadata = StyleInfo("p", network=network, trunk=info.trunk).to_metadata()
+    save_file(tensors, path, metadata)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InvalidStyleError, match=r"p\.safetensors"):
+        load_predictor(path)
+
+
+def test_a_predictor_of_another_trunk_is_refused(folder, tmp_path, artwork):
+    shutil.copy(folder / "predictor.safetensors", tmp_path)
+    torch.manual_seed(4)
+    trunk = StyleNetwork(widths=(8, 8, 8), blocks=(1, 1))
+    save_trunk(tmp_path / "trunk.safetensors", trunk, StyleInfo("trunk"))
+    with pytest.raises(InvalidStyleError, match="do not belong together"):
+        capture(Picture.from_image(artwork), "mine", tmp_path)
+
+
+# What is captured
+
+
+def test_a_style_says_what_it_was_captured_from(folder, artwork):
+    style = capture(Picture.from_image(artwork), "mine", folder)
+    assert (style.info.name, style.info.title) == ("mine", "mine")
+    assert style.info.trunk == hash_trunk(style.network)
+    assert style.vector.shape == (style.network.style_size,)
+    assert not style.vector.requires_grad
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_the_vector_does_not_depend_on_the_resolution(captured, artwork, factor):
+    large = artwork.repeat(factor, axis=0).repeat(factor, axis=1)
+    vector = captured(artwork)
+    another = captured(255 - artwork)
+    assert (captured(large) - vector).norm() < 0.05 * (another - vector).norm()
+
+
+def test_the_finest_dots_of_a_large_scan_are_seen_as_their_mean(captured):
+    dots = (np.arange(4200) + np.arange(4200)[:, None]).astype(np.uint8) % 2 * 255
+    grey = np.full((64, 64, 1), 127.5 / 255, np.float32)
+    torch.testing.assert_close(captured(dots), captured(grey), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [1, 3, 40, 7000])
+def test_a_plain_picture_of_any_size_has_the_style_of_its_color(captured, side):
+    color = np.array([200, 90, 30], np.uint8)
+    plain = captured(np.broadcast_to(color, (side, side, 3)))
+    expected = captured(np.broadcast_to(color, (256, 256, 3)))
+    torch.testing.assert_close(plain, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (7, 900_000)])
+def test_the_longest_pictures_have_a_style(captured, size):
+    rng = np.random.default_rng(0)
+    assert torch.isfinite(captured(rng.integers(0, 256, size, np.uint8))).all()
+
+
+def test_the_depth_of_a_picture_does_not_matter(captured, artwork):
+    vector = captured(artwork)
+    for same in (
+        artwork.astype(np.uint16) * 257,
+        artwork.astype(np.float32) / 255,
+        artwork.astype(np.float64) / 255,
+        Image.fromarray(artwork),
+        torch.from_numpy(artwork / 255.0).permute(2, 0, 1)[None],
+    ):
+        torch.testing.assert_close(captured(same), vector, atol=1e-4, rtol=1e-4)
+
+
+def test_a_grey_picture_is_one_of_three_equal_channels(captured, artwork):
+    grey = Image.fromarray(artwork).convert("L")
+    assert torch.equal(captured(grey), captured(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]
+)
+def test_a_picture_of_any_mode_has_a_style(captured, artwork, mode):
+    image = Image.fromarray(artwork)
+    assert torch.isfinite(captured(image.convert(mode))).all()
+
+
+def test_highlights_above_white_are_seen_as_white(captured, artwork):
+    pixels = artwork.astype(np.float32) / 255
+    vector = captured(np.where(pixels > 0.9, 1, pixels))
+    assert torch.equal(captured(np.where(pixels > 0.9, 7, pixels)), vector)
+
+
+def test_transparent_margins_are_no_part_of_the_style(captured, artwork):
+    large = np.zeros((600, 800, 4), np.uint8)
+    large[100:484, 200:712] = np.dstack([artwork, np.full((384, 512), 255, np.uint8)])
+    assert torch.equal(captured(large), captured(artwork))
+    large[:50, :, :3] = 255
+    assert torch.equal(captured(large), captured(artwork))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_a_picture_that_cannot_be_seen_has_no_style(captured, mode):
+    image = Image.new("RGBA", (30, 20), (200, 10, 10, 0)).convert(mode)
+    with pytest.raises(InvalidImageError, match="mine is wholly transparent"):
+        captured(image)
+
+
+# Through the API
+
+
+def test_a_path_an_image_and_an_array_are_the_same_style(painting, content_image):
+    results = {
+        stylize(content_image, style, device="cpu").tobytes()
+        for style in (
+            *(painting, str(painting), Image.open(painting)),
+            *(read_picture(painting), read_picture(painting).pixels),
+        )
+    }
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("side", [1, 3, 40])
+def test_a_tiny_style_picture_paints(content_image, side):
+    style = Image.new("RGB", (side, 2 * side), (200, 60, 20))
+    assert stylize(content_image, style, device="cpu").size == content_image.size
+
+
+def test_a_picture_may_be_content_and_style(painting, tmp_path):
+    out = tmp_path / "out.png"
+    assert stylize_file(painting, out, painting, device="cpu") == (512, 384)
+    with Image.open(out) as result:
+        assert '"style": "Painting"' in result.info["Software"]
+
+
+def test_what_is_no_picture_is_no_style(tmp_path):
+    text = tmp_path / "x.jpg"
+    text.write_text("The picture of a picture.")
+    with pytest.raises(InvalidImageError, match=r"x\.jpg is not an image"):
+        Stylizer(text)
+    text.write_bytes(b"")
+    with pytest.raises(InvalidImageError, match=r"x\.jpg is empty"):
+        Stylizer(str(text))
+    for missing in (tmp_path / "missing.png", tmp_path, "no/such.webp"):
+        with pytest.raises(StyleNotFoundError, match="check the path"):
+            Stylizer(missing)
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20000, 10000)).save(huge)
+    with pytest.raises(ImageTooLargeError, match="a few megapixels are enough"):
+        Stylizer(huge)
+
+
+@pytest.mark.parametrize(
+    "style",
+    [7, None, b"x", np.zeros((4, 4, 2), np.uint8), np.full((4, 4, 3), np.nan), [3, 4]],
+    ids=str,
+)
+def test_what_is_no_style_is_named(style):
+    with pytest.raises((TypeError, ValueError), match=r"^style"):
+        Stylizer(style)
+
+
+def test_a_file_is_looked_at_again_only_when_it_has_changed(painting, content_image):
+    def vector():
+        return Stylizer(painting, device="cpu")._vector
+
+    first = vector()
+    data = painting.read_bytes()
+    changed = painting.stat().st_mtime_ns
+    painting.write_bytes(bytes(len(data)))  # the same length, and the same time
+    os.utime(painting, ns=(changed, changed))
+    assert torch.equal(vector(), first)
+    Image.fromarray(255 - np.asarray(content_image)).save(painting, "JPEG")
+    assert not torch.equal(vector(), first)
+    painting.unlink()
+    with pytest.raises(StyleNotFoundError):
+        vector()
+
+
+def test_a_saved_style_paints_as_its_picture_does(painting, tmp_path, content_image):
+    saved, expected = tmp_path / "saved.safetensors", tmp_path / "e.safetensors"
+    original = Stylizer(painting, device="cpu", dtype="float32")
+    info = original.save(saved, artist="Nobody", license="CC0-1.0")
+    assert (info.name, info.title, info.artist) == ("saved", "Painting", "Nobody")
+    assert read_info(saved).self_contained
+    style = capture(read_picture(painting), "e")
+    rounded = style.vector.half().float()
+    save_style(expected, rounded, style.network, style.info, dtype=torch.float32)
+    results = [
+        np.asarray(stylize(content_image, path, device="cpu", dtype="float32"), int)
+        for path in (saved, expected)
+    ]
+    assert np.array_equal(*results)
+    assert np.abs(results[0] - np.asarray(original(content_image), int)).max() <= 8
+
+
+def test_a_blend_of_a_picture_can_be_saved(painting, tmp_path, content_image):
+    named = styleplug.list_styles()[0].name
+    blend = Stylizer([(named, 1), (painting, 3)], device="cpu", dtype="float32")
+    info = blend.save(tmp_path / "blend.safetensors")
+    assert info.title == f"{named}:0.25 + Painting:0.75"
+    assert (info.artist, info.figures) == ("", {})
+    again = Stylizer(tmp_path / "blend.safetensors", device="cpu", dtype="float32")
+    difference = np.asarray(again(content_image), int) - blend(content_image)
+    assert np.abs(difference).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "error"),
+    [
+        ("style.jpg", {}, ValueError),
+        ("style", {}, ValueError),
+        ("missing/style.safetensors", {}, FileNotFoundError),
+        ("style.safetensors", {"name": ""}, ValueError),
+        ("style.safetensors", {"year": 1889}, TypeError),
+        ("style.safetensors", {"painter": "Nobody"}, TypeError),
+    ],
+)
+def test_a_style_that_could_not_be_read_again_is_not_saved(
+    painting, tmp_path, name, header, error
+):
+    with pytest.raises(error):
+        Stylizer(painting, device="cpu").save(tmp_path / name, **header)
+    assert list(tmp_path.iterdir()) == [painting]
+
+
+def test_named_styles_and_pictures_blend(painting, content_image):
+    named = styleplug.list_styles()[0].name
+
+    def render(style):
+        image = stylize(content_image, style, device="cpu", dtype="float32")
+        return np.asarray(image, int)
+
+    one, other = render(named), render(Image.open(painting))
+    assert np.array_equal(render([(named, 1), (painting, 0)]), one)
+    assert np.array_equal(render([(named, 0), (painting, 2)]), other)
+    between = render([(named, 1), (painting, 1)])
+    assert not np.array_equal(between, one)
+    assert not np.array_equal(between, other)
+    # With its own mirror image, whatever that is like.
+    mirrored = np.asarray(Image.open(painting))[:, ::-1]
+    assert render([(painting, 1), (mirrored, 1)]).shape == one.shape
+
+
+def test_a_picture_and_a_style_of_another_trunk_do_not_blend(painting, tiny_style):
+    with pytest.raises(ValueError, match="tiny and Painting"):
+        Stylizer([(tiny_style, 1), (painting, 1)])
