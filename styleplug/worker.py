@@ -332,8 +332,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-@functools.lru_cache(maxsize=16)
 def _load(style: str) -> Stylizer:
+    from .engine import Stylizer
+
+    # A file may change; the engine remembers the newest. The Hub is asked only once.
+    return Stylizer(style) if os.path.isfile(style) else _load_named(style)
+
+
+@functools.lru_cache(maxsize=16)
+def _load_named(style: str) -> Stylizer:
     from .engine import Stylizer
 
     return Stylizer(style)

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from styleplug.cli import main
 from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.style import read_info
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +181,43 @@ def test_two_inputs_of_one_name_are_told_apart(
     assert [path.name for path in out.iterdir()] == ["photo.png"]
 
 
+def test_the_style_of_a_picture_is_captured(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style, out = tmp_path / "mine.safetensors", tmp_path / "out.png"
+    argv = ["capture", str(photo), "-o", str(style), "--artist", "Nobody"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"{style}\n"
+    info = read_info(style)
+    assert (info.name, info.title, info.artist) == ("mine", "photo", "Nobody")
+    assert main(["stylize", str(photo), "-o", str(out), "--style", str(style)]) == 0
+    assert main(["info", str(style)]) == 0
+    before = style.read_bytes()
+    fails_again = ("capture", photo, "-o", style, "--title", "Other")
+    capsys.readouterr()
+    fails(capsys, *fails_again, expect=".*is there already; add --overwrite")
+    assert style.read_bytes() == before
+    assert main([*map(str, fails_again), "--overwrite"]) == 0
+    assert read_info(style).title == "Other"
+
+
+def test_a_picture_of_any_suffix_is_captured(
+    tmp_path: Path, content_image: Image.Image
+) -> None:
+    content_image.save(tmp_path / "old.pcx")
+    style = tmp_path / "old.safetensors"
+    assert main(["capture", str(tmp_path / "old.pcx"), "-o", str(style)]) == 0
+    assert read_info(style).title == "old"
+
+
+def test_pictures_and_styles_blend(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    blend = ["--style", f"{photo}:0.25", "--style", "starry-night:0.75"]
+    assert main(["stylize", str(photo), "-o", str(out), *blend]) == 0
+    with Image.open(out) as result:
+        assert "photo:0.25 + starry-night:0.75" in result.info["Software"]
+
+
 # Bad input: one sentence, exit code 1, nothing written, nothing lost
 
 
@@ -297,6 +335,36 @@ def test_an_unknown_style_is_told(
     out = tmp_path / "out.png"
     argv = ("stylize", photo, "-o", out, "--style", "no-such-style")
     fails(capsys, *argv, expect="There is no style 'no-such-style'.*styleplug list")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".safetensors.png", ""])
+def test_a_captured_style_needs_its_suffix(
+    suffix: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"mine{suffix}"
+    fails(capsys, "capture", photo, "-o", out, expect=r".*ends in \.safetensors")
+    out = tmp_path / "missing" / "mine.safetensors"
+    fails(capsys, "capture", photo, "-o", out, expect=".*there is no folder")
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_a_bad_style_picture_is_told(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, missing = tmp_path / "text.jpg", tmp_path / "missing.jpg"
+    text.write_text("The picture of a picture.")
+    out, style = tmp_path / "out.png", tmp_path / "out.safetensors"
+    stylize_with = ("stylize", photo, "-o", out, "--style")
+    fails(capsys, *stylize_with, text, expect=r".*text\.jpg is not an image")
+    fails(capsys, *stylize_with, missing, expect=r"There is no picture .*missing\.jpg")
+    fails(capsys, "capture", text, "-o", style, expect=r".*text\.jpg is not an image")
+    fails(capsys, "capture", missing, "-o", style, expect=".*does not exist")
+    fails(capsys, "capture", tmp_path, "-o", style, expect=".*is a folder")
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (8, 8)).save(clear)
+    fails(capsys, "capture", clear, "-o", style, expect=".*wholly transparent")
+    assert not out.exists()
+    assert not style.exists()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,21 @@ def test_a_blend_is_not_published(style: Path) -> None:
         blend.push_to_hub("owner/wave")
 
 
+def test_the_style_of_a_picture_is_published_once_it_is_saved(
+    content_image: Image.Image, tmp_path: Path
+) -> None:
+    path = tmp_path / "painting.png"
+    content_image.save(path)
+    for picture in (path, content_image):
+        stylizer = Stylizer(picture, device="cpu")
+        with pytest.raises(ValueError, match=r"is a picture's style .* save it"):
+            stylizer.push_to_hub("owner/wave")
+    saved = tmp_path / "mine.safetensors"
+    stylizer.save(saved, license="CC0-1.0", artwork="My own.")
+    shown = hub.publish(saved, "owner/wave", dry_run=True)
+    assert "model.safetensors" in shown.files
+
+
 def test_publishing_again_makes_a_new_commit(
     server: HubServer, client: HubClient, style: Path
 ) -> None:

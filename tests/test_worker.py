@@ -113,6 +113,33 @@ def test_result_is_that_of_the_python_api(connect, tiny_style, dtype):
     assert answer["seconds"] >= 0
 
 
+def test_a_picture_is_a_style_for_as_long_as_it_is_there(connect, tmp_path):
+    from PIL import Image
+
+    from styleplug import Stylizer
+
+    pixels = noise(30, 40, "uint8")
+    painting = tmp_path / "My painting.JPG"
+    server = connect(REAL)
+
+    def request():
+        header = stylize_header(pixels, str(painting))
+        return server.request(header, pixels.tobytes())[1]
+
+    results = []
+    for color in ("orange", "navy"):
+        Image.new("RGB", (300, 200), color).save(painting, "JPEG")
+        results.append(request())
+        assert results[-1] == Stylizer(painting)(pixels).tobytes()
+    assert results[0] != results[1]
+    painting.unlink()
+    with pytest.raises(RuntimeError, match=r"no picture .*My painting\.JPG; check"):
+        request()
+    painting.write_text("The picture of a picture.")
+    with pytest.raises(RuntimeError, match=r"My painting\.JPG is not an image"):
+        request()
+
+
 def test_what_is_masked_out_comes_back_bit_for_bit(connect, tiny_style):
     pixels = noise(24, 32, "float32") * 3 - 1
     mask = np.zeros((24, 32), np.uint8)
