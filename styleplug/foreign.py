@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EPS, FrozenNetwork, Moments, StyleNetwork, measure_moments
+from .networks import EPS, Box, FrozenNetwork, Moments, StyleNetwork, measure_moments
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -152,8 +152,9 @@ class _FrozenForeign(FrozenNetwork):
         style = network.affine(vector)
         self._run = _Pass(weights, style, lambda name, _: moments[name])
 
-    def __call__(self, content: Tensor) -> Tensor:
-        painted = self._paint(self._run, content).float()
+    def __call__(self, content: Tensor, box: Box | None = None) -> Tensor:
+        top, left, bottom, right = box or (0, 0, *content.shape[2:])
+        painted = self._paint(self._run, content)[..., top:bottom, left:right].float()
         return torch.logit(painted, eps=1e-7)
 
 

@@ -27,7 +27,7 @@ EPS = 1e-5
 
 
 class Moments(NamedTuple):
-    """Instance-norm statistics of one layer, each (B, C) float32."""
+    """Instance-norm statistics of one layer, each (B, C) in float32 or better."""
 
     mean: Tensor
     variance: Tensor
@@ -111,9 +111,7 @@ class StyleNetwork(nn.Module):
         at4, at8 = self.blocks
         reach = 0
         for pixel in range(self.STRIDE):
-            first = last = pixel
-            for residual in (0, 2 * at4, 0):  # leave, up2 and the blocks at 1/4, up4
-                first, last = (first - 1) // 2 - residual, (last + 1) // 2 + residual
+            first, last = _seen_at_8(pixel, pixel, at4)
             first, last = first - 2 * at8, last + 2 * at8
             for _ in ("down8", "down4"):
                 first, last = 2 * first - 1, 2 * last + 1
@@ -153,23 +151,25 @@ class StyleNetwork(nn.Module):
 
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
-            x = _convolve(x, self._kernel(name), layer.resample)
+            x = _convolve(name, x, self._kernel(name), layer.resample)
             measured = measure_moments(x, whole_batch=moments is not None)
             mean, variance = measured
+            scale, shift = scales[name], shifts[name]
             if moments is not None:
                 moments[name] = measured
-            scale = scales[name] * torch.rsqrt(variance + EPS)
-            shift = shifts[name] - mean * scale
-            x = torch.addcmul(
-                shift.to(x.dtype)[..., None, None],
-                x,
-                scale.to(x.dtype)[..., None, None],
-            )
+                x = F.batch_norm(x, mean[0], variance[0], scale[0], shift[0], eps=EPS)
+            else:
+                scale = scale * torch.rsqrt(variance + EPS)
+                shift = shift - mean * scale
+                x = torch.addcmul(
+                    shift.to(x.dtype)[..., None, None],
+                    x,
+                    scale.to(x.dtype)[..., None, None],
+                )
             return F.relu_(x) if layer.relu else x
 
         x = _wire(self.blocks, convolve, content)
-        x = _convolve(x, self._kernel("leave"), "up") + self.bias[:, None, None]
-        return torch.sigmoid(x.float())
+        return torch.sigmoid(_leave(x, self._kernel("leave"), self.bias).float())
 
     def freeze(
         self,
@@ -211,9 +211,16 @@ def mix(content: Tensor, stylized: Tensor, strength: Tensor | float) -> Tensor:
     :meth:`StyleNetwork.vector`; what it cannot give, the photograph's finest detail
     on the way to strength 0, comes from the content. Networks are trained through it.
     """
+    stylized = stylized.to(content.dtype)
+    if isinstance(strength, float | int) and strength == 1:
+        return stylized
     amount = torch.as_tensor(strength, device=content.device, dtype=content.dtype)
     amount = (amount * (2 - amount)).reshape(-1, 1, 1, 1)
-    return content.lerp(stylized.to(content.dtype), amount)
+    return content.lerp(stylized, amount)
+
+
+Box = tuple[int, int, int, int]
+"""A part of an image: top, left, bottom and right, the last two excluded."""
 
 
 class FrozenNetwork:
@@ -222,7 +229,8 @@ class FrozenNetwork:
     Calling it maps content (B, 3, H, W) in the network's dtype, height and width
     multiples of :attr:`StyleNetwork.STRIDE`, to logits: the stylized image is their
     sigmoid. Each output pixel depends only on the pixels around it, so tiles of an
-    image can be rendered one by one.
+    image can be rendered one by one. Given a ``box`` it returns the logits in there,
+    and does not compute what only others need.
     """
 
     def __init__(
@@ -242,13 +250,24 @@ class FrozenNetwork:
         }
         self._biases = {name: bias.detach().to(dtype) for name, bias in biases.items()}
 
-    def __call__(self, content: Tensor) -> Tensor:
-        x = _wire(self._blocks, self._convolve, content)
-        return _convolve(x, self._weights["leave"], "up", self._biases["leave"])
+    def __call__(self, content: Tensor, box: Box | None = None) -> Tensor:
+        box = box or (0, 0, *content.shape[2:])
+        top, bottom = _seen_at_8(box[0], box[2] - 1, self._blocks[0])
+        left, right = _seen_at_8(box[1], box[3] - 1, self._blocks[0])
+        top, left = max(top, 0), max(left, 0)
+        seen = top, left, bottom + 1, right + 1
+        x = _wire(self._blocks, self._convolve, content, seen)
+        x = _leave(x, self._weights["leave"], self._biases["leave"])
+        origin = 8 * top, 8 * left
+        return x[
+            ...,
+            box[0] - origin[0] : box[2] - origin[0],
+            box[1] - origin[1] : box[3] - origin[1],
+        ]
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         layer = self._layers[name]
-        x = _convolve(x, self._weights[name], layer.resample, self._biases[name])
+        x = _convolve(name, x, self._weights[name], layer.resample, self._biases[name])
         return F.relu_(x) if layer.relu else x
 
 
@@ -258,34 +277,120 @@ def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
     In two passes over rows of channels: an order of magnitude faster on a CPU than
     ``torch.var_mean`` over height and width of a channels-last tensor.
     """
-    rows = x.float().permute(0, 2, 3, 1).flatten(1, 2)
+    rows = x.permute(0, 2, 3, 1).flatten(1, 2)
     if whole_batch:
         rows = rows.flatten(0, 1)[None]
+    if _is_for_onednn(x) and len(rows) == 1:
+        return _moments_of_rows(rows[0])
+    rows = rows.to(torch.promote_types(x.dtype, torch.float32))
     mean = rows.mean(dim=1)
     return Moments(mean, (rows - mean[:, None]).square().mean(dim=1))
 
 
+def _moments_of_rows(rows: Tensor) -> Moments:
+    """Return the statistics of (N, C), measured by torch's batch norm.
+
+    It is fast with many channels, so several rows are taken for one.
+    """
+    count, channels = rows.shape
+    several = next(n for n in (4, 2, 1) if count % n == 0)
+    x = rows.reshape(count // several, several * channels)[..., None, None]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    unused = x.new_zeros(2, several * channels, dtype=wide)
+    means, variances = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
+    means, variances = means.reshape(several, -1), variances.reshape(several, -1)
+    mean = means.mean(dim=0, keepdim=True)
+    return Moments(mean, (variances + (means - mean).square()).mean(0, keepdim=True))
+
+
 def _wire(
-    blocks: Sequence[int], convolve: Callable[[str, Tensor], Tensor], content: Tensor
+    blocks: Sequence[int],
+    convolve: Callable[[str, Tensor], Tensor],
+    content: Tensor,
+    seen: Box | None = None,
 ) -> Tensor:
-    """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2)."""
-    x = F.pixel_unshuffle(content, 2).contiguous(memory_format=torch.channels_last)
-    quarter = convolve("down4", convolve("enter", x))
+    """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2).
+
+    The layers after the blocks at 1/8 go on with what ``seen`` boxes there.
+    """
+    quarter = convolve("down4", convolve("enter", content))
     x = convolve("down8", quarter)
     for i in range(blocks[1]):
         x = x + convolve(f"block8_{i}_b", convolve(f"block8_{i}_a", x))
+    if seen is not None:
+        top, left, bottom, right = seen
+        x = x[..., top:bottom, left:right]
+        quarter = quarter[..., 2 * top : 2 * bottom, 2 * left : 2 * right]
     x = convolve("up4", x) + quarter
     for i in range(blocks[0]):
         x = x + convolve(f"block4_{i}_b", convolve(f"block4_{i}_a", x))
     return convolve("up2", x)
 
 
+def _seen_at_8(first: int, last: int, at4: int) -> tuple[int, int]:
+    """Return the first and the last row at 1/8 that rows of the result depend on."""
+    for residual in (0, 2 * at4, 0):  # leave, up2 and the blocks at 1/4, up4
+        first, last = (first - 1) // 2 - residual, (last + 1) // 2 + residual
+    return first, last
+
+
 def _convolve(
-    x: Tensor, kernel: Tensor, resample: str, bias: Tensor | None = None
+    name: str,
+    x: Tensor,
+    kernel: Tensor,
+    resample: str,
+    bias: Tensor | None = None,
 ) -> Tensor:
+    if name == "enter":
+        return _enter(x, kernel, bias)
     if resample == "up":
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
     return F.conv2d(x, kernel, bias, stride=2 if resample == "down" else 1, padding=1)
+
+
+def _enter(content: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Fold the content (pixel unshuffle) and convolve it.
+
+    On a CPU without folding: two neighbours of a row are one pixel of twice the
+    channels, which costs nothing, and two rows are two rows of the kernel.
+    """
+    if not _is_for_onednn(content):
+        x = F.pixel_unshuffle(content, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, bias, padding=1)
+    batch, channels, height, width = content.shape
+    x = content.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * channels)
+    outputs = len(kernel)
+    kernel = kernel.reshape(outputs, channels, 2, 2, 3, 3).permute(0, 3, 1, 4, 2, 5)
+    kernel = kernel.reshape(outputs, 2 * channels, 6, 3)
+    return F.conv2d(
+        x.permute(0, 3, 1, 2), _in_rows(kernel), bias, stride=(2, 1), padding=(2, 1)
+    )
+
+
+def _leave(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Double ``x`` (B, C, h, w) with the transposed kernel (C, 3, 4, 4).
+
+    On a CPU by a convolution to the four pixels around each corner, and a shuffle.
+    """
+    if not _is_for_onednn(x):
+        return F.conv_transpose2d(x, kernel, bias.to(x.dtype), stride=2, padding=1)
+    inputs, outputs = kernel.shape[:2]
+    taps = kernel.flip(2, 3).reshape(inputs, outputs, 2, 2, 2, 2)
+    corners = taps.flip(3, 5).permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, 2, 2)
+    x = F.conv2d(x, _in_rows(corners), bias.repeat(4), padding=1).permute(0, 2, 3, 1)
+    batch, height, width = x.shape[:3]
+    x = x.reshape(batch, height, width, 2, 2 * outputs).transpose(2, 3)
+    x = x.reshape(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+    return x[..., 1:-1, 1:-1]
+
+
+def _is_for_onednn(x: Tensor) -> bool:
+    """Tell whether to spare oneDNN what it is slow at."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _in_rows(kernel: Tensor) -> Tensor:
+    return kernel.contiguous(memory_format=torch.channels_last)
 
 
 def _resize_kernel(weight: Tensor) -> Tensor:

@@ -66,13 +66,19 @@ class Region(NamedTuple):
     def area(self) -> int:
         return self.height * self.width
 
+    def relative_to(self, outer: Region) -> Region:
+        """Return the region with the origin of ``outer`` as the origin."""
+        return Region(
+            self.top - outer.top,
+            self.left - outer.left,
+            self.bottom - outer.top,
+            self.right - outer.left,
+        )
+
     def within(self, outer: Region) -> tuple[Any, slice, slice]:
         """Return the index that cuts this region out of a tensor of ``outer``."""
-        return (
-            ...,
-            slice(self.top - outer.top, self.bottom - outer.top),
-            slice(self.left - outer.left, self.right - outer.left),
-        )
+        top, left, bottom, right = self.relative_to(outer)
+        return (..., slice(top, bottom), slice(left, right))
 
     def grow(self, overlap: int, within: Region) -> Region:
         """Return the region with ``overlap`` more on each side, clipped."""
@@ -110,7 +116,8 @@ class Canvas:
     """An image that is read and written by regions.
 
     ``pixels`` is an array or tensor (H, W, 3), uint8, uint16 or floating point.
-    Regions are float32 tensors (1, 3, h, w) on ``device``, integers scaled to [0, 1].
+    Regions are float32 tensors (1, 3, h, w) on ``device``, channels last, integers
+    scaled to [0, 1].
     """
 
     def __init__(self, pixels: NDArray[Any] | Tensor, device: torch.device) -> None:
@@ -127,7 +134,7 @@ class Canvas:
             part = torch.from_numpy(np.array(part))
         if part.dtype == torch.float64:
             part = part.float()  # not every device has it
-        tensor = part.to(self.device).permute(2, 0, 1)[None].float()
+        tensor = part.to(self.device).float().permute(2, 0, 1)[None]
         return tensor if self._scale is None else tensor.div_(self._scale)
 
     @property
@@ -230,7 +237,7 @@ class Renderer:
             canvas,
         )
         for band in _bands(canvas.bounds):
-            tensor = _average(canvas.read(band).clamp_(0, 1), 2)
+            tensor = _halved(canvas.read(band).clamp_(0, 1))
             top = band.top // 2
             region = Region(top, 0, top + tensor.shape[2], tensor.shape[3])
             half.write(region, tensor)
@@ -248,7 +255,8 @@ class Renderer:
         x = _resize(x, Region(0, 0, *size))
         # Zero padding shows as a frame where it is seen: here nothing may see it.
         reach = self.network.receptive_field
-        stylized = self._run(x, self._live, _margins(reach))
+        live = functools.partial(self._live, moments={})
+        stylized = self._run(x, live, _margins(reach))
         self._report(size[0] * size[1])
         return mix(x, stylized, self.strength) - x
 
@@ -265,20 +273,22 @@ class Renderer:
         def frozen(dtype: torch.dtype) -> FrozenNetwork:
             return self.network.freeze(self.vector, moments, dtype)
 
-        def forward(x: Tensor) -> Tensor:
-            return torch.sigmoid(frozen(x.dtype)(x).float())
+        def forward(x: Tensor, box: Region) -> Tensor:
+            return frozen(x.dtype)(x, box).float().sigmoid_()
 
         def paint(tile: Region) -> None:
             outer = tile.grow(self._overlap, level.bounds)
+            near = tile.grow(2 * _LARGEST_HOLD, level.bounds)
             pixels = level.read(outer)
             x = magnify(outer).add(pixels.clamp(0, 1)).clamp_(0, 1)
             m = self.network.MARGIN
             at_border = (a == b for a, b in zip(outer, level.bounds, strict=True))
-            painted = self._run(x, forward, Region(*(m * is_at for is_at in at_border)))
+            margins = Region(*(m * is_at for is_at in at_border))
+            painted = self._run(x, forward, margins, near.relative_to(outer))
+            x = x[near.within(outer)]
             painted -= _low(painted - x, hold)
             stylized = mix(x, painted, self.strength).clamp_(0, 1)
-            inner = tile.within(outer)
-            emit(tile, pixels[inner], stylized[inner])
+            emit(tile, pixels[tile.within(outer)], stylized[tile.within(near)])
 
         pending = list(level.bounds.cut(self.tile_size))[::-1]
         while pending:
@@ -308,18 +318,23 @@ class Renderer:
         )
         return moments
 
-    def _live(self, x: Tensor, moments: dict[str, Moments] | None = None) -> Tensor:
+    def _live(self, x: Tensor, box: Region, moments: dict[str, Moments]) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
             stylized: Tensor = self.network(x, self.vector, moments)
-        return stylized
+        return stylized[..., box.top : box.bottom, box.left : box.right]
 
     def _run(
-        self, x: Tensor, network: Callable[[Tensor], Tensor], margins: Region
+        self,
+        x: Tensor,
+        network: Callable[[Tensor, Region], Tensor],
+        margins: Region,
+        box: Region | None = None,
     ) -> Tensor:
         """Run ``network`` on (B, 3, h, w) with margins by reflection around it.
 
-        What overflows in a short type is run again in float32.
+        Returned is what lies in ``box``, all by default. What overflows in a short
+        type is run again in float32.
         """
         stride = self.network.STRIDE
         height, width = x.shape[2:]
@@ -329,12 +344,21 @@ class Renderer:
         mode = "reflect"
         if max(top, bottom) >= height or max(left, right) >= width:
             mode = "replicate"
-        padded = F.pad(x, (left, right, top, bottom), mode=mode)
-        out = network(padded.to(self.dtype))
-        if self.dtype != torch.float32 and not torch.isfinite(out).all():
+        box = box or Region(0, 0, height, width)
+        box = Region(box.top + top, box.left + left, box.bottom + top, box.right + left)
+
+        def run(dtype: torch.dtype) -> Tensor:
+            padded = x.to(dtype)
+            if any((top, left, bottom, right)):
+                padded = F.pad(padded, (left, right, top, bottom), mode=mode)
+            return network(padded, box)
+
+        out = run(self.dtype)
+        # In [0, 1] unless it is no number: then neither is the sum.
+        if self.dtype != torch.float32 and not out.sum().isfinite():
             logger.info("%s overflowed, redone in float32", self.dtype)
-            out = network(padded)
-        return out[..., top : top + height, left : left + width]
+            out = run(torch.float32)
+        return out
 
     def _report(self, work: int) -> None:
         self._done += work
@@ -348,7 +372,7 @@ def _keep_in(canvas: Canvas) -> _Emit:
 
 def _overlap(network: StyleNetwork) -> int:
     """Return by how many pixels tiles overlap, so that they equal the whole image."""
-    return math.ceil((network.receptive_field + 2 * _LARGEST_HOLD) / GRID) * GRID
+    return math.ceil((network.receptive_field + 2 * _LARGEST_HOLD) / 8) * 8
 
 
 def tile_size_within(
@@ -409,7 +433,7 @@ class _Octave:
             math.ceil(region.right / 2),
         ).grow(1, self.content.bounds)
         change = self.stylized.read(half) - self.content.read(half).clamp_(0, 1)
-        enlarged = F.interpolate(change, scale_factor=2, mode="bilinear")
+        enlarged = _doubled(change)
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
         return enlarged[..., top : top + region.height, left : left + region.width]
 
@@ -448,17 +472,44 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
     size = bounds.height, bounds.width
     if tuple(x.shape[2:]) == size:
         return x
-    return F.interpolate(x, size, mode="bilinear", antialias=True)
+    resized = F.interpolate(x.contiguous(), size, mode="bilinear", antialias=True)
+    return resized.contiguous(memory_format=torch.channels_last)
 
 
-def _average(x: Tensor, factor: int) -> Tensor:
-    return F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+def _halved(x: Tensor) -> Tensor:
+    """Return the average of every 2 x 2 pixels of (1, 3, h, w), channels last."""
+    height, width = x.shape[2:]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+    rows = x[..., ::2, :] + x[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]).div_(4)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Enlarge (1, 3, h, w), channels last, to twice the size, bilinear."""
+    columns = _doubled_along(2, x.permute(0, 2, 3, 1))
+    return _doubled_along(1, columns).permute(0, 3, 1, 2)
+
+
+def _doubled_along(dim: int, x: Tensor) -> Tensor:
+    gaps = x.shape[dim] - 1
+    out = x.new_empty(*x.shape[: dim + 1], 2, *x.shape[dim + 1 :])
+    first, second = out.unbind(dim + 1)
+    left, right = x.narrow(dim, 0, gaps), x.narrow(dim, 1, gaps)
+    torch.lerp(right, left, 0.25, out=first.narrow(dim, 1, gaps))
+    torch.lerp(left, right, 0.25, out=second.narrow(dim, 0, gaps))
+    first.select(dim, 0).copy_(x.select(dim, 0))
+    second.select(dim, gaps).copy_(x.select(dim, gaps))
+    return out.flatten(dim, dim + 1)
 
 
 def _low(x: Tensor, factor: int) -> Tensor:
     """Return what is left of (1, 3, h, w) in a picture ``factor`` times smaller."""
-    small = _average(x, factor)
-    large = F.interpolate(small, scale_factor=factor, mode="bilinear")
+    if factor == 2:
+        large = _doubled(_halved(x))
+    else:
+        small = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+        large = F.interpolate(small, scale_factor=factor, mode="bilinear")
     return large[..., : x.shape[2], : x.shape[3]]
 
 

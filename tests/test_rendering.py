@@ -144,10 +144,10 @@ class _Small(FrozenNetwork):
 
     largest = 0
 
-    def __call__(self, content):
+    def __call__(self, content, box):
         if content.shape[2] * content.shape[3] > self.largest:
             raise torch.OutOfMemoryError("out of memory")
-        return super().__call__(content)
+        return super().__call__(content, box)
 
 
 @pytest.fixture
