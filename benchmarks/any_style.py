@@ -1,0 +1,253 @@
+"""Any picture as the style, beside MicroAST and AdaIN, on unseen pictures, in one run.
+
+    STYLEPLUG_ASSETS=DIR python benchmarks/any_style.py [--sheet PNG] [--json FILE]
+
+Distances by the rod of quality.py; the style distance also by mean and deviation of
+the features. The contents are of content/test, the styles of styles/measure_only and
+of the files named in held_out.txt: nothing was trained on. For every pair our strength
+and the peer's alpha are swept; the style distances are compared where both are as far
+from the content. Besides: the time at one megapixel with the style cached, a style
+image equal to the content, flicker in a panning crop, and captured styles beside the
+house styles of the same artworks.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import peers
+import torch
+from PIL import Image
+from quality import ASSETS, Rod, artwork_of, at_content, load, photos
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from styleplug import Stylizer
+from styleplug.style import bundled_predictor, bundled_styles
+from styleplug.training.data import load_artwork
+from styleplug.training.losses import STYLE_LAYERS
+
+HELD_OUT = (Path(__file__).parent / "held_out.txt").read_text("utf-8").split()
+AMOUNTS = [0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def style_files() -> list[Path]:
+    """Return 12 unseen styles: of the held out artworks, and of the peers' own."""
+    peers_own = sorted((ASSETS / "styles" / "measure_only").glob("*.jpg"))[::2]
+    held_out = [ASSETS / "styles" / "train" / name for name in HELD_OUT[::7]]
+    return [*peers_own, *held_out][:12]
+
+
+def moments(rod: Rod, image: Tensor) -> Tensor:
+    """Return mean and deviation of every channel of every style layer."""
+    features = rod.network(image)
+    found = []
+    for layer in STYLE_LAYERS:
+        variance, mean = torch.var_mean(features[layer].float(), dim=(2, 3))
+        found.append(torch.cat([mean, variance.sqrt()], dim=1)[0])
+    return torch.cat(found)
+
+
+def moment_distance(one: Tensor, other: Tensor) -> float:
+    return ((one - other).square().sum() / other.square().sum()).item()
+
+
+Painter = Callable[[Tensor, float], Tensor]
+
+
+def painters(
+    style: Path, microast: peers.MicroAST, adain: peers.AdaIN
+) -> dict[str, Painter]:
+    """Return what paints (1, 3, H, W) in the style at an amount."""
+    image = load_artwork(style, 512)
+    image = image[..., : image.shape[2] // 8 * 8, : image.shape[3] // 8 * 8]
+    ours = Stylizer(style, device="cpu")
+    of_microast, of_adain = microast.style(image), adain.style(image)
+    return {
+        "ours": lambda content, amount: ours(content, strength=amount),
+        "MicroAST": lambda content, amount: microast(content, of_microast, amount),
+        "AdaIN": lambda content, amount: adain(content, of_adain, amount),
+    }
+
+
+def compare(
+    rod: Rod, microast: peers.MicroAST, adain: peers.AdaIN
+) -> dict[str, object]:
+    """Return mean style distances at the content distance of each peer at full amount.
+
+    Where ours does not reach as far, the peer is taken back to where ours ends.
+    """
+    contents = [load(path, 384) for path in photos()[::3]]
+    rows: dict[str, list[dict[str, float]]] = {"MicroAST": [], "AdaIN": []}
+    for path in style_files():
+        grams = rod.grams(path)
+        wanted = moments(rod, load_artwork(path, 512))
+        paint = painters(path, microast, adain)
+        for content in contents:
+            curves: dict[
+                str, tuple[list[tuple[float, float]], list[tuple[float, float]]]
+            ] = {}
+            for name, painter in paint.items():
+                by_gram, by_moments = [], []
+                for amount in AMOUNTS:
+                    picture = painter(content, amount)
+                    distance, gram = rod(picture, content, grams)
+                    by_gram.append((distance, gram))
+                    moment = moment_distance(moments(rod, picture), wanted)
+                    by_moments.append((distance, moment))
+                curves[name] = by_gram, by_moments
+            for peer, found in rows.items():
+                meeting = min(curves["ours"][0][-1][0], curves[peer][0][-1][0])
+                row = {"content": meeting}
+                for who in ("ours", peer):
+                    for kind, curve in zip(
+                        ("gram", "moments"), curves[who], strict=True
+                    ):
+                        value = at_content(curve, meeting)
+                        row[f"{who} {kind}"] = curve[0][1] if value is None else value
+                found.append(row)
+        print(path.stem, {peer: found[-1] for peer, found in rows.items()}, flush=True)
+    return {
+        peer: {key: statistics.fmean(row[key] for row in found) for key in found[0]}
+        | {"pairs": len(found)}
+        for peer, found in rows.items()
+    }
+
+
+def beside_house_styles(rod: Rod) -> dict[str, float]:
+    """Return style distance captured / house, at equal content distance."""
+    contents = [load(path, 384) for path in photos()[::3]]
+    ratios = {}
+    for name in bundled_styles():
+        artwork = artwork_of(name)
+        grams = rod.grams(artwork)
+        curves = []
+        for style in (name, artwork):
+            stylizer = Stylizer(style, device="cpu")
+            rows = [
+                [rod(stylizer(c, strength=s), c, grams) for c in contents]
+                for s in AMOUNTS[2:]
+            ]
+            curves.append(
+                [tuple(map(statistics.fmean, zip(*row, strict=True))) for row in rows]
+            )
+        house, captured = curves
+        meeting = min(house[-1][0], captured[-1][0])
+        ours, own = at_content(captured, meeting), at_content(house, meeting)
+        if ours and own:
+            ratios[name] = ours / own
+    return ratios
+
+
+def seconds(run: Callable[[], object], repeats: int = 5) -> float:
+    """Return the least of several times, after one to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def speed(microast: peers.MicroAST) -> dict[str, float]:
+    content = load(photos()[0], 1000)
+    content = torch.nn.functional.interpolate(content, (1000, 1000))
+    style = style_files()[0]
+    ours = Stylizer(style, device="cpu")
+    theirs = microast.style(load(style, 512))
+    pixels = (content[0] * 255).byte().permute(1, 2, 0).contiguous().numpy()
+    mine = seconds(lambda: ours.render(pixels))
+    peer = seconds(lambda: microast(content, theirs))
+    return {"ours, s": mine, "MicroAST, s": peer, "MicroAST / ours": peer / mine}
+
+
+def identity() -> dict[str, float]:
+    """Return SSIM of the content and what its own style makes of it."""
+    scores = []
+    for path in [*photos(), *style_files()[::3]]:
+        image = Image.open(path).convert("RGB")
+        image.thumbnail((640, 640))
+        painted = Stylizer(image, device="cpu")(image)
+        scores.append(similarity(np.asarray(image), np.asarray(painted)))
+    return {"mean": statistics.fmean(scores), "least": min(scores)}
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> float:
+    return float(structural_similarity(one, other, channel_axis=2))
+
+
+def flicker(frames: int = 6, shift: int = 7) -> float:
+    """Return how much more a stylized panning crop changes than its content.
+
+    Frames are crops moved by ``shift`` pixels; what overlaps is compared. The content
+    is crops of noisy frames, which alone make it change.
+    """
+    rng = np.random.default_rng(0)
+    whole = load(photos()[1], 720)[0].permute(1, 2, 0).numpy()
+    stylizer = Stylizer(style_files()[0], device="cpu")
+    side = 384
+    before: Sequence[np.ndarray] | None = None
+    changes = []
+    for i in range(frames):
+        crop = whole[:side, i * shift : i * shift + side]
+        content = np.clip(crop + rng.normal(0, 4 / 255, crop.shape), 0, 1)
+        pair = content.astype(np.float32), stylizer(content.astype(np.float32))
+        if before is not None:
+            changes.append(
+                [
+                    np.abs(new[:, : side - shift] - old[:, shift:]).mean()
+                    for new, old in zip(pair, before, strict=True)
+                ]
+            )
+        before = pair
+    content_change, painted_change = np.mean(changes, axis=0)
+    return float(painted_change / content_change)
+
+
+def sheet(path: Path, microast: peers.MicroAST, adain: peers.AdaIN) -> None:
+    """Write six contents in six styles: the style, ours, MicroAST's below."""
+    contents = [load(p, 320, square=False)[..., :256, :256] for p in photos()[:6]]
+    white = torch.ones(1, 3, 256, 256)
+    rows = [[white, *contents]]
+    for style in style_files()[::2]:
+        paint = painters(style, microast, adain)
+        small = load_artwork(style, 256)[..., :256, :256]
+        small = torch.nn.functional.pad(
+            small, (0, 256 - small.shape[3], 0, 256 - small.shape[2]), value=1
+        )
+        for name in ("ours", "MicroAST"):
+            rows.append([small, *(paint[name](c, 1.0) for c in contents)])
+    tensor = torch.cat([torch.cat(row, dim=3) for row in rows], dim=2)
+    pixels = (tensor[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    microast = peers.MicroAST(ASSETS / "peers" / "microast")
+    adain = peers.AdaIN(ASSETS / "peers" / "adain")
+    with torch.inference_mode():
+        if args.sheet:
+            sheet(args.sheet, microast, adain)
+        figures: dict[str, object] = {"speed": speed(microast)}
+        figures["predictor, MB"] = bundled_predictor().stat().st_size / 1e6
+        figures["its own picture, SSIM"] = identity()
+        figures["flicker"] = flicker()
+        rod = Rod()
+        figures["captured / house"] = beside_house_styles(rod)
+        figures["distances"] = compare(rod, microast, adain)
+    print(json.dumps(figures, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
