@@ -7,6 +7,11 @@ content = mean squared relu4_1 difference, style = relative Gram distance, mean 
 relu1_1 ... relu4_1. Photographs of content/test, 512 pixels (geometric mean side), none
 of which was trained on. For every peer our strength is swept to the peer's content
 distance, and the style distances there are compared.
+
+Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
+(SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
+from the inside. These two are measured on a grey card of faint noise: where a card is
+perfectly flat, so is what becomes of it.
 """
 
 import argparse
@@ -16,9 +21,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import peers
 import torch
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
@@ -43,6 +50,7 @@ PEERS = [
     ("minotaur", "lengstrom/wreck", None),
     ("udnie", "fast_neural_style_16/udnie", None),
 ]
+STROKE_SIZES = [0.5, 0.7, 1.0, 1.4, 2.0]
 STRENGTHS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
@@ -130,6 +138,60 @@ def compare_with_peers(rod: Rod, contents: list[Tensor]) -> dict[str, object]:
     return figures
 
 
+def controls(name: str) -> dict[str, object]:
+    """Return what strength, stroke size and the border do, as measured."""
+    stylizer = Stylizer(name, device="cpu")
+    similar = []
+    photograph = to_array(load(photos()[0], 512))
+    for tenth in range(11):
+        painted = stylizer(photograph, strength=tenth / 10)
+        score = structural_similarity(photograph, painted, channel_axis=2)
+        similar.append(round(float(score), 3))
+    rng = np.random.default_rng(0)
+    card = rng.normal(128, 3, (512, 512, 1)).round().clip(0, 255).astype(np.uint8)
+    card = card.repeat(3, axis=2)
+    strokes = [
+        round(stroke_length(stylizer(card, style_scale=scale)), 2)
+        for scale in STROKE_SIZES
+    ]
+    return {
+        "SSIM by strength": similar,
+        "falls": all(b < a for a, b in itertools.pairwise(similar)),
+        "stroke length, px": strokes,
+        "grows": all(b > a for a, b in itertools.pairwise(strokes)),
+        "stroke length, largest / least": strokes[-1] / strokes[0],
+        "border / inside": border_energy(stylizer(card)),
+    }
+
+
+def to_array(image: Tensor) -> np.ndarray:
+    return (image[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def stroke_length(painted: np.ndarray) -> float:
+    """Return the lag, in pixels, where the lightness correlates with itself by half."""
+    light = painted.mean(axis=2)
+    light = light - light.mean()
+    spectrum = np.abs(np.fft.fft2(light)) ** 2
+    correlation = np.fft.ifft2(spectrum).real
+    correlation /= correlation[0, 0]
+    lags = np.minimum(np.arange(512), 512 - np.arange(512))
+    distance = np.hypot(lags[:, None], lags[None])
+    ring = distance.round().astype(int).ravel()
+    mean = np.bincount(ring, correlation.ravel()) / np.bincount(ring)
+    after = int(np.argmax(mean < 0.5))
+    return float(after - (0.5 - mean[after]) / (mean[after - 1] - mean[after]))
+
+
+def border_energy(painted: np.ndarray) -> float:
+    """Return the variance of the outer 8 pixels, as a multiple of that inside."""
+    inside = painted[8:-8, 8:-8].astype(float)
+    energy = (painted - inside.mean(axis=(0, 1))) ** 2
+    border = np.ones(painted.shape[:2], bool)
+    border[8:-8, 8:-8] = False
+    return float(energy[border].mean() / energy[~border].mean())
+
+
 def sheet(name: str, folder: Path) -> None:
     """Write artwork, photographs and our pictures, a peer's below."""
     contents = [load(path, 512)[..., :400, :400] for path in photos()]
@@ -157,7 +219,11 @@ def main() -> None:
         if args.sheets:
             for name in bundled_styles():
                 sheet(name, args.sheets)
-        figures = compare_with_peers(Rod(), [load(path, 512) for path in photos()])
+        figures = {}
+        for name in bundled_styles():
+            figures[name] = controls(name)
+            print(name, figures[name], flush=True)
+        figures |= compare_with_peers(Rod(), [load(path, 512) for path in photos()])
     for path in bundled_styles().values():
         print(read_info(path).name, dict(read_info(path).figures))
     if args.json:
