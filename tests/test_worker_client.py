@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from worker_client import CancelledError, Worker
+from worker_client import PICTURE_SUFFIXES, CancelledError, Worker
+
+from styleplug.images import PICTURE_SUFFIXES as READABLE
 
 STANDIN = [sys.executable, "-su", str(Path(__file__).parent / "gimp/standin_worker.py")]
 SIDE = 64
@@ -51,3 +53,7 @@ def test_a_request_can_be_taken_back_while_it_is_painted(worker):
         )
     assert worker.alive
     assert stylize(worker)
+
+
+def test_the_file_chooser_shows_what_the_worker_takes():
+    assert set(PICTURE_SUFFIXES) == READABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -17,7 +18,14 @@ import layer as layers
 from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk
 from i18n import _
 from layer import LayerError, Settings, Thumbnail
-from worker_client import CancelledError, Worker, WorkerError, first_of, start
+from worker_client import (
+    PICTURE_SUFFIXES,
+    CancelledError,
+    Worker,
+    WorkerError,
+    first_of,
+    start,
+)
 
 PREVIEW_SIDE = 512
 ROW_SIDE = 56
@@ -225,13 +233,13 @@ class StyleDialog:
         label.set_xalign(0)
         label.set_mnemonic_widget(self._list)
         self._list.get_accessible().set_name(_("Style"))
-        scrolled = Gtk.ScrolledWindow(
+        self._scrolled = Gtk.ScrolledWindow(
             hscrollbar_policy=Gtk.PolicyType.NEVER,
             shadow_type=Gtk.ShadowType.IN,
             vexpand=True,
         )
-        scrolled.set_size_request(300, 240)
-        scrolled.add(self._list)
+        self._scrolled.set_size_request(300, 240)
+        self._scrolled.add(self._list)
         other = Gtk.Button.new_with_mnemonic(_("Add a style _from elsewhere…"))
         other.connect("clicked", lambda _button: self._add_style())
 
@@ -246,7 +254,7 @@ class StyleDialog:
         right = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         for widget, expand in (
             (label, False),
-            (scrolled, True),
+            (self._scrolled, True),
             (other, False),
             (controls, False),
         ):
@@ -284,7 +292,7 @@ class StyleDialog:
         self._dialog.get_content_area().pack_start(outer, True, True, 0)
         self._dialog.set_default_size(900, 620)
 
-    def _add_row(self, style: dict[str, str]) -> None:
+    def _add_row(self, style: dict[str, str], position: int = -1) -> None:
         image = Gtk.Image.new_from_icon_name("image-loading", Gtk.IconSize.DND)
         image.set_size_request(ROW_SIDE, ROW_SIDE)
         title = GLib.markup_escape_text(style["title"])
@@ -302,9 +310,11 @@ class StyleDialog:
         )
         row.add(box)
         row.style_id, row.image = style["id"], image
+        if style["title"] == _title(style["id"]):
+            row.set_tooltip_text(style["id"])
         row.get_accessible().set_name(f"{style['title']} {by}".strip())
         row.show_all()
-        self._list.add(row)
+        self._list.insert(row, position)
         self._rows[style["id"]] = row
         self._thread.add_row(
             _Job(
@@ -333,7 +343,7 @@ class StyleDialog:
         )
         dialog.set_default_response(Gtk.ResponseType.OK)
         label = Gtk.Label.new_with_mnemonic(
-            _("_Style file (.safetensors), or owner/name on the Hugging Face Hub:")
+            _("Any picture or _style file, or owner/name on the Hugging Face Hub:")
         )
         label.set_xalign(0)
         entry = Gtk.Entry(activates_default=True, hexpand=True, width_chars=48)
@@ -349,18 +359,20 @@ class StyleDialog:
         chosen = dialog.run() == Gtk.ResponseType.OK and entry.get_text().strip()
         dialog.destroy()
         if chosen:
-            self._config.set_property("style", chosen)
+            self._config.set_property("style", _named(chosen))
 
     def _browse(self, parent: Any, entry: Any) -> None:
         chooser = Gtk.FileChooserNative.new(
             _("Choose a Style"), parent, Gtk.FileChooserAction.OPEN, None, None
         )
         styles = Gtk.FileFilter()
-        styles.set_name(_("Styles"))
-        styles.add_pattern("*.safetensors")
+        styles.set_name(_("Styles and pictures"))
+        for suffix in (".safetensors", *PICTURE_SUFFIXES):
+            styles.add_pattern(f"*{suffix}")
+            styles.add_pattern(f"*{suffix.upper()}")
         chooser.add_filter(styles)
         if chooser.run() == Gtk.ResponseType.ACCEPT:
-            entry.set_text(chooser.get_filename())
+            entry.set_text(chooser.get_filename() or "")
         chooser.destroy()
 
     # ----------------------------------------------------------------- preview
@@ -402,7 +414,9 @@ class StyleDialog:
         if self._rendering or not (self._connected and settings.style):
             return
         if settings.style not in self._rows:
-            self._add_row({"id": settings.style, "title": settings.style})
+            style = {"id": settings.style, "title": _title(settings.style)}
+            self._add_row(style, 0)
+            self._scrolled.get_vadjustment().set_value(0)
         self._list.select_row(self._rows[settings.style])
         try:
             layers.check_output(self._layer, settings.output)
@@ -539,6 +553,21 @@ class StyleDialog:
         self._thread.stop()
         self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
         self._start(worker if worker and worker.alive else None)
+
+
+def _named(text: str) -> str:
+    """Return the style that was typed, or dropped as the address of a file."""
+    if text.startswith("file://"):
+        try:
+            return str(GLib.filename_from_uri(text)[0])
+        except GLib.Error:
+            return text
+    return os.path.expanduser(text)
+
+
+def _title(style: str) -> str:
+    """Return what a style is called that nothing else is known of."""
+    return os.path.basename(style) if os.path.isabs(style) else style
 
 
 def _device(name: str) -> str:

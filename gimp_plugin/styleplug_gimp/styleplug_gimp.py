@@ -104,8 +104,8 @@ class NeuralStyle(Gimp.PlugIn):
             "style",
             _("St_yle"),
             _(
-                "Name of a bundled style, path of a .safetensors file, or owner/name "
-                "on the Hugging Face Hub; empty for the first one"
+                "Name of a bundled style, full path of a .safetensors file or of any "
+                "picture, or owner/name on the Hugging Face Hub; empty for the first"
             ),
             "",
             flags,

@@ -22,6 +22,11 @@ from typing import Any
 from i18n import _
 
 PROTOCOL = 1
+PICTURE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".png", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Suffixes, in any case, of the pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}
 CONFIG = Path(__file__).with_name("worker.json")
 """Written by ``styleplug gimp install``: ``command`` and maybe ``silence_limit``."""

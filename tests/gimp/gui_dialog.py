@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -272,4 +273,54 @@ image.insert_layer(text, None, 0)
 text_before = native(text)
 notes["text"] = stylize(image, text)
 notes["text_changed"] = native(text) != text_before
+
+
+# A picture as the style, from elsewhere.
+def add_picture(dialog):
+    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
+    until(lambda: key(dialog, "alt+f"), lambda: window("^Add a Style$"), "the entry")
+    adding = window("^Add a Style$")
+    shot("add")
+    until(lambda: key(adding, "alt+b"), lambda: window("^Choose a Style$"), "the files")
+    time.sleep(2)
+    shot("browse")
+    files = window("^Choose a Style$")
+    until(lambda: key(files, "Escape"), lambda: window("^Choose a Style$") is None, "")
+    x("windowactivate", "--sync", adding)
+    x("key", "alt+s", "ctrl+a")
+    x("type", painting)
+    x("key", "Return")
+    wait(lambda: painted(painting, PREVIEW), "the preview in the picture's style")
+    time.sleep(2)
+    shot("picture")
+    until(lambda: key(dialog, "alt+o"), lambda: not window(TITLE), "the result")
+
+
+def miss_picture(dialog):
+    wait(lambda: painted(painting, "missing"), "the error")
+    time.sleep(1)
+    shot("missing_picture")
+    count = painted("negative", PREVIEW)
+    key(dialog, "alt+o")
+    time.sleep(1)
+    notes["missing_picture_open"] = bool(window(TITLE))
+    keys = ("alt+y", "Home", "Down")
+    until(
+        lambda: key(dialog, *keys),
+        lambda: painted("negative", PREVIEW) > count,
+        "the preview of another style",
+    )
+    time.sleep(1)
+    shot("another_style")
+    close(dialog)
+
+
+painting = f"{folder}/My painting.JPG"
+shutil.copy(picture, painting)
+layer_before = native(layer)
+earlier = painted("negative", PREVIEW)
+notes["picture"] = open_dialog(image, layer, add_picture)
+notes["picture_applied"] = native(layer) != layer_before
+os.remove(painting)
+notes["missing_picture"] = open_dialog(image, layer, miss_picture)
 notes.save()

@@ -2,9 +2,9 @@
 """styleplug's worker with a stylizer of a few lines in place of the networks.
 
 It starts at once and its result is known: the negative, as far as ``strength`` says.
-The style ``slow`` takes five minutes; ``stuck``, which is not listed, never reports
-anything. The style and the width of all that is painted are noted in the file that the
-first argument names.
+Any file is such a style, too. The style ``slow`` takes five minutes; ``stuck``, which
+is not listed, never reports anything. The style and the width of all that is painted,
+and files that are missing, are noted in the file that the first argument names.
 """
 
 import sys
@@ -21,11 +21,20 @@ from styleplug.style import StyleInfo
 STYLES = ("negative", "slow", "stuck")
 
 
+def note(*words):
+    if sys.argv[1:]:
+        with open(sys.argv[1], "a") as journal:
+            print(*words, file=journal)
+
+
 class Negative:
     device = "cpu"
 
     def __init__(self, style):
-        if style not in STYLES:
+        if style.startswith("/") and not Path(style).is_file():
+            note(style, "missing")
+            raise StyleNotFoundError(f"There is no picture {style}; check the path.")
+        if style not in STYLES and not style.startswith("/"):
             raise StyleNotFoundError(f"There is no style {style!r}.")
         self.style = style
 
@@ -42,9 +51,7 @@ class Negative:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, not in 0..1")
         print("a stray line on standard output")
-        if sys.argv[1:]:
-            with open(sys.argv[1], "a") as journal:
-                print(self.style, image.shape[1], file=journal)
+        note(self.style, image.shape[1])
         if self.style == "stuck":
             time.sleep(3600)
         for step in range(3000 if self.style == "slow" else 2):

@@ -96,3 +96,13 @@ def test_a_group_needs_another_output(notes):
 def test_a_text_layer_is_stylized(notes):
     assert notes["text"] == DONE
     assert notes["text_changed"]
+
+
+def test_a_picture_can_be_added_as_a_style(notes):
+    assert notes["picture"] == DONE
+    assert notes["picture_applied"]
+
+
+def test_without_its_picture_the_dialog_offers_the_other_styles(notes):
+    assert notes["missing_picture_open"]
+    assert notes["missing_picture"][0] == CANCELLED

@@ -40,6 +40,7 @@ def inverted(before):
         ("locked-group", "locked"),
         ("beside", "do not overlap"),
         ("unknown-style", "unheard-of"),
+        ("missing-picture", "no picture /no/painting.jpg"),
         ("group", "New layer above"),
         ("vector", "New layer above"),
     ],

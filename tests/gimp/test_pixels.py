@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from harness import REAL, require_gimp, run_gimp
+from PIL import Image
 
 from styleplug import Stylizer
 
@@ -109,9 +110,11 @@ def test_colours_beyond_srgb_are_there_and_survive(cases):
 def test_real_results_are_those_of_the_python_api(tmp_path, tiny_style):
     require_gimp()
     options = {"strength": 0.8, "style_scale": 1.5}
-    style = shutil.copy(tiny_style, tmp_path)
-    notes = run_gimp(tmp_path, "batch_real.py", tmp_path, style, command=REAL)
-    stylizer = Stylizer(tiny_style)
+    painting = tmp_path / "My painting.JPG"
+    Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 80).save(painting, "JPEG")
+    styles = shutil.copy(tiny_style, tmp_path), painting
+    notes = run_gimp(tmp_path, "batch_real.py", tmp_path, *styles, command=REAL)
+    assert {entry["style"] for entry in notes.values()} == set(map(str, styles))
     for name, entry in notes.items():
         dtype, tolerance = ("u1", 0) if entry["u8"] else ("<f4", 1e-3)
         shape = (*entry["size"][::-1], 4)
@@ -120,7 +123,7 @@ def test_real_results_are_those_of_the_python_api(tmp_path, tiny_style):
         selection = np.fromfile(tmp_path / entry["selection"], "<f4")
         inside = selection.reshape(shape[:2]) == 1
         assert inside.sum() > 500
-        expected = stylizer(before, **options)
+        expected = Stylizer(entry["style"])(before, **options)
         assert entry["status"] == [3, ""], name
         difference = np.abs(after[inside].astype(float) - expected[inside])
         assert difference.max() <= tolerance, name
