@@ -36,6 +36,8 @@ BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel of a tile, its border included; benchmarks/memory.py
 measures it."""
 _LARGEST_HOLD = 4
+_NEAR = 2 * _LARGEST_HOLD
+"""Pixels around a tile that must be painted to take back what is held."""
 _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "out of memory",
     "can't allocate memory",
@@ -80,13 +82,43 @@ class Region(NamedTuple):
         top, left, bottom, right = self.relative_to(outer)
         return (..., slice(top, bottom), slice(left, right))
 
-    def grow(self, overlap: int, within: Region) -> Region:
-        """Return the region with ``overlap`` more on each side, clipped."""
+    def grow(self, overlap: int) -> Region:
+        """Return the region with ``overlap`` more on each side."""
         return Region(
-            max(within.top, self.top - overlap),
-            max(within.left, self.left - overlap),
-            min(within.bottom, self.bottom + overlap),
-            min(within.right, self.right + overlap),
+            self.top - overlap,
+            self.left - overlap,
+            self.bottom + overlap,
+            self.right + overlap,
+        )
+
+    def clip(self, outer: Region) -> Region:
+        """Return what of the region lies in ``outer``."""
+        return Region(
+            max(outer.top, self.top),
+            max(outer.left, self.left),
+            min(outer.bottom, self.bottom),
+            min(outer.right, self.right),
+        )
+
+    def round_up(self, cell: int) -> Region:
+        """Return the region with its bottom and right on multiples of ``cell``."""
+        bottom, right = -(-self.bottom // cell) * cell, -(-self.right // cell) * cell
+        return Region(self.top, self.left, bottom, right)
+
+    def resized(self, height: int, width: int, outer: Region) -> Region:
+        """Return a region of that size that holds as much of this one as ``outer``
+        does: moved into ``outer``, or all of it."""
+        top = max(outer.top, min(self.top, outer.bottom - height))
+        left = max(outer.left, min(self.left, outer.right - width))
+        return Region(top, left, top + height, left + width).clip(outer)
+
+    def margins_around(self, inner: Region) -> Region:
+        """Return how far this region reaches beyond ``inner`` on each side."""
+        return Region(
+            inner.top - self.top,
+            inner.left - self.left,
+            self.bottom - inner.bottom,
+            self.right - inner.right,
         )
 
     def cut(self, tile_size: int) -> Iterator[Region]:
@@ -104,6 +136,10 @@ class Region(NamedTuple):
 
 GRID = 16
 """Tile origins are multiples of this: of the network's stride, and of each octave's."""
+
+
+_CELL = 8
+"""Windows lie on multiples of this, a multiple of every network's stride."""
 
 
 def _cuts(start: int, stop: int, tile_size: int) -> list[int]:
@@ -223,7 +259,8 @@ class Renderer:
             return
         magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
         hold = _LARGEST_HOLD if levels[-1].bounds.height > 2 * base[0] else 2
-        for level in reversed(levels[1:]):
+        while len(levels) > 1:
+            level = levels.pop()
             painted = self._blank(level.bounds, content)
             self._paint_level(level, magnify, hold, _keep_in(painted))
             magnify, hold = _Octave(level, painted), 2
@@ -276,31 +313,42 @@ class Renderer:
         def forward(x: Tensor, box: Region) -> Tensor:
             return frozen(x.dtype)(x, box).float().sigmoid_()
 
-        def paint(tile: Region) -> None:
-            outer = tile.grow(self._overlap, level.bounds)
-            near = tile.grow(2 * _LARGEST_HOLD, level.bounds)
-            pixels = level.read(outer)
-            x = magnify(outer).add(pixels.clamp(0, 1)).clamp_(0, 1)
-            m = self.network.MARGIN
-            at_border = (a == b for a, b in zip(outer, level.bounds, strict=True))
-            margins = Region(*(m * is_at for is_at in at_border))
-            painted = self._run(x, forward, margins, near.relative_to(outer))
-            x = x[near.within(outer)]
+        def paint(tile: Region, height: int, width: int) -> None:
+            # Windows are of one shape wherever the tile lies: oneDNN has code and
+            # buffers for every shape it has seen.
+            window = tile.grow(self._overlap).resized(
+                height + 2 * self._overlap, width + 2 * self._overlap, outside
+            )
+            near = tile.grow(_NEAR).resized(
+                height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
+            )
+            seen = window.clip(level.bounds)
+            pixels = level.read(seen)
+            x = magnify(seen).add_(pixels.clamp(0, 1)).clamp_(0, 1)
+            painted = self._run(
+                x, forward, window.margins_around(seen), near.relative_to(window)
+            )
+            near = near.clip(level.bounds)
+            painted = painted[..., : near.height, : near.width]
+            x = x[near.within(seen)]
             painted -= _low(painted - x, hold)
             stylized = mix(x, painted, self.strength).clamp_(0, 1)
-            emit(tile, pixels[tile.within(outer)], stylized[tile.within(near)])
+            emit(tile, pixels[tile.within(seen)], stylized[tile.within(near)])
 
-        pending = list(level.bounds.cut(self.tile_size))[::-1]
+        margin = math.ceil(self.network.MARGIN / _CELL) * _CELL
+        whole_cells = level.bounds.round_up(_CELL)
+        outside = level.bounds.grow(margin).round_up(_CELL)
+        pending = _alike(level.bounds, self.tile_size)
         while pending:
-            tile = pending.pop()
+            tile, height, width = pending.pop()
             side = max(tile.height, tile.width)
             try:
-                paint(tile)
+                paint(tile, height, width)
             except (MemoryError, RuntimeError) as error:
                 if side <= SMALLEST_TILE or not _is_out_of_memory(error):
                     raise
                 logger.warning("out of memory at a tile of %d pixels, halved", side)
-                pending += list(tile.cut(max(SMALLEST_TILE, side // 2)))[::-1]
+                pending += _alike(tile, max(SMALLEST_TILE, side // 2))
             else:
                 self._report(tile.area)
 
@@ -333,8 +381,9 @@ class Renderer:
     ) -> Tensor:
         """Run ``network`` on (B, 3, h, w) with margins by reflection around it.
 
-        Returned is what lies in ``box``, all by default. What overflows in a short
-        type is run again in float32.
+        They grow to the network's stride. Returned is what lies in ``box``, counted
+        from the margins' corner; by default what lies within the margins. What
+        overflows in a short type is run again in float32.
         """
         stride = self.network.STRIDE
         height, width = x.shape[2:]
@@ -344,14 +393,13 @@ class Renderer:
         mode = "reflect"
         if max(top, bottom) >= height or max(left, right) >= width:
             mode = "replicate"
-        box = box or Region(0, 0, height, width)
-        box = Region(box.top + top, box.left + left, box.bottom + top, box.right + left)
+        within = box or Region(top, left, top + height, left + width)
 
         def run(dtype: torch.dtype) -> Tensor:
             padded = x.to(dtype)
             if any((top, left, bottom, right)):
                 padded = F.pad(padded, (left, right, top, bottom), mode=mode)
-            return network(padded, box)
+            return network(padded, within)
 
         out = run(self.dtype)
         # In [0, 1] unless it is no number: then neither is the sum.
@@ -372,7 +420,13 @@ def _keep_in(canvas: Canvas) -> _Emit:
 
 def _overlap(network: StyleNetwork) -> int:
     """Return by how many pixels tiles overlap, so that they equal the whole image."""
-    return math.ceil((network.receptive_field + 2 * _LARGEST_HOLD) / 8) * 8
+    return math.ceil((network.receptive_field + _NEAR) / _CELL) * _CELL
+
+
+def _alike(region: Region, tile_size: int) -> list[tuple[Region, int, int]]:
+    """Return the tiles of a region, last first, each with the size of the largest."""
+    tiles = list(region.cut(tile_size))
+    return [(tile, tiles[0].height, tiles[0].width) for tile in reversed(tiles)]
 
 
 def tile_size_within(
@@ -415,7 +469,8 @@ class _Whole:
         self.change = change
 
     def __call__(self, region: Region) -> Tensor:
-        return self.change[..., region.top : region.bottom, region.left : region.right]
+        top, left, bottom, right = region
+        return self.change[..., top:bottom, left:right].clone()
 
 
 class _Octave:
@@ -431,7 +486,8 @@ class _Octave:
             region.left // 2,
             math.ceil(region.bottom / 2),
             math.ceil(region.right / 2),
-        ).grow(1, self.content.bounds)
+        )
+        half = half.grow(1).clip(self.content.bounds)
         change = self.stylized.read(half) - self.content.read(half).clamp_(0, 1)
         enlarged = _doubled(change)
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
