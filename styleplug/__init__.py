@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .hub import list_styles
+    from .optimize import StyleImage, optimize, optimize_file
     from .style import StyleInfo
 
     __version__: str
@@ -38,6 +39,7 @@ __all__ = [
     "InvalidImageError",
     "InvalidStyleError",
     "MemoryLimitError",
+    "StyleImage",
     "StyleInfo",
     "StyleNotFoundError",
     "StyleplugError",
@@ -45,14 +47,19 @@ __all__ = [
     "TrainingError",
     "__version__",
     "list_styles",
+    "optimize",
+    "optimize_file",
     "stylize",
     "stylize_file",
 ]
 
 _HOMES = {
     "Stylizer": "engine",
+    "StyleImage": "optimize",
     "StyleInfo": "style",
     "list_styles": "hub",
+    "optimize": "optimize",
+    "optimize_file": "optimize",
     "stylize": "engine",
     "stylize_file": "engine",
 }

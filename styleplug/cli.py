@@ -230,6 +230,12 @@ def _stylize(args: argparse.Namespace) -> int:
 
 def _parse_styles(texts: Sequence[str]) -> str | list[tuple[str, float]]:
     """Return the style, or the (style, weight) pairs of a blend."""
+    pairs = _parse_pairs(texts)
+    return pairs[0][0] if len(pairs) == 1 else pairs
+
+
+def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Return names with the weights after their colons, 1 where there is none."""
     pairs = []
     for text in texts:
         name, colon, weight = text.rpartition(":")
@@ -237,7 +243,7 @@ def _parse_styles(texts: Sequence[str]) -> str | list[tuple[str, float]]:
             pairs.append((name, float(weight)) if colon else (text, 1.0))
         except ValueError:  # the colon belongs to the name, as in C:\style.safetensors
             pairs.append((text, 1.0))
-    return pairs[0][0] if len(pairs) == 1 else pairs
+    return pairs
 
 
 def _plan(
@@ -284,6 +290,141 @@ def _plan(
                 continue
             taken[target] = source
             yield source, target
+
+
+# optimize
+
+
+def _add_optimize(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "optimize",
+        help="paint an image like any picture, by optimization",
+        description="Paint an image like any picture, without training: the original "
+        "algorithm, which takes a minute where a style takes a moment. Ctrl-C writes "
+        "the best picture so far.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("content", type=Path, metavar="CONTENT", help="image to paint")
+    add(
+        "styles",
+        nargs="+",
+        metavar="STYLE[:WEIGHT]",
+        help="picture to paint like; of several, weights give the shares",
+    )
+    add(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="image to write"
+    )
+    add(
+        "--region",
+        action="append",
+        metavar="IMAGE",
+        help="paint like the first style only where this is white; give it again for "
+        "the next style, - for everywhere",
+    )
+    add(
+        "--style-mask",
+        action="append",
+        metavar="IMAGE",
+        help="of the first style use only what is white here; give it again for the "
+        "next style, - for all of it",
+    )
+    add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
+    add(
+        "--style-loss",
+        action="append",
+        metavar="NAME[:WEIGHT]",
+        help="what to match: gram, mean_std, wasserstein or nearest; several add up",
+    )
+    for kind in ("content", "style", "tv"):
+        add(
+            f"--{kind}-weight",
+            type=float,
+            metavar="X",
+            help=f"weight of the {kind} loss",
+        )
+    add(
+        "--style-scale",
+        type=float,
+        metavar="0.25..4",
+        help="stroke size, 2 paints strokes twice as large",
+    )
+    add(
+        "--preserve-color",
+        choices=("luminance", "statistics"),
+        help="keep the colours of each pixel, or those of the whole",
+    )
+    add(
+        "--init",
+        metavar="STYLE",
+        help="start from content, noise, fast (the bundled style that is nearest), or "
+        "what a style makes of it",
+    )
+    add("--optimizer", metavar="NAME", help="lbfgs or adam")
+    add("--iterations", type=int, metavar="N", help="of the smallest size")
+    add("--tolerance", type=float, metavar="X", help="improvement at which to stop")
+    add("--seed", type=int, metavar="N", help="of the noise")
+    add("--loss-network", metavar="VGG", help="VGG-19: a file, or a Hub repository")
+    add("--device", help="cpu, cuda, cuda:1, mps or xpu")
+    add("--dtype", help="of the loss network: float32 or bfloat16")
+    add(
+        "--memory",
+        dest="memory_limit",
+        type=_bytes,
+        metavar="SIZE",
+        help="working memory to stay within, such as 2G",
+    )
+    add("--max-pixels", type=int, metavar="N", help="read images up to this size")
+    add("--snapshots", type=Path, metavar="FOLDER", help="write a picture every tenth")
+    add("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.set_defaults(run=_optimize)
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    options = vars(args).copy()
+    del options["run"]
+    content, output = options.pop("content"), options.pop("output")
+    parts = _parse_pairs(options.pop("styles"))
+    regions = _masks("--region", options.pop("region", []), len(parts))
+    masks = _masks("--style-mask", options.pop("style_mask", []), len(parts))
+    if "style_loss" in options:
+        options["style_loss"] = dict(_parse_pairs(options["style_loss"]))
+    folder = options.pop("snapshots", None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    from .optimize import StyleImage, optimize_file
+
+    styles = [
+        StyleImage(name, weight, mask, region)
+        for (name, weight), mask, region in zip(parts, masks, regions, strict=True)
+    ]
+    started = time.perf_counter()
+    written = 0
+    with _ProgressBar(content.name, 0, 1) as bar:
+
+        def callback(fraction: float, snapshot: Callable[[], Any]) -> None:
+            nonlocal written
+            bar(fraction)
+            if folder is not None and fraction * 10 >= written + 1:
+                written = int(fraction * 10)
+                snapshot().save(folder / f"{written * 10:03d}.png")
+
+        size = optimize_file(content, output, styles, callback=callback, **options)
+    seconds = time.perf_counter() - started
+    print(f"{output}  {size[0]} x {size[1]}  {seconds:.1f} s")
+    return 0
+
+
+def _masks(option: str, given: Sequence[str], count: int) -> list[str | None]:
+    """Return the mask of each style, None where there is none."""
+    if len(given) > count:
+        raise ValueError(
+            f"{option} is given {len(given)} times for {count} style(s); give it at "
+            "most once for each."
+        )
+    masks = [None if mask == "-" else mask for mask in given]
+    return masks + [None] * (count - len(given))
 
 
 class _ProgressBar:
@@ -748,6 +889,7 @@ def _gimp_doctor(args: argparse.Namespace) -> int:
 
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_stylize,
+    _add_optimize,
     _add_list,
     _add_info,
     _add_pull,

@@ -58,6 +58,23 @@ def tiny_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def shallow_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VGG-19 to conv2_1 with random weights, in torchvision's layout."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for i, (inputs, outputs) in {0: (3, 64), 2: (64, 64), 5: (64, 128)}.items():
+        weight = torch.randn(outputs, inputs, 3, 3, generator=generator)
+        tensors[f"features.{i}.weight"] = (weight * (2 / 9 / inputs) ** 0.5).half()
+        tensors[f"features.{i}.bias"] = torch.zeros(outputs).half()
+    path = tmp_path_factory.mktemp("shallow") / "vgg19.safetensors"
+    save_file(tensors, path)
+    return path
+
+
 @pytest.fixture
 def content_image() -> Image.Image:
     """A synthetic RGB photograph of 96 x 64: a gradient, a disc and some texture."""

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "foreign": {"networks"},
     "networks": {"errors", "foreign", "style"},
 }
-ABOVE = {"cli", "worker", "gimp", "demo", "training", "optimize"}
+ABOVE = {"cli", "worker", "gimp", "demo", "training", "optimize", "objective"}
 FRONT_ENDS = {"cli", "worker", "gimp", "demo"}
 
 

@@ -7,13 +7,17 @@ that weights mean the same whichever VGG-19 is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .. import vgg
 from ..errors import TrainingError
@@ -87,14 +91,107 @@ class LossNetwork(nn.Module):
         return features
 
 
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What tells a style: first and second moments of features over positions."""
+
+    mean: Tensor
+    """(B, C), in float32."""
+    gram: Tensor
+    """(B, C, C): the mean of f fᵀ, not centred, in float32."""
+
+    @property
+    def covariance(self) -> Tensor:
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+    @property
+    def std(self) -> Tensor:
+        variance = self.gram.diagonal(dim1=1, dim2=2) - self.mean.square()
+        return (variance.clamp(min=0) + 1e-8).sqrt()
+
+    @property
+    def energy(self) -> Tensor:
+        """(B,): the mean of fᵀ f."""
+        return self.gram.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=1e-8)
+
+    @functools.cached_property
+    def root(self) -> Tensor:
+        """R (B, C, K) with R Rᵀ the covariance, but for its last 0.5 per cent."""
+        values, vectors = torch.linalg.eigh(self.covariance.detach())
+        values = values.clamp(min=0)
+        rest = values.cumsum(dim=1) <= _NEGLIGIBLE * values.sum(dim=1, keepdim=True)
+        kept = slice(int(rest.sum(dim=1).min()), None)
+        root: Tensor = vectors[:, :, kept] * values[:, None, kept].sqrt()
+        return root
+
+
+MomentLoss = Callable[[Moments, Moments], Tensor]
+_NEGLIGIBLE = 0.005
+
+
+def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
+    """Return the moments of (B, C, H, W) features.
+
+    ``weight`` (1, 1, H, W) is the share of each position; without it all have 1 / HW.
+    Where the weights of several tiles sum to 1, so do their moments to the whole's.
+    """
+    positions = features.permute(0, 2, 3, 1).flatten(1, 2)
+    share = None if weight is None else weight.to(features.dtype).reshape(-1, 1)
+    mean, gram = _Moments.apply(positions, share)
+    return Moments(mean, gram)
+
+
+class _Moments(torch.autograd.Function):
+    """Moments of (B, N, C) with shares (N, 1), and their gradient, in one product each.
+
+    Autograd would take two for the second moments. Sums over parts are in float32, so
+    that bfloat16 does not coarsen them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, share: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(positions, share)
+        wide = torch.promote_types(positions.dtype, torch.float32)
+        batch, count, channels = positions.shape
+        mean = positions.new_zeros((batch, channels), dtype=wide)
+        gram = positions.new_zeros((batch, channels, channels), dtype=wide)
+        shares = positions.new_ones(count, 1) if share is None else share
+        for part, weight in zip(
+            positions.tensor_split(_PARTS, dim=1),
+            shares.tensor_split(_PARTS),
+            strict=True,
+        ):
+            weighted = part if share is None else part * weight
+            for i in range(batch):
+                mean[i] += (weight.T @ part[i])[0]
+                gram[i] += weighted[i].T @ part[i]
+        if share is None:
+            mean, gram = mean.div_(count), gram.div_(count)
+        return mean, gram
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, mean: Tensor, gram: Tensor) -> tuple[Tensor, None]:
+        positions, share = ctx.saved_tensors
+        scale = 1 / positions.shape[1] if share is None else 1
+        both = (scale * (gram + gram.transpose(1, 2))).to(positions.dtype)
+        shift = (scale * mean[:, None]).to(positions.dtype)
+        slope = torch.baddbmm(shift, positions, both)
+        return (slope if share is None else slope.mul_(share)), None
+
+
+_PARTS = 8
+
+
 def gram_matrix(features: Tensor) -> Tensor:
     """Return (B, C, C): the mean over positions of f fᵀ, for (B, C, H, W) features.
 
     Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural
     Networks", with the mean instead of the sum, so that sizes can differ.
     """
-    f = features.flatten(2)
-    return ((f @ f.transpose(1, 2)) / f.shape[2]).float()
+    return moments(features).gram
 
 
 def content_loss(features: Features, targets: Features) -> Tensor:
@@ -112,11 +209,117 @@ def style_loss(features: Features, grams: Mapping[str, Tensor]) -> Tensor:
     ``grams`` holds A for each layer, (B, C, C) or (1, C, C).
     """
     losses = [
-        (gram_matrix(features[layer]) - gram).square().sum(dim=(1, 2))
-        / gram.square().sum(dim=(1, 2))
+        _gram_distance(gram_matrix(features[layer]), gram)
         for layer, gram in grams.items()
     ]
     return torch.stack(losses).mean(dim=0)
+
+
+def gram_loss(found: Moments, wanted: Moments) -> Tensor:
+    """Return (B,): relative Gram distance ‖G - A‖² / ‖A‖² (Gatys et al. 2016)."""
+    return _gram_distance(found.gram, wanted.gram)
+
+
+def _gram_distance(gram: Tensor, target: Tensor) -> Tensor:
+    power = target.square().sum(dim=(1, 2)).clamp(min=1e-12)
+    return (gram - target).square().sum(dim=(1, 2)) / power
+
+
+def mean_std_loss(found: Moments, wanted: Moments) -> Tensor:
+    """Return (B,): (‖m - m'‖² + ‖s - s'‖²) / (‖m'‖² + ‖s'‖²).
+
+    m and s are the mean and the standard deviation of each channel, the statistics
+    that Huang & Belongie 2017 match, arXiv 1703.06868.
+    """
+    means = (found.mean - wanted.mean).square().sum(dim=1)
+    return (means + (found.std - wanted.std).square().sum(dim=1)) / wanted.energy
+
+
+def wasserstein_loss(found: Moments, wanted: Moments) -> Tensor:
+    """Return (B,): the squared 2-Wasserstein distance of Gaussians, relative.
+
+    (‖μ - μ'‖² + tr(Σ + Σ') - 2 tr (Rᵀ Σ R)^½) / (‖μ'‖² + tr Σ') with Σ' = R Rᵀ; Olkin
+    & Pukelsheim 1982, "The distance between two random vectors with given dispersion
+    matrices"; as a style loss Mroueh 2020, arXiv 1905.12828.
+    """
+    root = wanted.root
+    inner = root.transpose(1, 2) @ found.covariance @ root
+    # The trace of the root is tr(P inner) with P = inner^-½, its gradient P / 2.
+    with torch.no_grad():
+        scale = _inverse_root(inner)
+        trace = (scale * inner).sum(dim=(1, 2))
+    cross = trace + (scale * inner).sum(dim=(1, 2))
+    means = (found.mean - wanted.mean).square().sum(dim=1)
+    spread = (found.covariance + wanted.covariance).diagonal(dim1=1, dim2=2).sum(dim=1)
+    squared: Tensor = means + spread - cross
+    return squared.clamp(min=0) / wanted.energy
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """Return M^-½ of symmetric (B, K, K), 0 where M is."""
+    if not matrix.isfinite().all():
+        return torch.full_like(matrix, torch.nan)
+    values, vectors = torch.linalg.eigh(matrix)
+    least = 1e-6 * values[:, -1:].clamp(min=1e-12)
+    scale = torch.where(values > least, values.clamp(min=least).rsqrt(), 0)
+    root: Tensor = (vectors * scale[:, None, :]) @ vectors.transpose(1, 2)
+    return root
+
+
+def nearest_loss(
+    features: Tensor, samples: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Return (B,): the mean cosine distance to the nearest feature of the style.
+
+    ``features`` are (B, C, H, W), ``samples`` (N, C) features of the style, from whose
+    mean the directions are; ``weight`` is that of :func:`moments`. Kolkin, Kucera,
+    Paris, Sýkora, Shechtman & Shakhnarovich 2022, "Neural Neighbor Style Transfer",
+    arXiv 2203.13215.
+    """
+    centre = samples.mean(dim=0)
+    f = features.flatten(2).transpose(1, 2) - centre
+    unit = nn.functional.normalize(samples - centre, dim=1)
+    with torch.no_grad():
+        picks = torch.cat(
+            [(part @ unit.T).argmax(dim=2) for part in f.split(_CHUNK, dim=1)], dim=1
+        )
+    length = f.float().square().sum(dim=2).clamp(min=1e-12).sqrt()
+    distance = 1 - (f * unit[picks]).sum(dim=2).float() / length
+    if weight is None:
+        return distance.mean(dim=1)
+    return (distance * weight.flatten(1)).sum(dim=1)
+
+
+_CHUNK = 1 << 14
+"""Positions whose neighbours are searched at once, to bound the memory."""
+
+
+def sliced_wasserstein_distance(
+    features: Tensor, style: Tensor, directions: int = 64, seed: int = 0
+) -> Tensor:
+    """Return (B,): squared 2-Wasserstein distance along random directions, relative.
+
+    ``features`` and ``style`` are (B, C, h, w) of any sizes; the mean is over
+    ``directions``. Heitz, Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss
+    for Neural Texture Synthesis", arXiv 2006.07229.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(directions, features.shape[1], generator=generator)
+    basis = nn.functional.normalize(basis, dim=1).to(features)
+    count = min(features[0, 0].numel(), style[0, 0].numel())
+    found, wanted = (
+        _quantiles((basis @ f.flatten(2)).float(), count) for f in (features, style)
+    )
+    power = wanted.square().mean(dim=(1, 2)).clamp(min=1e-12)
+    return (found - wanted).square().mean(dim=(1, 2)) / power
+
+
+def _quantiles(values: Tensor, count: int) -> Tensor:
+    """Return (B, K, count) quantiles, evenly spaced, of (B, K, N) values."""
+    ordered = values.sort(dim=2).values
+    if values.shape[2] == count:
+        return ordered
+    return nn.functional.interpolate(ordered, count, mode="linear")
 
 
 def tv_loss(image: Tensor) -> Tensor:

@@ -5,10 +5,17 @@ from safetensors.torch import load_file, save_file
 from styleplug.errors import TrainingError
 from styleplug.training.losses import (
     LossNetwork,
+    Moments,
     content_loss,
+    gram_loss,
     gram_matrix,
+    mean_std_loss,
+    moments,
+    nearest_loss,
+    sliced_wasserstein_distance,
     style_loss,
     tv_loss,
+    wasserstein_loss,
 )
 from styleplug.vgg import LAYERS, tensor_shapes
 
@@ -64,6 +71,162 @@ def test_gradients_are_those_of_the_formulas(loss):
     with torch.no_grad():
         slope = (compute(x + step) - compute(x - step)).sum() / 2e-2
     torch.testing.assert_close(x.grad[1, 2, 1, 3], slope, rtol=2e-2, atol=1e-4)
+
+
+MOMENT_LOSSES = [gram_loss, mean_std_loss, wasserstein_loss]
+
+
+def gaussian(mean, variances) -> Moments:
+    """The moments of independent channels."""
+    mean = torch.tensor([mean], dtype=torch.float32)
+    spread = torch.diag(torch.tensor(variances, dtype=torch.float32))
+    return Moments(mean, spread + mean[:, :, None] * mean[:, None, :])
+
+
+def test_moments_of_a_hand_computed_example():
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]]])  # (1, 2, 1, 2)
+    found = moments(features)
+    assert found.mean.tolist() == [[1.5, 4.0]]
+    assert found.gram.tolist() == [[[2.5, 6.5], [6.5, 17.0]]]
+    assert found.covariance.tolist() == [[[0.25, 0.5], [0.5, 1.0]]]
+    assert found.std[0].tolist() == pytest.approx([0.5, 1.0], abs=1e-6)
+    assert found.energy.tolist() == [19.5]
+
+
+def test_weighted_moments_add_up_to_those_of_the_whole():
+    features = torch.rand(2, 5, 6, 8)
+    whole = moments(features)
+    share = torch.full((1, 1, 6, 4), 1 / 48)
+    halves = [moments(half, share) for half in features.split(4, dim=3)]
+    torch.testing.assert_close(halves[0].mean + halves[1].mean, whole.mean)
+    torch.testing.assert_close(halves[0].gram + halves[1].gram, whole.gram)
+
+
+def test_positions_without_weight_do_not_count():
+    features = torch.rand(1, 3, 2, 4)
+    weight = torch.zeros(1, 1, 2, 4)
+    weight[..., :2] = 1 / 4
+    torch.testing.assert_close(
+        moments(features, weight).gram, gram_matrix(features[..., :2])
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_moments_is_that_of_autograd(weighted):
+    features = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(1, 1, 4, 5, dtype=torch.float64) if weighted else None
+
+    def both(x):
+        found = moments(x, weight)
+        return found.mean, found.gram
+
+    assert torch.autograd.gradcheck(both, features)
+
+
+def test_bfloat16_does_not_coarsen_the_sums():
+    features = torch.rand(1, 8, 64, 64).bfloat16()
+    exact, found = moments(features.float()), moments(features)
+    torch.testing.assert_close(found.gram, exact.gram, rtol=3e-3, atol=0)
+    torch.testing.assert_close(found.mean, exact.mean, rtol=3e-3, atol=0)
+    assert found.gram.dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", MOMENT_LOSSES)
+def test_a_loss_of_moments_is_0_for_the_style_and_1_for_black(loss):
+    style = moments(torch.rand(1, 6, 9, 9))
+    black = moments(torch.zeros(1, 6, 9, 9))
+    assert loss(style, style).item() == pytest.approx(0, abs=0.005)
+    assert loss(black, style).item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # energy 1 + 4 + 9 + 1 = 15
+        (mean_std_loss, (1 + 4 + (3 - 2) ** 2 + 0) / 15),
+        (wasserstein_loss, (1 + 4 + (3 - 2) ** 2 + 0) / 15),
+        # G - A has [[0 + 4 - 10, 0 - 2], [-2, 1 - 5]], A has [[10, 2], [2, 5]]
+        (gram_loss, (36 + 4 + 4 + 16) / (100 + 4 + 4 + 25)),
+    ],
+)
+def test_losses_of_gaussians_are_those_computed_by_hand(loss, expected):
+    found, wanted = gaussian([0, 0], [4, 1]), gaussian([1, 2], [9, 1])
+    assert loss(found, wanted).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_wasserstein_loss_sees_how_channels_go_together():
+    correlated = Moments(torch.zeros(1, 2), torch.tensor([[[1.0, 0.8], [0.8, 1.0]]]))
+    apart = gaussian([0, 0], [1, 1])
+    assert mean_std_loss(correlated, apart).item() == pytest.approx(0, abs=1e-6)
+    roots = 1.8**0.5 + 0.2**0.5  # of the eigenvalues
+    expected = (2 + 2 - 2 * roots) / 2
+    assert wasserstein_loss(correlated, apart).item() == pytest.approx(expected)
+    assert wasserstein_loss(apart, correlated).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", MOMENT_LOSSES)
+def test_the_gradient_of_a_loss_of_moments_is_its_slope(loss):
+    generator = torch.Generator().manual_seed(0)
+    x, style, way = torch.rand(3, 1, 4, 6, 6, generator=generator)[:, None]
+    wanted = moments(style.double()[0])
+    x, way = x[0].double().requires_grad_(), way[0].double()
+    loss(moments(x), wanted).sum().backward()
+    with torch.no_grad():
+        ends = [loss(moments(x + s * 1e-4 * way), wanted).item() for s in (1, -1)]
+    slope = (ends[0] - ends[1]) / 2e-4
+    assert (x.grad * way).sum().item() == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", MOMENT_LOSSES)
+@pytest.mark.parametrize("style", [torch.zeros(1, 4, 3, 3), torch.ones(1, 4, 3, 3)])
+def test_a_style_without_variance_gives_no_nan(loss, style):
+    x = torch.rand(1, 4, 5, 5, requires_grad=True)
+    value = loss(moments(x), moments(style)).sum()
+    value.backward()
+    assert value.isfinite()
+    assert x.grad.isfinite().all()
+    flat = torch.ones(1, 4, 5, 5, requires_grad=True)
+    loss(moments(flat), moments(style)).sum().backward()
+    assert flat.grad.isfinite().all()
+
+
+def test_the_nearest_loss_of_a_hand_computed_example():
+    samples = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # their mean is 0
+    features = torch.tensor([[[[2.0, 0.0, -1.0]], [[0.0, 3.0, -1.0]]]])
+    expected = (0 + 1 + (1 - 0.5**0.5)) / 3
+    assert nearest_loss(features, samples).item() == pytest.approx(expected)
+    weight = torch.tensor([[[[0.0, 0.5, 0.0]]]])
+    assert nearest_loss(features, samples, weight).item() == pytest.approx(0.5)
+
+
+def test_the_gradient_of_the_nearest_loss_is_its_slope():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64)
+    samples = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    x, way = features.requires_grad_(), torch.ones(1, 3, 4, 4, dtype=torch.float64)
+    way[:, 1:] = -0.3
+    nearest_loss(x, samples).sum().backward()
+    with torch.no_grad():
+        ends = [nearest_loss(x + s * 1e-3 * way, samples).item() for s in (1, -1)]
+    slope = (ends[0] - ends[1]) / 2e-3
+    assert (x.grad * way).sum().item() == pytest.approx(slope, rel=2e-2)
+
+
+def test_the_sliced_distance_compares_distributions_not_places_or_sizes():
+    features = torch.rand(1, 4, 8, 8)
+    shuffled = features.flatten(2)[..., torch.randperm(64)].reshape(1, 4, 8, 8)
+    assert sliced_wasserstein_distance(shuffled, features).item() < 1e-10
+    twice = features.repeat(1, 1, 2, 1)
+    assert sliced_wasserstein_distance(twice, features).item() < 1e-3
+    black = torch.zeros_like(features)
+    assert sliced_wasserstein_distance(black, features).item() == pytest.approx(1)
+
+
+def test_the_sliced_distance_of_one_channel_is_that_of_sorted_values():
+    found = torch.tensor([[[[3.0, 1.0]]]])
+    style = torch.tensor([[[[2.0, 4.0]]]])
+    expected = ((1 - 2) ** 2 + (3 - 4) ** 2) / (2**2 + 4**2)
+    assert sliced_wasserstein_distance(found, style).item() == pytest.approx(expected)
 
 
 def test_calibrated_features_have_mean_1(vgg):

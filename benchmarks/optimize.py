@@ -1,0 +1,438 @@
+"""Optimization beside plain Gatys + L-BFGS, in one run, on the same images.
+
+    STYLEPLUG_ASSETS=DIR python benchmarks/optimize.py [--quick] [PART...]
+
+Parts: ``race`` (time to the loss that the peers' recipe has after 500 iterations),
+``iteration`` (time beside a bare forward and backward of the loss network), ``memory``
+(peak of a process), ``fidelity`` (distances to the style at equal content loss). All by
+default. ``--quick`` is for a look: 256 pixels, 100 iterations, two pairs.
+
+The peers' recipe is jcjohnson/neural-style with its defaults, started from the content:
+VGG-19 in float32, content relu4_2 with weight 5, Gram matrices divided by the channels
+of relu1_1 ... relu5_1 with weight 100, pixels in 0 ... 255, L-BFGS without line search,
+one scale. Losses in the race are all of that objective, in float32 and at full size,
+also where our side computes in bfloat16; measuring does not count in our time.
+
+The distances of fidelity are means over relu1_1 ... relu4_1 of the losses of
+styleplug.training.losses. Our style weight is swept, and what is compared lies where
+our content loss (relu4_2) is that of the peers' result. ``--cache DIR`` keeps the
+peers' results from one call to the next.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from styleplug import optimize
+from styleplug.training.data import load_artwork
+from styleplug.training.losses import (
+    LossNetwork,
+    content_loss,
+    gram_loss,
+    mean_std_loss,
+    moments,
+    sliced_wasserstein_distance,
+)
+
+ASSETS = Path(os.environ["STYLEPLUG_ASSETS"])
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+CONTENT_LAYER = "relu4_2"
+RACE = ("tubingen", "vangogh_the_starry_night", "starry-night")
+PAIRS = [
+    ("tubingen", "vangogh_the_starry_night"),
+    ("blonde_girl", "candy"),
+    ("chicago", "munch_the_scream"),
+    ("golden_gate", "hokusai_the_great_wave_off_kanagawa"),
+    ("lion", "kandinsky_composition_vii"),
+    ("cornell", "picabia_udnie"),
+    ("hoovertowernight", "vangogh_wheat_field_with_cypresses"),
+    ("venice_boat", "monet_water_lilies"),
+    ("winter_wolf", "mosaic"),
+    ("brad_pitt", "matisse_woman_with_a_hat"),
+    ("flowers", "seurat_a_sunday_on_la_grande_jatte"),
+    ("stata", "dore_engraving"),
+]
+STYLE_WEIGHTS = (4, 12, 36, 108)
+PHOTOGRAPHS = ("blonde_girl", "chicago", "lion", "venice_boat", "golden_gate")
+
+
+def content_image(name: str, size: int) -> Tensor:
+    return load_artwork(ASSETS / "content" / "test" / f"{name}.jpg", size).contiguous()
+
+
+def style_image(name: str, size: int) -> Tensor:
+    (path,) = (ASSETS / "styles").glob(f"[pm]*/{name}.jpg")
+    return load_artwork(path, size).contiguous()
+
+
+def loss_network(dtype: torch.dtype) -> LossNetwork:
+    layers = (*STYLE_LAYERS, CONTENT_LAYER)
+    network = LossNetwork(ASSETS / "vgg", layers)
+    crops = [content_image(name, 256)[..., :160, :160] for name in PHOTOGRAPHS]
+    network.calibrate(torch.cat(crops))
+    network.stack.to(dtype)
+    network.dtype = dtype
+    return network
+
+
+class Peer:
+    """The peers' objective, and their optimization of it."""
+
+    def __init__(self, network: LossNetwork, content: Tensor, style: Tensor) -> None:
+        self.network = network
+        scale = network.activations  # the peers' features are not normalised
+        with torch.no_grad():
+            self.wanted = network(content)[CONTENT_LAYER]
+            features = network(style)
+        self.content_layers = {CONTENT_LAYER: 5 * scale[CONTENT_LAYER] ** 2}
+        self.style_layers = {}
+        self.targets = {}
+        for layer in STYLE_LAYERS:
+            target = self.targets[layer] = moments(features[layer])
+            power = target.gram.square().sum().item() * scale[layer] ** 4
+            self.style_layers[layer] = 100 * power / features[layer].shape[1] ** 4
+
+    def __call__(self, image: Tensor) -> Tensor:
+        features = self.network(image)
+        wanted = {CONTENT_LAYER: self.wanted}
+        loss = self.content_layers[CONTENT_LAYER] * content_loss(features, wanted)
+        for layer, weight in self.style_layers.items():
+            found = moments(features[layer])
+            loss = loss + weight * gram_loss(found, self.targets[layer])
+        return loss.sum()
+
+    def optimize(self, content: Tensor, iterations: int) -> tuple[Tensor, list[Any]]:
+        """Return the result, and (seconds, loss) of each iteration."""
+        x = (content * 255).requires_grad_()
+        trace: list[tuple[float, float]] = []
+        started = time.perf_counter()
+        descent = torch.optim.LBFGS(
+            [x], max_iter=iterations, tolerance_change=-1, tolerance_grad=-1
+        )
+
+        def closure() -> Tensor:
+            descent.zero_grad()
+            loss = self(x / 255)
+            loss.backward()
+            trace.append((time.perf_counter() - started, loss.item()))
+            if len(trace) % 50 == 0:
+                print(f"  peers: {len(trace)} {trace[-1]}", file=sys.stderr, flush=True)
+            return loss
+
+        descent.step(closure)
+        return (x.detach() / 255).clamp(0, 1), trace
+
+
+def cached(
+    folder: Path | None, name: str, make: Callable[[], tuple[Tensor, list[Any]]]
+) -> tuple[Tensor, list[Any]]:
+    path = folder and folder / f"{name}.pt"
+    if path and path.exists():
+        result, trace = torch.load(path)
+        return result, trace
+    made = make()
+    if path:
+        torch.save(made, path)
+    return made
+
+
+def race(size: int, iterations: int, cache: Path | None) -> dict[str, Any]:
+    """Time our optimization until the peers' objective is where theirs ends."""
+    name, artwork, fast = RACE
+    content, style = content_image(name, size), style_image(artwork, size)
+    peer = Peer(loss_network(torch.float32), content, style)
+    _, trace = cached(
+        cache, f"race-{size}-{iterations}", lambda: peer.optimize(content, iterations)
+    )
+    goal, theirs = min(loss for _, loss in trace), trace[-1][0]
+    figures: dict[str, Any] = {"peers' loss": goal, "peers' seconds": theirs}
+    print(f"peers: loss {goal:.5g} after {theirs:.1f} s", flush=True)
+    network = loss_network(torch.bfloat16)
+    for init in ("content", fast):
+        curve = chase(init, peer, content, style, network, goal)
+        count, seconds, loss = curve[-1]
+        figures[f"from {init}"] = {
+            "reached": loss <= goal,
+            "of their time": seconds / theirs,
+            "curve": curve,
+        }
+        print(
+            f"from {init}: loss {loss:.5g} after {count} iterations, {seconds:.1f} s = "
+            f"{seconds / theirs:.3f} of the peers' time"
+            + ("" if loss <= goal else " (NOT REACHED)"),
+            flush=True,
+        )
+    return figures
+
+
+class GoalError(Exception):
+    """The goal is reached."""
+
+
+def chase(
+    init: str,
+    peer: Peer,
+    content: Tensor,
+    style: Tensor,
+    network: LossNetwork,
+    goal: float,
+) -> list[tuple[int, float, float]]:
+    """Return (iteration, seconds, loss) up to the goal; measuring takes no time."""
+    curve: list[tuple[int, float, float]] = []
+    count = itertools.count(1)
+    measuring = 0.0
+    started = time.perf_counter()
+
+    def callback(fraction: float, snapshot: Callable[[], Tensor]) -> None:
+        nonlocal measuring
+        i = next(count)
+        if fraction < 0.2 or i % 5:
+            return
+        now = time.perf_counter()
+        with torch.no_grad():
+            curve.append((i, now - started - measuring, peer(snapshot()).item()))
+        measuring += time.perf_counter() - now
+        if curve[-1][2] <= goal:
+            raise GoalError
+
+    with contextlib.suppress(GoalError):
+        optimize(
+            content,
+            style,
+            init=init,
+            style_loss="gram",
+            content_layers=peer.content_layers,
+            style_layers=peer.style_layers,
+            content_weight=1 / goal,
+            style_weight=1 / goal,
+            tv_weight=0,
+            iterations=400 if init == "content" else 100,
+            tolerance=0,
+            loss_network=network,
+            callback=callback,
+        )
+    return curve
+
+
+def iteration(size: int) -> dict[str, Any]:
+    """Time an iteration of ours beside forward and backward of the loss network."""
+    content, style = content_image(RACE[0], size), style_image(RACE[1], size)
+    layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+    network = LossNetwork(ASSETS / "vgg", layers, torch.bfloat16)
+
+    def bare() -> None:
+        leaf = content.clone().requires_grad_()
+        network(leaf)["relu4_1"].sum().backward()
+
+    def ours(count: int) -> float:
+        times = [time.perf_counter()]
+        processor = [time.process_time()]
+
+        def callback(fraction: float, snapshot: Any) -> None:
+            times.append(time.perf_counter())
+            processor.append(time.process_time())
+
+        optimize(
+            *(content, style),
+            loss_network=network,
+            tolerance=0,
+            iterations=4 * count,
+            callback=callback,
+        )
+        steps = [b - a for a, b in itertools.pairwise(processor)][-count + 1 :]
+        return sorted(steps)[len(steps) // 2]
+
+    def median(function: Callable[[], None], count: int) -> float:
+        times = []
+        for _ in range(count):
+            started = time.process_time()
+            function()
+            times.append(time.process_time() - started)
+        return sorted(times)[count // 2]
+
+    bare()
+    before, own, after = median(bare, 7), ours(16), median(bare, 7)
+    least = (before + after) / 2
+    print(
+        f"processor time: bare {least:.3f} s, an iteration {own:.3f} s: "
+        f"{own / least:.3f} times",
+        flush=True,
+    )
+    return {"bare": least, "iteration": own, "ratio": own / least}
+
+
+def memory(size: int) -> dict[str, Any]:
+    """Measure peaks of processes: bare network, ours, and 4000 x 3000 pixels."""
+    peaks = {}
+    for what in ("bare", "ours", "large"):
+        command = [sys.executable, __file__, "--peak", what, "--size", str(size)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks[what] = int(done.stdout.split()[-1])
+        print(f"{what}: peak {peaks[what] / 1e6:.0f} MB", flush=True)
+    above = peaks["ours"] - peaks["bare"]
+    print(f"ours above the bare network: {above / 1e6:.0f} MB")
+    return {**peaks, "above": above}
+
+
+def peak(what: str, size: int) -> None:
+    """Print the peak of this process in bytes after doing ``what``."""
+    layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+    network = LossNetwork(ASSETS / "vgg", layers, torch.bfloat16)
+    content, style = content_image(RACE[0], size), style_image(RACE[1], size)
+    if what == "bare":
+        for _ in range(3):
+            leaf = content.clone().requires_grad_()
+            network(leaf)["relu4_1"].sum().backward()
+    elif what == "ours":
+        optimize(content, style, loss_network=network, iterations=60, tolerance=0)
+    else:
+        large = torch.nn.functional.interpolate(content, (3000, 4000), mode="bicubic")
+        pixels = (large.clamp(0, 1)[0] * 255).byte().permute(1, 2, 0).numpy()
+        del large
+        optimize(pixels, style, loss_network=network, iterations=32, tolerance=0)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+class Rod:
+    """Measures distances in float32."""
+
+    def __init__(self) -> None:
+        self.network = loss_network(torch.float32)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Tensor, content: Tensor, style: Tensor
+    ) -> dict[str, float]:
+        found, photo, artwork = map(self.network, (image, content, style))
+        wanted = {CONTENT_LAYER: photo[CONTENT_LAYER]}
+        layers = STYLE_LAYERS[:4]
+        pairs = [(moments(found[k]), moments(artwork[k])) for k in layers]
+        sliced = [sliced_wasserstein_distance(found[k], artwork[k]) for k in layers]
+        return {
+            "content": content_loss(found, wanted).item(),
+            "gram": sum(gram_loss(*pair).item() for pair in pairs) / 4,
+            "mean_std": sum(mean_std_loss(*pair).item() for pair in pairs) / 4,
+            "sliced": sum(distance.item() for distance in sliced) / 4,
+        }
+
+
+def fidelity(
+    size: int,
+    iterations: int,
+    pairs: list[tuple[str, str]],
+    dtype: torch.dtype,
+    cache: Path | None,
+    sheets: Path | None,
+) -> dict[str, Any]:
+    """Compare distances to the style at equal content loss."""
+    rod = Rod()
+    fast = loss_network(torch.bfloat16)
+    plain = loss_network(dtype)
+    figures: dict[str, Any] = {}
+    for name, artwork in pairs:
+        content, style = content_image(name, size), style_image(artwork, size)
+        peer = Peer(plain, content, style)
+        picture, _ = cached(
+            cache,
+            f"{name}-{artwork}-{size}-{iterations}-{dtype}",
+            lambda peer=peer, content=content: peer.optimize(content, iterations),
+        )
+        theirs = rod(picture, content, style)
+        pictures, curve = [], []
+        for weight in STYLE_WEIGHTS:
+            pictures.append(
+                optimize(content, style, style_weight=weight, loss_network=fast)
+            )
+            curve.append(rod(pictures[-1], content, style))
+            if curve[-1]["content"] > theirs["content"]:
+                break
+        ours = at_content(curve, theirs["content"])
+        figures[f"{name} / {artwork}"] = {"peers": theirs, "ours": ours}
+        print(name, artwork, {k: round(v, 4) for k, v in theirs.items()}, end=" ")
+        print({k: round(v / theirs[k], 3) for k, v in (ours or {}).items()}, flush=True)
+        if sheets:
+            save_row(sheets / f"{name}.png", [content, picture, *pictures[-2:]])
+    kinds = ("gram", "mean_std", "sliced")
+    known = [f for f in figures.values() if f["ours"]]
+    for kind in kinds:
+        ratios = [f["ours"][kind] / f["peers"][kind] for f in known]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        closer = sum(r < 1 for r in ratios)
+        print(f"{kind}: ours / peers' {mean:.3f}, closer in {closer} of {len(ratios)}")
+    return figures
+
+
+def at_content(
+    curve: list[dict[str, float]], content: float
+) -> dict[str, float] | None:
+    """Interpolate the distances, on logarithms, where the content loss is given."""
+    for low, high in itertools.pairwise(curve):
+        if low["content"] <= content <= high["content"]:
+            part = math.log(content / low["content"])
+            part /= math.log(high["content"] / low["content"])
+            return {k: low[k] ** (1 - part) * high[k] ** part for k in low}
+    return None
+
+
+def save_row(path: Path, images: list[Tensor]) -> None:
+    from PIL import Image
+
+    row = (torch.cat(images, dim=3)[0] * 255).round().byte().permute(1, 2, 0)
+    Image.fromarray(row.numpy()).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("race", "iteration", "memory", "fidelity")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--size", type=int, help="pixels (default: 512, quick 256)")
+    parser.add_argument("--iterations", type=int, help="(default: 500, quick 100)")
+    parser.add_argument("--pairs", type=int, help="how many (default: 12, quick 2)")
+    parser.add_argument("--skip", type=int, default=0, help="pairs to leave out")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the peers' network, in fidelity"
+    )
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    size = args.size or (256 if args.quick else 512)
+    if args.peak:
+        peak(args.peak, size)
+        return
+    iterations = args.iterations or (100 if args.quick else 500)
+    pairs = PAIRS[args.skip :][: args.pairs or (2 if args.quick else 12)]
+    dtype = getattr(torch, args.dtype)
+    doers: dict[str, Callable[[], dict[str, Any]]] = {
+        "race": lambda: race(size, iterations, args.cache),
+        "iteration": lambda: iteration(size),
+        "memory": lambda: memory(size),
+        "fidelity": lambda: fidelity(
+            size, iterations, pairs, dtype, args.cache, args.sheets
+        ),
+    }
+    figures = {}
+    for part in args.parts or parts:
+        print(f"== {part}", flush=True)
+        figures[part] = doers[part]()
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""The loss of a picture in optimization-based style transfer, and its gradient.
+
+A picture that is too large for the loss network at once is cut into tiles that overlap
+by all that a feature sees. Losses that are means over positions add up by tile. Those
+of statistics of the whole take two passes: the first adds the statistics up, which
+gives the loss and its gradient by them; with that the second has the gradient by the
+pixels, tile by tile, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import vgg
+from .descent import resize
+from .rendering import GRID, Region
+from .training.losses import (
+    Features,
+    LossNetwork,
+    MomentLoss,
+    Moments,
+    content_loss,
+    gram_loss,
+    mean_std_loss,
+    moments,
+    nearest_loss,
+    tv_loss,
+    wasserstein_loss,
+)
+
+Statistics = dict[str, Moments]
+
+MOMENT_LOSSES: dict[str, MomentLoss] = {
+    "gram": gram_loss,
+    "mean_std": mean_std_loss,
+    "wasserstein": wasserstein_loss,
+}
+STYLE_LOSSES = (*MOMENT_LOSSES, "nearest")
+LEAST_SIDE = 32
+"""Least side in pixels of what the loss network is given."""
+
+_SAMPLES = 1024
+"""Features of the style among which the nearest is searched."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What counts how much."""
+
+    content_layers: Mapping[str, float]
+    style_layers: Mapping[str, float]
+    style_losses: Mapping[str, float]
+    """Names of :data:`STYLE_LOSSES`; each counts in all style layers."""
+    tv: float
+
+
+@dataclass
+class Style:
+    """A style image at its own size, and its place in the picture."""
+
+    image: Tensor
+    """(1, 3, h, w) in [0, 1]."""
+    share: float
+    """Of the style loss."""
+    mask: Tensor | None
+    """(1, 1, h, w): which part of the image counts."""
+    region: Tensor | None
+    """(1, 1, H, W): which part of the picture takes the style."""
+
+    def at(self, side: float, scale: float) -> Tensor:
+        """Return the image for a picture of that geometric mean side.
+
+        It is as large as the picture, or its own size if that is smaller, times
+        ``scale``.
+        """
+        height, width = self.image.shape[2:]
+        factor = scale * min(1.0, side / math.sqrt(height * width))
+        size = [max(LEAST_SIDE, round(n * factor)) for n in (height, width)]
+        return resize(self.image, size)
+
+
+class _Tile(NamedTuple):
+    core: Region
+    """Whose features count."""
+    window: Region
+    """What they are computed from: the core and all that it sees."""
+
+
+class _Tiled:
+    """The loss network over pictures of one size, tile by tile."""
+
+    def __init__(self, network: LossNetwork, size: Sequence[int], side: int) -> None:
+        self.network = network
+        self.bounds = Region(0, 0, *size)
+        overlap = overlap_of(network)
+        self.tiles = [
+            _Tile(core, core.grow(overlap).clip(self.bounds))
+            for core in self.bounds.cut(side)
+        ]
+
+    def features(self, x: Tensor, tile: _Tile) -> Features:
+        """Return the features of a tile's core; ``x`` is its window."""
+        return {
+            layer: f[_scaled(tile.core, layer).within(_scaled(tile.window, layer))]
+            for layer, f in self.network(x).items()
+        }
+
+    def shares(self, region: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """Return how much each position of the layers counts, (1, 1, h, w), sum 1."""
+        shares = {}
+        for layer in layers:
+            bounds = _scaled(self.bounds, layer)
+            values = F.interpolate(region, (bounds.height, bounds.width), mode="area")
+            shares[layer] = values / values.sum().clamp(min=1e-8)
+        return shares
+
+    def sample(
+        self, shares: Mapping[str, Tensor] | None, layers: Iterable[str], seed: int
+    ) -> dict[str, Tensor]:
+        """Choose positions that count, at random, (1, 1, h, w) of bool."""
+        generator = torch.Generator().manual_seed(seed)
+        picks = {}
+        for layer in layers:
+            bounds = _scaled(self.bounds, layer)
+            pick = torch.zeros(1, 1, bounds.height, bounds.width, dtype=torch.bool)
+            places = torch.arange(pick.numel())
+            if shares is not None:
+                share = shares[layer].flatten().cpu()
+                places = places[share > share.max() / 2]
+            order = torch.randperm(len(places), generator=generator)[:_SAMPLES]
+            pick.view(-1)[places[order]] = True
+            picks[layer] = pick
+        return picks
+
+    def crop(self, values: Tensor, tile: _Tile, layer: str) -> Tensor:
+        """Return the part of a tile of values (1, 1, h, w) of a layer's size."""
+        return values[_scaled(tile.core, layer).within(_scaled(self.bounds, layer))]
+
+    def part(self, tile: _Tile, layer: str) -> float:
+        """Return the part that a tile has of the positions of a layer."""
+        return _scaled(tile.core, layer).area / _scaled(self.bounds, layer).area
+
+    def moments(
+        self, features: Features, tile: _Tile, shares: Mapping[str, Tensor] | None
+    ) -> Statistics:
+        """Return what a tile adds to the moments of the whole."""
+        if shares is not None:
+            return {
+                layer: moments(features[layer], self.crop(share, tile, layer))
+                for layer, share in shares.items()
+            }
+        found = {}
+        for layer, f in features.items():
+            part = self.part(tile, layer)
+            own = moments(f)
+            found[layer] = (
+                own if part == 1 else Moments(own.mean * part, own.gram * part)
+            )
+        return found
+
+
+def _scaled(region: Region, layer: str) -> Region:
+    """Return the positions that a region of pixels has in a layer."""
+    return Region(*(side // _stride(layer) for side in region))
+
+
+def _stride(layer: str) -> int:
+    block = int(layer[4])
+    return 1 << (block if layer.startswith("pool") else block - 1)
+
+
+def overlap_of(network: LossNetwork) -> int:
+    """Return by how many pixels tiles overlap: how far the deepest feature sees."""
+    deepest = max(map(vgg.LAYERS.index, network.activations))
+    radius = 0
+    for layer in vgg.LAYERS[: deepest + 1]:
+        if layer.startswith("conv"):
+            radius += _stride(layer)
+        elif layer.startswith("pool"):
+            radius += _stride(layer) // 2
+    return math.ceil(radius / GRID) * GRID
+
+
+class _Target(NamedTuple):
+    """What a level wants of one style image."""
+
+    share: float
+    statistics: Statistics
+    samples: Features
+    """Features (N, C) of each layer among which the nearest are searched."""
+    shares: dict[str, Tensor] | None
+    """How much each position of the picture counts; None if all count the same."""
+
+
+class Objective:
+    """The loss of a picture at one level, and its gradient, tile by tile."""
+
+    def __init__(
+        self,
+        network: LossNetwork,
+        weights: Weights,
+        content: Tensor,
+        styles: Sequence[Style],
+        *,
+        tile_size: int,
+        style_scale: float = 1.0,
+        free: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Measure what is wanted.
+
+        ``content`` is (1, 3, h, w) in [0, 1]. ``free`` (1, 1, h, w) is where the
+        picture may change. ``seed`` picks the features that are searched.
+        """
+        self.weights = weights
+        self.moment_losses = {
+            name: weight
+            for name, weight in weights.style_losses.items()
+            if name in MOMENT_LOSSES
+        }
+        self.nearest = weights.style_losses.get("nearest", 0.0)
+        self.free = free
+        self.view = _Tiled(network, content.shape[2:], tile_size)
+        side = math.sqrt(content[0, 0].numel())
+        with torch.no_grad():
+            self.wanted = [
+                {layer: features[layer].clone() for layer in weights.content_layers}
+                for tile in self.view.tiles
+                for features in [self._features(content, tile)]
+            ]
+            self.targets = [
+                self._target(style, style.at(side, style_scale), tile_size, seed)
+                for style in styles
+            ]
+
+    def __call__(self, x: Tensor) -> tuple[float, Tensor]:
+        """Return the loss of x (1, 3, h, w) in [0, 1], and its gradient."""
+        leaf = x.detach().requires_grad_()
+        rough = self.weights.tv * tv_loss(leaf).sum()
+        (gradient,) = torch.autograd.grad(rough, leaf)
+        loss = rough.item()
+        slopes: list[Tensor] = []
+        if len(self.view.tiles) > 1:
+            style_part, slopes = self._slopes(x)
+            loss += style_part
+        for tile, wanted in zip(self.view.tiles, self.wanted, strict=True):
+            window = tile.window.within(self.view.bounds)
+            leaf = x[window].detach().clone().requires_grad_()
+            features = self.view.features(leaf, tile)
+            part = self._local(features, wanted, tile)
+            found = self._found(features, tile)
+            if not slopes:
+                part = part + self._style(found)
+            loss += part.item()
+            for slope, value in zip(slopes, _values(found), strict=False):
+                part = part + (slope * value).sum()
+            part.backward()
+            assert leaf.grad is not None
+            gradient[window] += leaf.grad
+        if self.free is not None:
+            gradient *= self.free
+        return loss, gradient
+
+    def _features(self, x: Tensor, tile: _Tile) -> Features:
+        return self.view.features(x[tile.window.within(self.view.bounds)], tile)
+
+    def _target(
+        self, style: Style, image: Tensor, tile_size: int, seed: int
+    ) -> _Target:
+        layers = self.weights.style_layers
+        view = _Tiled(self.view.network, image.shape[2:], tile_size)
+        shares = None if style.mask is None else view.shares(style.mask, layers)
+        picks = view.sample(shares, layers, seed) if self.nearest else {}
+        parts = []
+        samples: dict[str, list[Tensor]] = {layer: [] for layer in picks}
+        for tile in view.tiles:
+            features = view.features(image[tile.window.within(view.bounds)], tile)
+            features = {layer: features[layer] for layer in layers}
+            parts.append(view.moments(features, tile, shares))
+            for layer, pick in picks.items():
+                chosen = view.crop(pick, tile, layer).flatten().to(image.device)
+                samples[layer].append(features[layer][0].flatten(1).T[chosen])
+        return _Target(
+            style.share,
+            _sum(parts),
+            {layer: torch.cat(found) for layer, found in samples.items()},
+            None if style.region is None else self.view.shares(style.region, layers),
+        )
+
+    def _local(self, features: Features, wanted: Features, tile: _Tile) -> Tensor:
+        """Return the part of the loss that is a sum over positions."""
+        total = features[next(iter(wanted))].new_zeros((), dtype=torch.float32)
+        for layer, weight in self.weights.content_layers.items():
+            pair = {layer: features[layer]}, {layer: wanted[layer]}
+            weight *= self.view.part(tile, layer)
+            total = total + weight * content_loss(*pair).sum()
+        if not self.nearest:
+            return total
+        for target in self.targets:
+            for layer, weight in self.weights.style_layers.items():
+                weight *= self.nearest * target.share
+                share = None
+                if target.shares is None:
+                    weight *= self.view.part(tile, layer)
+                else:
+                    share = self.view.crop(target.shares[layer], tile, layer)
+                found = nearest_loss(features[layer], target.samples[layer], share)
+                total = total + weight * found.sum()
+        return total
+
+    def _found(self, features: Features, tile: _Tile) -> list[Statistics]:
+        """Return what a tile adds to the statistics that each style is about."""
+        if not self.moment_losses:
+            return [{} for _ in self.targets]
+        features = {layer: features[layer] for layer in self.weights.style_layers}
+        everywhere: Statistics | None = None
+        found = []
+        for target in self.targets:
+            if target.shares is not None:
+                found.append(self.view.moments(features, tile, target.shares))
+            else:
+                everywhere = everywhere or self.view.moments(features, tile, None)
+                found.append(everywhere)
+        return found
+
+    def _style(self, found: Sequence[Statistics]) -> Tensor:
+        """Return the part of the loss that is about statistics of the whole."""
+        total = torch.zeros(())
+        for target, statistics in zip(self.targets, found, strict=True):
+            for layer, measured in statistics.items():
+                weight = target.share * self.weights.style_layers[layer]
+                for name, share in self.moment_losses.items():
+                    loss = MOMENT_LOSSES[name](measured, target.statistics[layer])
+                    total = total.to(loss.device) + weight * share * loss.sum()
+        return total
+
+    def _slopes(self, x: Tensor) -> tuple[float, list[Tensor]]:
+        """Return the style part of the loss, and its gradient by the statistics."""
+        with torch.no_grad():
+            parts = [
+                self._found(self._features(x, tile), tile) for tile in self.view.tiles
+            ]
+        found = [_sum(part) for part in zip(*parts, strict=True)]
+        found = [
+            {
+                layer: Moments(m.mean.requires_grad_(), m.gram.requires_grad_())
+                for layer, m in statistics.items()
+            }
+            for statistics in found
+        ]
+        loss = self._style(found)
+        values = _values(found)
+        if not values:
+            return 0.0, []
+        slopes = torch.autograd.grad(loss, values, materialize_grads=True)
+        return loss.item(), list(slopes)
+
+
+def _values(found: Sequence[Statistics]) -> list[Tensor]:
+    return [
+        value
+        for statistics in found
+        for m in statistics.values()
+        for value in (m.mean, m.gram)
+    ]
+
+
+def _sum(parts: Sequence[Statistics]) -> Statistics:
+    return {
+        layer: Moments(
+            torch.stack([part[layer].mean for part in parts]).sum(dim=0),
+            torch.stack([part[layer].gram for part in parts]).sum(dim=0),
+        )
+        for layer in parts[0]
+    }

@@ -1,0 +1,695 @@
+"""``optimize``: style transfer by optimization of the picture itself, no training.
+
+Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks":
+the picture is changed by gradient descent until its features in a fixed network are
+those of the content image, and their statistics those of the style image. It works for
+any style image, and takes a minute where a trained style takes a moment.
+
+The picture grows from coarse to fine: the style image is taken at the size of each
+level, so strokes are a fraction of the picture, and most of the way is gone where
+iterations are cheap. Large levels are computed in tiles: the statistics of the whole
+are measured first, then every tile adds its share of the exact gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import color, hub, vgg
+from .descent import DESCENTS, resize
+from .engine import Stylizer, pick_device
+from .errors import (
+    DownloadError,
+    MemoryLimitError,
+    StyleNotFoundError,
+    TrainingError,
+)
+from .images import (
+    Picture,
+    check_destination,
+    load_mask,
+    read_picture,
+    write_picture,
+)
+from .objective import (
+    LEAST_SIDE,
+    STYLE_LOSSES,
+    Objective,
+    Style,
+    Weights,
+    overlap_of,
+)
+from .style import bundled_styles
+from .training.losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+logger = logging.getLogger(__name__)
+
+ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
+Callback = Callable[[float, Callable[[], Any]], object]
+Layers = Sequence[str] | Mapping[str, float]
+
+PRESERVE_COLOR = (False, True, "luminance", "statistics")
+
+_LUMA = (0.299, 0.587, 0.114)
+_COARSEST = 128
+"""Least geometric mean side of the first level, in pixels."""
+_SMALLEST_TILE = 256
+_MEMORY = 4 << 30
+"""Bytes of working memory where the caller names none."""
+_BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
+"""Working memory of the loss network for each pixel of a tile, its border included;
+benchmarks/optimize.py measures it."""
+_VECTORS = 12
+"""Pictures of a level's size that are held beside the pairs of L-BFGS."""
+_HISTORY = 12
+"""Pairs that L-BFGS remembers, where they fit."""
+_PATIENCE = 10
+"""Iterations over which the relative improvement is measured."""
+
+
+@dataclass(frozen=True)
+class StyleImage:
+    """A style image, or a part of it, and where in the picture it goes.
+
+    ``image`` is a path, a PIL image, an array or a tensor, as the content of
+    :func:`optimize`. ``mask`` (h, w) tells which part of it counts, ``region`` (H, W)
+    which part of the content image takes its style, each a path, image or array in
+    [0, 1]; without them it is the whole. Only the proportions of the ``weight`` matter.
+    """
+
+    image: Any
+    weight: float = 1.0
+    mask: Any = None
+    region: Any = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of :func:`optimize` with their defaults, checked."""
+
+    style_loss: str | Mapping[str, float] = "wasserstein"
+    content_weight: float = 1.0
+    style_weight: float = 25.0
+    tv_weight: float = 1.0
+    content_layers: Layers = CONTENT_LAYERS
+    style_layers: Layers = STYLE_LAYERS
+    style_scale: float = 1.0
+    init: str = "content"
+    optimizer: str = "lbfgs"
+    iterations: int = 200
+    tolerance: float = 1e-3
+    preserve_color: bool | str = False
+    mask: Any = None
+    seed: int = 0
+    loss_network: str | os.PathLike[str] | LossNetwork | None = None
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+    memory_limit: int | None = None
+    callback: Callback | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
+        _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
+        for name, low, high in (
+            ("content_weight", 0, math.inf),
+            ("style_weight", 0, math.inf),
+            ("tv_weight", 0, math.inf),
+            ("style_scale", 0.25, 4),
+            ("iterations", 1, math.inf),
+            ("tolerance", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not low <= value <= high or value == math.inf:
+                raise ValueError(
+                    f"{name} must be between {low} and {high}, got {value}"
+                )
+        _ = self.weights
+
+    @functools.cached_property
+    def weights(self) -> Weights:
+        content = _weights("content_layers", self.content_layers, vgg.LAYERS)
+        style = _weights("style_layers", self.style_layers, vgg.LAYERS)
+        return Weights(
+            {layer: self.content_weight * w for layer, w in content.items()},
+            {layer: self.style_weight * w for layer, w in style.items()},
+            _weights("style_loss", self.style_loss, STYLE_LOSSES),
+            self.tv_weight,
+        )
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {known}; got {value!r}")
+
+
+def _weights(
+    name: str, value: str | Layers, choices: Sequence[str]
+) -> dict[str, float]:
+    """Return the weight of each name in ``value``; without weights they share 1."""
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Mapping):
+        value = dict.fromkeys(value, 1 / max(1, len(value)))
+    for key in value:
+        _check_choice(name, key, choices)
+    weights = {key: float(weight) for key, weight in value.items()}
+    if not weights or not all(0 <= w < math.inf for w in weights.values()):
+        raise ValueError(
+            f"{name} must have finite weights, none below 0, got {value!r}"
+        )
+    return weights
+
+
+def optimize(
+    content: ImageT,
+    style: Any,
+    *,
+    style_loss: str | Mapping[str, float] = Options.style_loss,
+    content_weight: float = Options.content_weight,
+    style_weight: float = Options.style_weight,
+    tv_weight: float = Options.tv_weight,
+    content_layers: Layers = Options.content_layers,
+    style_layers: Layers = Options.style_layers,
+    style_scale: float = Options.style_scale,
+    init: str = Options.init,
+    optimizer: str = Options.optimizer,
+    iterations: int = Options.iterations,
+    tolerance: float = Options.tolerance,
+    preserve_color: bool | str = Options.preserve_color,
+    mask: Any = None,
+    seed: int = Options.seed,
+    loss_network: str | os.PathLike[str] | LossNetwork | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    memory_limit: int | None = None,
+    callback: Callback | None = None,
+) -> ImageT:
+    """Return ``content`` painted like ``style``: same type, size, depth and alpha.
+
+    ``content`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
+    uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``style`` is any
+    picture, as one of these or as a path, or a :class:`StyleImage`; or a sequence of
+    ``(picture, weight)`` pairs or style images, which all count, each in its region.
+
+    The loss is ``content_weight`` times the squared difference of the features in
+    ``content_layers``, relative to their mean activation, plus ``style_weight`` times
+    ``style_loss`` in ``style_layers``, plus ``tv_weight`` times :func:`.tv_loss`.
+    Layers are VGG-19's (``"relu4_1"``); a mapping gives each a weight. ``style_loss``
+    is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or ``"nearest"``, or a mapping
+    from these to weights; all are 0 for the style itself, the first three 1 for black.
+    REASON
+
+    ``style_scale`` in [0.25, 4] is the stroke size; at 1 the style image has the size
+    of the picture, or its own where that is smaller. ``preserve_color`` keeps the
+    content's colours and paints only its lightness (``True`` or ``"luminance"``), or
+    gives the style image the content's mean colour and covariance beforehand
+    (``"statistics"``). ``mask`` is (H, W) in [0, 1]; 0 keeps the content exactly.
+
+    ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), a style
+    for :func:`.stylize`, or ``"fast"``, the bundled style that comes nearest.
+    ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
+    each level of twice its size half as many; a level ends before when ten of them
+    improved the loss by less than the fraction ``tolerance``. The same call gives the
+    same picture on the same machine.
+
+    ``loss_network`` is a VGG-19 as safetensors with torchvision's names: a file, a Hub
+    repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
+    Hub. ``memory_limit`` in bytes of working memory, 4 GiB unless given, decides
+    whether a level is computed in tiles. ``callback(fraction, snapshot)`` is called
+    after every iteration; ``snapshot()`` returns the picture so far, like the result.
+    An exception raised from it ends the optimization.
+
+    Raises :class:`~styleplug.errors.TrainingError` without a loss network,
+    :class:`~styleplug.errors.InvalidImageError`,
+    :class:`~styleplug.errors.DeviceError`,
+    :class:`~styleplug.errors.MemoryLimitError`, and what :class:`.Stylizer` raises.
+    """
+    options = Options(
+        style_loss=style_loss,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        tv_weight=tv_weight,
+        content_layers=content_layers,
+        style_layers=style_layers,
+        style_scale=style_scale,
+        init=init,
+        optimizer=optimizer,
+        iterations=iterations,
+        tolerance=tolerance,
+        preserve_color=preserve_color,
+        mask=mask,
+        seed=seed,
+        loss_network=loss_network,
+        device=device,
+        dtype=dtype,
+        memory_limit=memory_limit,
+        callback=callback,
+    )
+    if isinstance(content, Tensor) and content.ndim == 4 and len(content) > 1:
+        return torch.cat([_optimize(one, style, options) for one in content.split(1)])
+    return _optimize(content, style, options)
+
+
+def _optimize(content: ImageT, style: Any, options: Options) -> ImageT:
+    picture = Picture.from_image(content)
+    run = _Run(picture, style, options, picture.to_image)
+    run()
+    result: ImageT = picture.to_image(run.pixels())
+    return result
+
+
+def optimize_file(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    style: Any,
+    *,
+    overwrite: bool = False,
+    max_pixels: int | None = None,
+    **options: Any,
+) -> tuple[int, int]:
+    """Do what :func:`.stylize_file` does, with :func:`optimize` and its keywords.
+
+    ``snapshot()`` of a callback returns an 8-bit PIL image. An interruption
+    (``KeyboardInterrupt``) writes the best picture so far, where there is one, and
+    goes on its way. Returns the (width, height) of the image.
+    """
+    chosen = Options(**options)
+    if os.path.exists(dst) and not overwrite:
+        raise FileExistsError(
+            f"{dst} is there already; allow overwriting, or name another file."
+        )
+    check_destination(dst)
+    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    picture = read_picture(src, **limits)
+    run = _Run(picture, style, chosen, _show)
+    told = {k: v for k, v in options.items() if isinstance(v, bool | int | float)}
+    provenance = {"optimized": True, **told}
+    try:
+        run()
+    except KeyboardInterrupt:
+        if run.best is not None:
+            write_picture(picture, run.pixels(), dst, provenance=provenance)
+            logger.warning("Stopped; %s is the best picture so far.", dst)
+        raise
+    write_picture(picture, run.pixels(), dst, provenance=provenance)
+    return picture.size
+
+
+class _Run:
+    """One optimization, from the coarsest level to the finest."""
+
+    best: Tensor | None = None
+    """The best picture so far, (1, 3, h, w) in [0, 1], padded; None before any."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        style: Any,
+        options: Options,
+        show: Callable[[NDArray[Any]], Any],
+    ) -> None:
+        self.options = options
+        self.show = show
+        self.tiled = False
+        self.picture = picture
+        self.device = pick_device(options.device)
+        self.mask = None
+        if options.mask is not None:
+            self.mask = self._map(options.mask, picture)
+        self.content = _padded(_tensor(picture, self.device))
+        self.styles = [self._load(part) for part in _style_images(style)]
+        _share_out(self.styles)
+        self.styles = [style for style in self.styles if style.share > 0]
+        if options.preserve_color in (True, "luminance"):
+            self.content = _grey(self.content)
+            for part in self.styles:
+                part.image = _grey(part.image)
+        if options.preserve_color:
+            for part in self.styles:
+                part.image = _match_statistics(part.image, self.content)
+        self.network = _loss_network(options, self.device, self.content)
+
+    def __call__(self) -> None:
+        """Go through all levels and keep the best picture in :attr:`best`."""
+        if not self.styles:
+            logger.warning("The mask is black: the picture stays as it is.")
+            return
+        options = self.options
+        levels = self._levels()
+        total = sum(height * width * count for height, width, count in levels)
+        done = 0
+        descent = DESCENTS[options.optimizer]()
+        for height, width, count in levels:
+            tile_size, history = self._plan((height, width))
+            content = resize(self.content, (height, width))
+            objective = self._objective(content, tile_size)
+            descent.start(self._first(content), history)
+            least: list[float] = []
+            for i in range(count):
+                x = descent.ask()
+                loss, gradient = objective(x)
+                if not least and not math.isfinite(loss):
+                    raise TrainingError(
+                        f"The loss of the first picture is not finite ({loss}); use "
+                        "dtype='float32', or another loss network."
+                    )
+                if not least or loss < least[-1]:
+                    self.best = x
+                least.append(loss if not least else min(loss, least[-1]))
+                descent.tell(x, loss, gradient)
+                ended = i + 1 == count or _has_stalled(least, options.tolerance)
+                if options.callback is not None:
+                    now = done + height * width * (count if ended else i + 1)
+                    options.callback(now / total, self.snapshot)
+                if ended:
+                    break
+            done += height * width * count
+            logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], i + 1)
+
+    def _objective(self, content: Tensor, tile_size: int) -> Objective:
+        return Objective(
+            self.network,
+            self.options.weights,
+            content,
+            self.styles,
+            tile_size=tile_size,
+            style_scale=self.options.style_scale,
+            free=self._free(content.shape[2:]),
+            seed=self.options.seed,
+        )
+
+    def pixels(self) -> NDArray[Any]:
+        """Return the best picture in full size, like the pixels of the content."""
+        pixels = self.picture.pixels
+        if self.best is None:
+            return pixels
+        height, width = pixels.shape[:2]
+        x = self._grown(self.content)[..., :height, :width]
+        content = _tensor(self.picture, self.device)
+        if self.options.preserve_color in (True, "luminance"):
+            x = (content + _luma(x - content)).clamp(0, 1)
+        if self.mask is not None:
+            x = content.lerp(x, self.mask[..., :height, :width])
+        painted = x[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        painted = color.change_depth(painted, pixels.dtype)
+        if self.mask is not None:
+            kept = (self.mask[0, 0, :height, :width, None] == 0).cpu().numpy()
+            painted = np.where(kept, pixels, painted)
+        return painted
+
+    def snapshot(self) -> Any:
+        """Return the best picture so far."""
+        return self.show(self.pixels())
+
+    def _levels(self) -> list[tuple[int, int, int]]:
+        """Return (height, width, iterations) of each level, coarse to fine."""
+        height, width = self.content.shape[2:]
+        octaves = max(0, int(math.log2(math.sqrt(height * width) / _COARSEST)))
+        return [
+            (
+                max(LEAST_SIDE, round(height / 2**k)),
+                max(LEAST_SIDE, round(width / 2**k)),
+                max(1, self.options.iterations >> (octaves - k)),
+            )
+            for k in range(octaves, -1, -1)
+        ]
+
+    def _plan(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the tile size and the history of L-BFGS that fit the memory."""
+        limit = self.options.memory_limit or _MEMORY
+        vector = 12 * size[0] * size[1]
+        per_pixel = _BYTES_PER_PIXEL[self.network.dtype]
+        border = 2 * overlap_of(self.network)
+        fixed = _VECTORS * vector + 12 * self.content[0, 0].numel()
+        least = fixed + 2 * 2 * vector + per_pixel * (_SMALLEST_TILE + border) ** 2
+        pairs = min(_HISTORY, max(2, limit // 4 // (2 * vector)))
+        left = limit - fixed - pairs * 2 * vector
+        if per_pixel * size[0] * size[1] <= left:
+            return max(size), pairs
+        if limit < least:
+            raise MemoryLimitError(
+                f"A memory limit of {limit / 1e6:.0f} MB is too small for this "
+                f"picture; allow at least {math.ceil(least / 1e6)} MB."
+            )
+        tile_size = max(_SMALLEST_TILE, int((left / per_pixel) ** 0.5) - border)
+        if not self.tiled:
+            logger.warning(
+                "%d x %d pixels at once do not fit in %.0f MB; they are computed in "
+                "tiles of %d.",
+                *(size[1], size[0], limit / 1e6, tile_size),
+            )
+        self.tiled = True
+        return tile_size, pairs
+
+    def _first(self, content: Tensor) -> Tensor:
+        """Return the picture with which the level of that content begins."""
+        if self.best is not None:
+            return self._grown(content)
+        init = self.options.init
+        if init == "content":
+            return content.clone()
+        if init == "noise":
+            generator = torch.Generator().manual_seed(self.options.seed)
+            noise = torch.rand(content.shape, generator=generator).to(content.device)
+            return self._kept(noise, content)
+        if init != "fast":
+            return self._kept(self._fast(init, content), content)
+        objective = self._objective(content, max(content.shape))
+        pictures = [self._fast(path, content) for path in bundled_styles().values()]
+        return self._kept(min(pictures, key=lambda x: objective(x)[0]), content)
+
+    def _fast(self, style: Any, content: Tensor) -> Tensor:
+        picture = Stylizer(style, device=self.device)(content)
+        grey = self.options.preserve_color in (True, "luminance")
+        return _grey(picture) if grey else picture
+
+    def _grown(self, content: Tensor) -> Tensor:
+        """Return the best picture at the size of ``content``, with its fine detail."""
+        assert self.best is not None
+        size = content.shape[2:]
+        if self.best.shape[2:] == size:
+            return self.best
+        coarse = resize(self.content, self.best.shape[2:])
+        detail = content - resize(coarse, size)
+        return self._kept((resize(self.best, size) + detail).clamp_(0, 1), content)
+
+    def _kept(self, x: Tensor, content: Tensor) -> Tensor:
+        """Return ``x``, but the content where the mask is 0."""
+        free = self._free(content.shape[2:])
+        return x if free is None else torch.where(free, x, content)
+
+    def _load(self, part: StyleImage) -> Style:
+        picture = _open(part.image)
+        mask = region = None
+        if part.mask is not None:
+            mask = self._map(part.mask, picture)
+            if not mask.any():
+                raise ValueError(
+                    "The mask of a style image is black; make white what of the image "
+                    "counts."
+                )
+        if self.mask is not None:
+            region = self.mask
+        if part.region is not None:
+            region = self._map(part.region, self.picture)
+            region = region if self.mask is None else region * self.mask
+        image = _padded(_tensor(picture, self.device))
+        return Style(image, float(part.weight), mask, region)
+
+    def _map(self, mask: Any, picture: Picture) -> Tensor:
+        """Return a mask of a picture as (1, 1, H, W), padded like it."""
+        values = torch.from_numpy(load_mask(mask, picture.pixels.shape[:2]))
+        return _padded(values[None, None].to(self.device))
+
+    def _free(self, size: Sequence[int]) -> Tensor | None:
+        """Return where a level's picture may change, (1, 1, h, w)."""
+        return None if self.mask is None else resize(self.mask, size) > 0
+
+
+def _style_images(style: Any) -> list[StyleImage]:
+    """Return the style images, their weights checked."""
+    if isinstance(style, StyleImage):
+        parts = [style]
+    elif isinstance(style, str) or not isinstance(style, Sequence):
+        parts = [StyleImage(style)]
+    else:
+        try:
+            parts = [
+                one if isinstance(one, StyleImage) else StyleImage(*one)
+                for one in style
+            ]
+        except TypeError as error:
+            raise TypeError(
+                "style must be a picture, a StyleImage, or a sequence of these or of "
+                f"(picture, weight) pairs, got {style!r}"
+            ) from error
+    weights = [float(part.weight) for part in parts]
+    if not parts or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(
+            f"style weights must be finite, not negative and not all 0, got {weights}"
+        )
+    return parts
+
+
+def _share_out(styles: Sequence[Style]) -> None:
+    """Turn weights into shares of the style loss.
+
+    Where regions overlap, styles share by their weights. A region of half the picture
+    has half the style loss, as it has half the content loss.
+    """
+    whole = torch.ones(1, 1, 1, 1)
+    regions = [whole if s.region is None else s.region.cpu() for s in styles]
+    cover = sum(
+        (s.share * r for s, r in zip(styles, regions, strict=True)), torch.zeros(1)
+    )
+    for style, region in zip(styles, regions, strict=True):
+        common = (region * cover).mean().item()
+        if common > 0:
+            style.share *= region.mean().item() ** 2 / common
+        else:
+            style.share = 0.0
+
+
+def _has_stalled(least: Sequence[float], tolerance: float) -> bool:
+    if len(least) <= _PATIENCE:
+        return False
+    return least[-1 - _PATIENCE] - least[-1] <= tolerance * abs(least[-1])
+
+
+# Pictures as tensors
+
+
+def _show(pixels: NDArray[Any]) -> PIL.Image.Image:
+    return color.to_image(color.change_depth(pixels, np.uint8), "RGB")
+
+
+def _open(image: Any) -> Picture:
+    if isinstance(image, str | os.PathLike):
+        return read_picture(image)
+    return Picture.from_image(image)
+
+
+def _tensor(picture: Picture, device: torch.device) -> Tensor:
+    """Return the pixels as (1, 3, H, W) in [0, 1]."""
+    pixels = color.change_depth(picture.pixels, np.float32)
+    planes = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+    return planes.contiguous().clamp_(0, 1).to(device)
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Return x (1, C, H, W), its edges repeated up to what the loss network needs."""
+    height, width = (max(0, LEAST_SIDE - side) for side in x.shape[2:])
+    return F.pad(x, (0, width, 0, height), mode="replicate")
+
+
+def _luma(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _grey(x: Tensor) -> Tensor:
+    return _luma(x).expand(-1, 3, -1, -1).contiguous()
+
+
+def _match_statistics(style: Tensor, content: Tensor) -> Tensor:
+    """Return the style image with the content's mean colour and covariance.
+
+    Gatys, Bethge, Hertzmann & Shechtman 2016, "Preserving Color in Neural Artistic
+    Style Transfer", arXiv 1606.05897.
+    """
+
+    def root(pixels: Tensor, power: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(torch.cov(pixels))
+        scale = torch.where(values > 1e-6, values.clamp(min=1e-6) ** power, 0)
+        result: Tensor = (vectors * scale) @ vectors.T
+        return result
+
+    given, wanted = style[0].flatten(1).double(), content[0].flatten(1).double()
+    matched = root(wanted, 0.5) @ root(given, -0.5) @ (given - given.mean(1)[:, None])
+    matched = (matched + wanted.mean(1)[:, None]).clamp(0, 1)
+    result: Tensor = matched.to(style).reshape(style.shape)
+    return result
+
+
+# The loss network
+
+
+def _loss_network(
+    options: Options, device: torch.device, content: Tensor
+) -> LossNetwork:
+    """Return the loss network, calibrated on the content unless it is given ready."""
+    weights = options.weights
+    layers = sorted({*weights.content_layers, *weights.style_layers})
+    given = options.loss_network
+    if isinstance(given, LossNetwork):
+        missing = [layer for layer in layers if layer not in given.activations]
+        if missing:
+            raise ValueError(
+                f"loss_network has no features of {missing[0]}; make it with all "
+                f"layers: LossNetwork(path, {layers})."
+            )
+        return given
+    deepest = max(layers, key=vgg.LAYERS.index)
+    try:
+        path = hub.loss_network_file(deepest, source=given)
+    except (DownloadError, StyleNotFoundError) as error:
+        raise TrainingError(
+            "The loss network (VGG-19) is not on this machine, and could not be "
+            f"downloaded: {error} Or give a file with --loss-network (loss_network= in "
+            "Python)."
+        ) from error
+    network = LossNetwork(path, layers, _pick_dtype(options.dtype, device)).to(device)
+    height, width = content.shape[2:]
+    scale = min(1.0, _CALIBRATION / math.sqrt(height * width))
+    size = [max(LEAST_SIDE, round(side * scale)) for side in (height, width)]
+    network.calibrate(resize(content, size))
+    return network
+
+
+_CALIBRATION = 256
+
+
+def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return ``dtype``, or bfloat16 where the device computes in it, else float32."""
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if dtype is not None:
+        if dtype not in _BYTES_PER_PIXEL:
+            raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+        return dtype
+    if device.type == "cpu":
+        capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        fast = capable and torch.cpu._is_avx512_bf16_supported()
+    else:
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
+    return torch.bfloat16 if fast else torch.float32
+
+
+class _Callable(ModuleType):
+    """Lets ``styleplug.optimize(...)`` be the function once this module is loaded."""
+
+    __call__ = staticmethod(optimize)
+
+
+sys.modules[__name__].__class__ = _Callable

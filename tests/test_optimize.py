@@ -1,0 +1,511 @@
+"""Optimization-based style transfer, on a shallow seeded VGG."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import styleplug
+from styleplug.errors import (
+    InvalidImageError,
+    MemoryLimitError,
+    StyleNotFoundError,
+    TrainingError,
+)
+from styleplug.objective import STYLE_LOSSES
+from styleplug.optimize import StyleImage, optimize, optimize_file
+from styleplug.training.losses import LossNetwork, gram_loss, moments
+from tests.conftest import require
+
+
+@pytest.fixture
+def shallow(shallow_vgg) -> dict[str, object]:
+    """Keywords with which an optimization takes a moment."""
+    return {
+        "loss_network": shallow_vgg,
+        "content_layers": "relu2_1",
+        "style_layers": ("relu1_1", "relu2_1"),
+        "iterations": 4,
+        "dtype": "float32",
+    }
+
+
+@pytest.fixture(scope="session")
+def stripes() -> Image.Image:
+    """A style image of 48 x 40: orange stripes on blue."""
+    y, x = np.mgrid[:40, :48]
+    stripes = (np.sin(x / 2 + y) > 0)[..., None]
+    return Image.fromarray(
+        np.where(stripes, [250, 120, 20], [20, 40, 160]).astype(np.uint8)
+    )
+
+
+def flat(color, size=(32, 32)) -> Image.Image:
+    return Image.new("RGB", size, color)
+
+
+def style_distance(vgg, image, style) -> float:
+    network = LossNetwork(vgg, ("relu1_1", "relu2_1"))
+    found, wanted = (
+        network(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None] / 255)
+        for i in (image, style)
+    )
+    with torch.no_grad():
+        return sum(
+            gram_loss(moments(found[layer]), moments(wanted[layer])).item()
+            for layer in found
+        )
+
+
+# The result
+
+
+@pytest.mark.parametrize("loss", ["gram", "mean_std", "wasserstein"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_it_comes_nearer_to_the_style(
+    loss, optimizer, content_image, stripes, shallow, shallow_vgg
+):
+    shallow["iterations"] = 12
+    result = optimize(
+        content_image, stripes, style_loss=loss, optimizer=optimizer, **shallow
+    )
+    before = style_distance(shallow_vgg, content_image, stripes)
+    assert style_distance(shallow_vgg, result, stripes) < 0.7 * before
+
+
+def test_the_nearest_features_become_nearer(content_image, stripes, shallow):
+    losses = []
+
+    def callback(fraction, snapshot):
+        losses.append(snapshot())
+
+    shallow.update(iterations=12, content_weight=0, tv_weight=0)
+    optimize(content_image, stripes, style_loss="nearest", callback=callback, **shallow)
+
+    def distance(image):
+        """Mean distance of the pixels to the nearest of the two colours."""
+        colors = np.array([[250, 120, 20], [20, 40, 160]])
+        pixels = np.array(image, float)[..., None, :]
+        return np.linalg.norm(pixels - colors, axis=-1).min(axis=-1).mean()
+
+    assert distance(losses[-1]) < 0.9 * distance(content_image)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P"])
+def test_a_pil_image_comes_back_as_stylize_gives_it(
+    mode, content_image, stripes, shallow, tiny_style
+):
+    content = content_image.convert(mode)
+    expected = styleplug.stylize(content, tiny_style)
+    result = optimize(content, stripes, **shallow)
+    assert (result.mode, result.size) == (expected.mode, expected.size)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(33, 47), (33, 47, 1), (33, 47, 3), (33, 47, 4)])
+def test_an_array_comes_back_with_its_shape_depth_and_alpha(
+    dtype, shape, stripes, shallow
+):
+    values = np.random.default_rng(0).random(shape)
+    if np.dtype(dtype).kind == "u":
+        values = values * np.iinfo(dtype).max
+    content = values.astype(dtype)
+    shallow["iterations"] = 1
+    result = optimize(content, stripes, **shallow)
+    assert (result.shape, result.dtype) == (content.shape, content.dtype)
+    if shape[-1] == 4:
+        assert np.array_equal(result[..., 3], content[..., 3])
+
+
+def test_a_batch_is_optimized_one_by_one(stripes, shallow):
+    batch = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    result = optimize(batch, stripes, **shallow)
+    assert result.shape == batch.shape
+    assert torch.equal(result[1:], optimize(batch[1:], stripes, **shallow))
+
+
+@pytest.mark.parametrize("init", ["content", "noise"])
+@pytest.mark.parametrize("loss", ["gram", "nearest"])
+def test_the_same_call_gives_the_same_picture(
+    init, loss, content_image, stripes, shallow
+):
+    first, second = (
+        np.array(
+            optimize(content_image, stripes, init=init, style_loss=loss, **shallow)
+        )
+        for _ in range(2)
+    )
+    assert np.array_equal(first, second)
+
+
+def test_the_seed_is_that_of_the_noise(content_image, stripes, shallow):
+    first, second = (
+        np.array(optimize(content_image, stripes, init="noise", seed=s, **shallow))
+        for s in (1, 2)
+    )
+    assert not np.array_equal(first, second)
+
+
+def test_it_can_begin_with_the_picture_of_a_style(
+    content_image, stripes, shallow, tiny_style
+):
+    shallow["iterations"] = 1
+    stylized = styleplug.stylize(content_image, tiny_style)
+    result = optimize(content_image, stripes, init=str(tiny_style), **shallow)
+    assert np.array(result) == pytest.approx(np.array(stylized), abs=1)
+
+
+def test_fast_begins_with_the_bundled_style_that_is_nearest(
+    stripes, shallow, shallow_vgg
+):
+    shallow.update(iterations=1, content_weight=0, tv_weight=0)
+    content = flat("grey", stripes.size)
+    result = optimize(content, stripes, init="fast", style_loss="gram", **shallow)
+    distances = [
+        style_distance(shallow_vgg, styleplug.stylize(content, style.name), stripes)
+        for style in styleplug.list_styles()
+    ]
+    assert style_distance(shallow_vgg, result, stripes) == pytest.approx(
+        min(distances), rel=0.02
+    )
+
+
+def test_style_scale_makes_the_strokes_larger(content_image, stripes, shallow):
+    def width_of_strokes(scale):
+        result = optimize(
+            flat("grey", (64, 64)), stripes, style_scale=scale, init="noise", **shallow
+        )
+        grey = np.array(result.convert("L")).astype(float)
+        return grey.std() / np.abs(np.diff(grey)).mean()
+
+    shallow.update(iterations=30, content_weight=0)
+    assert width_of_strokes(2) > 1.15 * width_of_strokes(1)
+
+
+# Several styles, regions, masks and colours
+
+
+def test_a_style_without_weight_does_not_count(content_image, stripes, shallow):
+    both = optimize(content_image, [(stripes, 2), (flat("red"), 0)], **shallow)
+    alone = optimize(content_image, stripes, **shallow)
+    assert np.array_equal(np.array(both), np.array(alone))
+
+
+def test_each_region_takes_its_own_style(shallow):
+    shallow.update(iterations=30, content_weight=0.01)
+    left = np.zeros((48, 96), np.float32)
+    left[:, :48] = 1
+    styles = [
+        StyleImage(flat((220, 30, 30)), region=left),
+        StyleImage(flat((30, 30, 220)), region=1 - left),
+    ]
+    result = np.array(optimize(flat("grey", (96, 48)), styles, **shallow), float)
+    assert result[:, :40, 0].mean() > result[:, :40, 2].mean() + 50
+    assert result[:, 56:, 2].mean() > result[:, 56:, 0].mean() + 50
+
+
+def test_the_mask_of_a_style_tells_what_of_it_counts(shallow):
+    shallow.update(iterations=30, content_weight=0.01)
+    style = np.zeros((32, 64, 3), np.uint8)
+    style[:, :32, 0] = style[:, 32:, 2] = 220
+    mask = np.zeros((32, 64), np.float32)
+    mask[:, :28] = 1
+    result = optimize(flat("grey", (48, 48)), StyleImage(style, mask=mask), **shallow)
+    red, _, blue = np.array(result, float).mean(axis=(0, 1))
+    assert red > blue + 50
+
+
+@pytest.mark.parametrize("kind", ["mask", "region"])
+def test_a_black_mask_leaves_the_content_as_it_is(
+    kind, content_image, stripes, shallow, caplog
+):
+    black = np.zeros((64, 96), np.float32)
+    if kind == "mask":
+        result = optimize(content_image, stripes, mask=black, **shallow)
+    else:
+        result = optimize(content_image, StyleImage(stripes, region=black), **shallow)
+    assert np.array_equal(np.array(result), np.array(content_image))
+    assert "black" in caplog.text
+
+
+def test_where_the_mask_is_0_the_content_stays_exactly(stripes, shallow):
+    content = np.random.default_rng(0).integers(0, 65536, (48, 64, 3), np.uint16)
+    mask = np.zeros((48, 64), np.float32)
+    mask[:, 32:] = np.linspace(0.1, 1, 32)
+    result = optimize(content, stripes, mask=mask, **shallow)
+    assert np.array_equal(result[:, :32], content[:, :32])
+    assert not np.array_equal(result[:, 48:], content[:, 48:])
+
+
+@pytest.mark.parametrize("value", [True, "luminance"])
+def test_preserving_the_luminance_changes_all_channels_alike(value, stripes, shallow):
+    content = np.full((48, 64, 3), (0.5, 0.45, 0.4), np.float32)
+    content += 0.1 * np.random.default_rng(0).random((48, 64, 1), np.float32)
+    result = optimize(content, stripes, preserve_color=value, **shallow)
+    change = result - content
+    inside = ((result > 0) & (result < 1)).all(axis=2)
+    assert inside.mean() > 0.5
+    assert np.ptp(change[inside], axis=1).max() < 1e-4
+    assert np.abs(change).max() > 0.01
+
+
+def test_matched_statistics_give_the_style_the_colours_of_the_content(stripes, shallow):
+    shallow.update(iterations=20, content_weight=0.01)
+    content = np.array([0.2, 0.6, 0.3]) + 0.1 * np.random.default_rng(0).random(
+        (48, 64, 3)
+    )
+    result = optimize(content, stripes, preserve_color="statistics", **shallow)
+    assert result.mean(axis=(0, 1)) == pytest.approx(content.mean(axis=(0, 1)), abs=0.1)
+    plain = optimize(content, stripes, **shallow)
+    assert abs(plain.mean(axis=(0, 1)) - content.mean(axis=(0, 1))).max() > 0.1
+
+
+# Memory
+
+
+def test_with_little_memory_it_falls_to_tiles_and_says_so(shallow, stripes, caplog):
+    shallow["iterations"] = 1
+    content = np.random.default_rng(0).integers(0, 256, (600, 640, 3), np.uint8)
+    whole = optimize(content, stripes, **shallow)
+    assert caplog.text == ""
+    tiled = optimize(content, stripes, memory_limit=900_000_000, **shallow)
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert "tiles" in caplog.text
+    assert np.abs(tiled.astype(int) - whole).mean() < 0.5
+
+
+def test_too_little_memory_is_refused_and_the_least_is_told(
+    content_image, stripes, shallow
+):
+    content = np.zeros((900, 900, 3), np.uint8)
+    with pytest.raises(MemoryLimitError, match="allow at least"):
+        optimize(content, stripes, memory_limit=1_000_000, **shallow)
+
+
+# Wild input
+
+
+@pytest.mark.parametrize("loss", STYLE_LOSSES)
+@pytest.mark.parametrize(
+    "style", [flat("white", (1, 1)), flat("black", (64, 48)), flat("teal", (1, 300))]
+)
+def test_a_style_of_one_pixel_or_one_colour_makes_no_nan(
+    loss, style, content_image, shallow
+):
+    content = np.asarray(content_image) / 255
+    for keep in (False, "luminance", "statistics"):
+        result = optimize(
+            content, style, style_loss=loss, preserve_color=keep, **shallow
+        )
+        assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (300, 2), (17, 31)])
+def test_any_size_of_content_goes(size, stripes, shallow):
+    result = optimize(flat("olive", size), stripes, **shallow)
+    assert result.size == size
+
+
+def test_content_and_style_may_differ_wildly_in_size(shallow):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    small = flat("olive", (20, 16))
+    assert optimize(small, noise, **shallow).size == small.size
+    shallow["iterations"] = 1
+    assert optimize(noise, small, **shallow).shape == noise.shape
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"style_loss": "histogram"}, "style_loss must be one of 'gram'"),
+        ({"style_loss": {"gram": -1}}, "style_loss must have finite weights"),
+        ({"style_loss": {}}, "style_loss must have finite weights"),
+        ({"content_layers": "relu9_1"}, "content_layers must be one of"),
+        ({"optimizer": "sgd"}, "optimizer must be one of 'lbfgs', 'adam'"),
+        ({"preserve_color": "hue"}, "preserve_color must be one of"),
+        ({"content_weight": -1}, "content_weight must be between 0 and inf"),
+        ({"style_weight": float("nan")}, "style_weight must be between"),
+        ({"style_scale": 9}, "style_scale must be between 0.25 and 4"),
+        ({"iterations": 0}, "iterations must be between 1"),
+        ({"tolerance": 2}, "tolerance must be between 0 and 1"),
+        ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
+    ],
+)
+def test_misuse_is_named(keywords, message, content_image, stripes, shallow):
+    with pytest.raises(ValueError, match=message):
+        optimize(content_image, stripes, **{**shallow, **keywords})
+
+
+@pytest.mark.parametrize("style", [[], [("a", -1)], [(flat("red"), 0)]])
+def test_styles_without_weight_are_refused(style, content_image, shallow):
+    with pytest.raises(ValueError, match="style weights must be"):
+        optimize(content_image, style, **shallow)
+
+
+def test_what_is_no_picture_is_refused(content_image, shallow, tmp_path):
+    with pytest.raises(TypeError, match="style must be a picture"):
+        optimize(content_image, [1], **shallow)
+    path = tmp_path / "style.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(InvalidImageError, match=r"style\.png"):
+        optimize(content_image, path, **shallow)
+    with pytest.raises(StyleNotFoundError):
+        optimize(content_image, flat("red"), init="no-such-style", **shallow)
+
+
+def test_a_black_mask_of_the_style_is_refused(content_image, stripes, shallow):
+    style = StyleImage(stripes, mask=np.zeros((40, 48), np.float32))
+    with pytest.raises(ValueError, match="mask of a style image is black"):
+        optimize(content_image, style, **shallow)
+
+
+def test_without_a_loss_network_it_says_how_to_get_one(content_image, stripes):
+    with pytest.raises(TrainingError, match=r"download.*--loss-network"):
+        optimize(content_image, stripes)
+
+
+def test_a_loss_network_without_the_layers_is_refused(
+    content_image, stripes, shallow_vgg
+):
+    network = LossNetwork(shallow_vgg, ("relu1_1",))
+    with pytest.raises(ValueError, match="no features of relu2_1"):
+        optimize(
+            content_image,
+            stripes,
+            loss_network=network,
+            content_layers="relu2_1",
+            style_layers="relu1_1",
+        )
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_told(
+    content_image, stripes, shallow, tmp_path
+):
+    path = tmp_path / "huge.safetensors"
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64)}
+    tensors = {f"features.{i}.bias": torch.zeros(s[0]) for i, s in shapes.items()}
+    for i, shape in shapes.items():
+        tensors[f"features.{i}.weight"] = torch.full((*shape, 3, 3), 1e15)
+    save_file(tensors, path)
+    with pytest.raises(TrainingError, match="not finite"):
+        optimize(content_image, stripes, **{**shallow, "loss_network": path})
+
+
+# Progress
+
+
+def test_the_callback_sees_the_picture_grow(stripes, shallow):
+    content = np.zeros((300, 280, 3), np.uint8)
+    seen = []
+    result = optimize(
+        content,
+        stripes,
+        tolerance=0,
+        callback=lambda fraction, snapshot: seen.append((fraction, snapshot())),
+        **shallow,
+    )
+    fractions = [fraction for fraction, _ in seen]
+    assert len(seen) == 4 + 2  # two levels
+    assert all(a < b for a, b in itertools.pairwise(fractions))
+    assert fractions[-1] == 1
+    for _, picture in seen:
+        assert (picture.shape, picture.dtype) == (content.shape, content.dtype)
+    assert np.array_equal(seen[-1][1], result)
+
+
+def test_it_stops_when_nothing_improves(content_image, shallow):
+    shallow["iterations"] = 10_000
+    count = itertools.count()
+    optimize(
+        content_image,
+        content_image,
+        tv_weight=0,
+        callback=lambda *_: next(count),
+        **shallow,
+    )
+    assert next(count) < 200
+
+
+def test_an_exception_from_the_callback_ends_it(content_image, stripes, shallow):
+    class StopError(Exception):
+        pass
+
+    def callback(fraction, snapshot):
+        raise StopError
+
+    with pytest.raises(StopError):
+        optimize(content_image, stripes, callback=callback, **shallow)
+
+
+# Files and names
+
+
+def test_a_file_keeps_its_depth_and_metadata(content_image, stripes, shallow, tmp_path):
+    source, target = tmp_path / "photo.jpg", tmp_path / "out.jpg"
+    exif = Image.Exif()
+    exif[0x010E] = "my holiday"
+    content_image.save(source, exif=exif, dpi=(300, 300))
+    stripes.save(tmp_path / "style.png")
+    size = optimize_file(source, target, tmp_path / "style.png", **shallow)
+    assert size == content_image.size
+    with Image.open(target) as result:
+        assert result.size == content_image.size
+        assert result.getexif()[0x010E] == "my holiday"
+        assert "optimized" in result.getexif()[0x0131]
+    with pytest.raises(FileExistsError, match="overwriting"):
+        optimize_file(source, target, tmp_path / "style.png", **shallow)
+
+
+def test_an_interruption_writes_the_best_picture_so_far(
+    content_image, stripes, shallow, tmp_path, caplog
+):
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    content_image.save(source)
+    shown = []
+
+    def callback(fraction, snapshot):
+        shown.append(snapshot())
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize_file(source, target, stripes, callback=callback, **shallow)
+    with Image.open(target) as result:
+        assert np.array_equal(np.array(result), np.array(shown[-1]))
+    assert "best picture so far" in caplog.text
+
+
+def test_the_function_has_the_name_of_its_module(content_image, stripes, shallow):
+    assert callable(styleplug.optimize)
+    module = sys.modules["styleplug.optimize"]
+    result = module(content_image, stripes, **shallow)
+    assert result.size == content_image.size
+
+
+@pytest.mark.assets
+def test_the_real_loss_network_brings_the_strokes(content_image):
+    assets = os.environ.get("STYLEPLUG_ASSETS")
+    require(assets, "STYLEPLUG_ASSETS names no folder")
+    artwork = Path(assets) / "styles/public_domain/vangogh_the_starry_night.jpg"
+    result = optimize(
+        content_image, artwork, loss_network=Path(assets) / "vgg", iterations=20
+    )
+    (vgg,) = Path(assets).glob("vgg/*.safetensors")
+    before, after = (
+        style_distance(vgg, image, small(artwork)) for image in (content_image, result)
+    )
+    assert after < 0.3 * before
+
+
+def small(path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB").resize((96, 76), Image.Resampling.LANCZOS)

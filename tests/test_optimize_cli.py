@@ -1,0 +1,141 @@
+"""``styleplug optimize``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from styleplug.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def files(content_image, tmp_path) -> Path:
+    """A folder with photo.png, style.png, other.png and white.png."""
+    content_image.save(tmp_path / "photo.png")
+    content_image.rotate(180).save(tmp_path / "style.png")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "other.png")
+    Image.new("L", content_image.size, 255).save(tmp_path / "white.png")
+    return tmp_path
+
+
+def arguments(files, vgg, *more) -> list[str]:
+    """A command line; of the shallow loss network no deep layers can be asked."""
+    return [
+        "optimize",
+        str(files / "photo.png"),
+        *("-o", str(files / "out.png"), "--loss-network", str(vgg)),
+        *("--iterations", "2", *more),
+    ]
+
+
+@pytest.fixture(scope="session")
+def deep_vgg(tmp_path_factory) -> Path:
+    """A VGG-19 to conv4_1 of zeros but for its biases, quick to make."""
+    import torch
+    from safetensors.torch import save_file
+
+    from styleplug.vgg import tensor_shapes
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: (0.05 * torch.randn(shape, generator=generator)).half()
+        for name, shape in tensor_shapes("relu4_1").items()
+    }
+    path = tmp_path_factory.mktemp("deep") / "vgg19.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_it_writes_the_picture_and_tells_its_size(files, deep_vgg, capsys):
+    assert main(arguments(files, deep_vgg, str(files / "style.png"))) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{files / 'out.png'}  96 x 64")
+    assert err == ""
+    with Image.open(files / "out.png") as result:
+        assert result.size == (96, 64)
+
+
+def test_styles_have_weights_regions_masks_and_losses(files, deep_vgg, capsys):
+    line = arguments(
+        files,
+        deep_vgg,
+        *(f"{files / 'style.png'}:0.7", f"{files / 'other.png'}:0.3"),
+        *("--region", str(files / "white.png"), "--region", "-"),
+        *("--style-mask", "-", "--mask", str(files / "white.png")),
+        *("--style-loss", "gram:0.5", "--style-loss", "nearest"),
+        *("--preserve-color", "luminance", "--memory", "2G"),
+        *("--snapshots", str(files / "shots")),
+    )
+    assert main(line) == 0
+    shots = sorted(path.name for path in (files / "shots").iterdir())
+    assert shots[-1] == "100.png"
+    with (
+        Image.open(files / "shots" / "100.png") as last,
+        Image.open(files / "out.png") as result,
+    ):
+        assert np.array_equal(np.array(last), np.array(result))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--region", "a.png", "--region", "b.png"], "--region is given 2 times"),
+        (["--style-loss", "sharpness"], "style_loss must be one of"),
+        (["--mask", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_misuse_is_told_in_one_line(files, deep_vgg, capsys, more, message):
+    assert main(arguments(files, deep_vgg, str(files / "style.png"), *more)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("styleplug: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (files / "out.png").exists()
+
+
+def test_without_a_loss_network_it_says_how_to_get_one(files, capsys):
+    photo, style = str(files / "photo.png"), str(files / "style.png")
+    assert main(["optimize", photo, style, "-o", str(files / "out.png")]) == 1
+    assert "--loss-network" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_writes_the_best_picture_so_far(files, deep_vgg):
+    line = arguments(
+        files,
+        deep_vgg,
+        str(files / "style.png"),
+        *("--snapshots", str(files / "shots"), "--tolerance", "0"),
+    )
+    line[line.index("--iterations") + 1] = "100000"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "styleplug", *line],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    try:
+        for _ in range(1200):
+            if (files / "shots").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    with Image.open(files / "out.png") as result:
+        assert result.size == (96, 64)
+    assert "best picture so far" in err
