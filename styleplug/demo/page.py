@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import html
 import os
@@ -25,6 +26,7 @@ from .studio import (
     EXAMPLES,
     Content,
     Limits,
+    OwnStyle,
     Settings,
     StoppedError,
     Studio,
@@ -44,8 +46,10 @@ _WAITING = 60
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _INVITATION = "Choose a photo, or start with an example."
+_YOURS = "Your own paintings"
 _MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
 
+OwnStyles = dict[str, OwnStyle]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -154,12 +158,10 @@ class _Desk:
 
     def lay_out(self) -> None:
         names = list(self.studio.styles)
-        choices = [("None", "")] + [
-            (style_title(info), name) for name, info in self.studio.styles.items()
-        ]
         gr.HTML(
             "<h1>styleplug</h1><p>Turn a photo into a painting. Choose a picture and a "
-            "style, move the line to compare, and take it home in full size.</p>",
+            "style, or a painting of your own as the style; move the line to compare, "
+            "and take it home in full size.</p>",
             elem_id="header",
         )
         with gr.Row(elem_id="columns", equal_height=False):
@@ -171,13 +173,20 @@ class _Desk:
             with gr.Column(scale=5, min_width=320):
                 self.picker = gr.HTML(
                     names[0],
-                    groups=self._groups(),
+                    groups=self._groups({}),
                     html_template=(HERE / "picker.html").read_text(),
                     js_on_load=(HERE / "picker.js").read_text(),
                     apply_default_css=False,
                     label="Style",
                     elem_id="picker",
                 )
+                self.own = gr.State({})
+                with gr.Column(elem_id="own-part"):
+                    self.own_upload = gr.UploadButton(
+                        "Use your own painting as the style", file_types=["image"]
+                    )
+                    self.own_upload.preprocess = _path_of  # type: ignore[method-assign]
+                    self.own_status = gr.HTML(_say(""), elem_id="own-status")
                 self.strength = gr.Slider(
                     0, 1, 1, step=0.01, label="Strength",
                     info="How far from the photo",
@@ -188,7 +197,9 @@ class _Desk:
                 )  # fmt: skip
                 self.colors = gr.Checkbox(label="Keep the photo's colours")
                 with gr.Accordion("Blend with a second style", open=False):
-                    self.second = gr.Dropdown(choices, value="", label="Second style")
+                    self.second = gr.Dropdown(
+                        self._choices({}), value="", label="Second style"
+                    )
                     self.mix = gr.Slider(
                         0, 1, 0.5, step=0.01, label="Share of the second style"
                     )
@@ -202,8 +213,8 @@ class _Desk:
                         )
                         hub_status = gr.HTML(elem_id="hub-status")
                     hub_name.submit(
-                        self._add_hub_style, hub_name, [self.picker, hub_status],
-                        **_QUIET,
+                        self._add_hub_style, [hub_name, self.own],
+                        [self.picker, self.second, hub_status], **_QUIET,
                     )  # fmt: skip
         gr.Markdown(
             f"Pictures are used for nothing but this, and deleted within the hour. "
@@ -214,6 +225,12 @@ class _Desk:
             *(self.picker, self.strength, self.scale),
             *(self.colors, self.second, self.mix),
         ]
+        self.own_upload.upload(
+            self._add_own_style, [self.own_upload, self.own],
+            [self.own, self.picker, self.second, self.own_status],
+            api_visibility="private", show_progress="minimal",
+            show_progress_on=self.own_status,
+        )  # fmt: skip
         self._connect_stage()
         self._connect_batch()
         self._offer_api()
@@ -284,11 +301,11 @@ class _Desk:
             "Download zip", variant="primary", visible=False
         )
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self, own: OwnStyles) -> list[dict[str, Any]]:
+        """Return the gallery, a visitor's own paintings first."""
         groups: dict[str, list[dict[str, str]]] = {}
         for name, info in self.studio.styles.items():
             image = self.studio.thumbnail(info, self.thumbnails).read_bytes()
-            data = base64.b64encode(image).decode()
             heading = period(info)
             words = f"{name} {style_title(info)} {info.artist} {info.year} {heading}"
             groups.setdefault(heading, []).append(
@@ -298,12 +315,34 @@ class _Desk:
                     "artist": info.artist,
                     "year": info.year,
                     "words": words.lower(),
-                    "image": f"data:image/webp;base64,{data}",
+                    "image": _data_url(image),
                 }
             )
-        return [
+        gallery = [
             {"title": heading, "styles": groups[heading]}
             for heading in sorted(groups, key=lambda h: (not h[0].isdigit(), h))
+        ]
+        if own:
+            tiles = [
+                {
+                    "id": style.id,
+                    "title": style.title,
+                    "artist": "",
+                    "year": "",
+                    "words": f"{style.title} {_YOURS}".lower(),
+                    "image": _data_url(style.thumbnail),
+                }
+                for style in reversed(own.values())
+            ]
+            gallery.insert(0, {"title": _YOURS, "styles": tiles})
+        return gallery
+
+    def _choices(self, own: OwnStyles) -> list[tuple[str, str]]:
+        """Return the titles and ids of the second styles."""
+        return [
+            ("None", ""),
+            *((style.title, style.id) for style in reversed(own.values())),
+            *((style_title(info), name) for name, info in self.studio.styles.items()),
         ]
 
     # One picture
@@ -338,7 +377,7 @@ class _Desk:
         buttons = [self.full, self.stop, self.download]
         gr.on(
             [c.change for c in given],
-            self._preview, [self.job, self.painted, *given],
+            self._preview, [self.job, self.painted, self.own, *given],
             [self.painted, self.compare, self.status, *buttons],
             trigger_mode="always_last", api_visibility="private",
             show_progress="minimal", show_progress_on=self.compare, **_ENGINE,
@@ -346,7 +385,7 @@ class _Desk:
         self.full.click(
             self._begin, None, [self.job, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint, [self.job, *given],
+            self._paint, [self.job, self.own, *given],
             [self.painted, self.compare, self.status, *buttons],
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
@@ -395,7 +434,13 @@ class _Desk:
         layers = (drawing or {}).get("layers") or []
         return mask_of(layers, inverted=region == _UNMARKED)
 
-    def _preview(self, job: str | None, painted: list[Any] | None, *given: Any) -> Any:
+    def _preview(
+        self,
+        job: str | None,
+        painted: list[Any] | None,
+        own: OwnStyles,
+        *given: Any,
+    ) -> Any:
         content, mask, *settings = given
         if content is None:
             return None, gr.skip(), gr.skip(), *_buttons()
@@ -403,7 +448,7 @@ class _Desk:
             return gr.skip()
         start = time.monotonic()
         try:
-            preview = self.studio.preview(content, _settings(*settings), mask)
+            preview = self.studio.preview(content, _settings(settings, own), mask)
         except (StyleplugError, ValueError) as error:
             return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
         seconds = time.monotonic() - start
@@ -418,11 +463,14 @@ class _Desk:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *given: Any,
     ) -> Any:
-        job, content, mask, *settings = given
+        job, own, content, mask, *settings = given
         try:
             with self._report(job, progress) as report:
                 painting = self.studio.paint(
-                    content.path, _settings(*settings), mask=mask, progress=report
+                    content.path,
+                    _settings(settings, own),
+                    mask=mask,
+                    progress=report,
                 )
         except StoppedError:
             return gr.skip()
@@ -434,7 +482,7 @@ class _Desk:
             "ready to download."
         )
         return (
-            list(given[1:]),
+            list(given[2:]),
             (painting.before, painting.after),
             _say(text),
             *_buttons("download", painting.path),
@@ -470,13 +518,29 @@ class _Desk:
         finally:
             self.jobs.pop(job, None)
 
-    def _add_hub_style(self, name: str) -> tuple[Any, str]:
+    def _add_hub_style(self, name: str, own: OwnStyles) -> tuple[Any, ...]:
         try:
             info = self.studio.add_hub_style(name)
-            picker = gr.update(groups=self._groups(), value=style_id(info))
         except (StyleplugError, ValueError) as error:
-            return gr.skip(), _say(str(error), wrong=True)
-        return picker, _say(f"Added {style_title(info)}, licence {info.license}.")
+            return gr.skip(), gr.skip(), _say(str(error), wrong=True)
+        added = f"Added {style_title(info)}, licence {info.license}."
+        return *self._offer(own, style_id(info)), _say(added)
+
+    def _add_own_style(self, path: str | None, own: OwnStyles) -> tuple[Any, ...]:
+        try:
+            style = self.studio.own_style(_given(path), own)
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), gr.skip(), gr.skip(), _say(str(error), wrong=True)
+        own = {**own, style.id: style}
+        text = f"{style.title} is now a style, until you leave the page."
+        return own, *self._offer(own, style.id), _say(text)
+
+    def _offer(self, own: OwnStyles, chosen: str) -> tuple[Any, Any]:
+        """Return what brings the gallery and the second styles up to date."""
+        return (
+            gr.update(groups=self._groups(own), value=chosen),
+            gr.update(choices=self._choices(own)),
+        )
 
     # Many pictures
 
@@ -491,7 +555,8 @@ class _Desk:
         self.batch_run.click(
             self._begin, None, [self.batch_job, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint_all, [self.batch_job, self.batch_files, *self.settings],
+            self._paint_all,
+            [self.batch_job, self.batch_files, self.own, *self.settings],
             [self.batch_status, *buttons], api_visibility="private",
             show_progress="full", show_progress_on=self.batch_files,
             concurrency_id="batch", concurrency_limit=1,
@@ -506,10 +571,12 @@ class _Desk:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *given: Any,
     ) -> Any:
-        job, files, *settings = given
+        job, files, own, *settings = given
         try:
             with self._report(job, progress) as report:
-                batch = self.studio.paint_all(files or [], _settings(*settings), report)
+                batch = self.studio.paint_all(
+                    files or [], _settings(settings, own), report
+                )
         except StoppedError:
             return gr.skip()
         except (StyleplugError, ValueError) as error:
@@ -527,15 +594,16 @@ class _Desk:
             photo = _photo(label="Photo")
             mask = _photo(label="Mask: white is painted, black stays a photo")
             files = gr.File(label="Photos", file_count="multiple")
+            painted = _photo(label="Style image: its style is taken, instead of style")
             painting = gr.Image(label="Painting", type="filepath", format="png")
             archive = gr.File(label="Zip file of the paintings")
             listing = gr.JSON(label="Styles")
             call = gr.Button()
-        inputs = [photo, *self.settings, mask]
+        inputs = [photo, *self.settings, mask, painted]
         call.click(self._api_stylize, inputs, painting, api_name="stylize", **_ENGINE)
         call.click(self._api_preview, inputs, painting, api_name="preview", **_ENGINE)
         call.click(
-            self._api_stylize_batch, [files, *self.settings], archive,
+            self._api_stylize_batch, [files, *self.settings, painted], archive,
             api_name="stylize_batch", concurrency_id="batch", concurrency_limit=1,
         )  # fmt: skip
         call.click(self._api_list_styles, None, listing, api_name="list_styles")
@@ -551,6 +619,7 @@ class _Desk:
         second_style: str = "",
         mix: float = 0.5,
         mask: str | None = None,
+        style_image: str | None = None,
     ) -> str:
         """Turn a photo into a painting, in the photo's own size and format.
 
@@ -563,12 +632,14 @@ class _Desk:
             second_style: Name of a second style to blend in, or nothing.
             mix: Share of the second style, 0 to 1.
             mask: An image; only where it is white the photo is painted.
+            style_image: Any picture, to paint in its style; style is then not used.
 
         Returns:
             The painting, an image file.
         """
-        settings = _settings(
-            style, strength, style_scale, preserve_color, second_style, mix
+        settings = self._given_settings(
+            style_image,
+            *(style, strength, style_scale, preserve_color, second_style, mix),
         )
         return self.studio.paint(_given(image), settings, mask=self._mask(mask)).path
 
@@ -583,6 +654,7 @@ class _Desk:
         second_style: str = "",
         mix: float = 0.5,
         mask: str | None = None,
+        style_image: str | None = None,
     ) -> str:
         """Show at most 800 pixels of what stylize would paint, at once.
 
@@ -595,12 +667,14 @@ class _Desk:
             second_style: Name of a second style to blend in, or nothing.
             mix: Share of the second style, 0 to 1.
             mask: An image; only where it is white the photo is painted.
+            style_image: Any picture, to paint in its style; style is then not used.
 
         Returns:
             The small painting, an image file.
         """
-        settings = _settings(
-            style, strength, style_scale, preserve_color, second_style, mix
+        settings = self._given_settings(
+            style_image,
+            *(style, strength, style_scale, preserve_color, second_style, mix),
         )
         content = self.studio.open(_given(image))
         return self.studio.preview(content, settings, self._mask(mask))
@@ -615,6 +689,7 @@ class _Desk:
         preserve_color: bool = False,
         second_style: str = "",
         mix: float = 0.5,
+        style_image: str | None = None,
     ) -> str:
         """Turn many photos into paintings of one style.
 
@@ -626,12 +701,14 @@ class _Desk:
             preserve_color: Keep the photos' colours, paint only their lightness.
             second_style: Name of a second style to blend in, or nothing.
             mix: Share of the second style, 0 to 1.
+            style_image: Any picture, to paint in its style; style is then not used.
 
         Returns:
             A zip file of the paintings.
         """
-        settings = _settings(
-            style, strength, style_scale, preserve_color, second_style, mix
+        settings = self._given_settings(
+            style_image,
+            *(style, strength, style_scale, preserve_color, second_style, mix),
         )
         return self.studio.paint_all(images or [], settings).path
 
@@ -652,6 +729,14 @@ class _Desk:
             }
             for name, info in self.studio.styles.items()
         ]
+
+    def _given_settings(
+        self, style_image: str | None, style: str, *settings: Any
+    ) -> Settings:
+        if style_image is None:
+            return _settings([style, *settings], {})
+        own = self.studio.own_style(style_image)
+        return _settings([own.id, *settings], {own.id: own})
 
     def _mask(self, path: str | None) -> Image.Image | None:
         if path is None:
@@ -674,21 +759,18 @@ def _path_of(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
-def _settings(
-    style: str,
-    strength: float,
-    style_scale: float,
-    preserve_color: bool,
-    second_style: str,
-    mix: float,
-) -> Settings:
-    return Settings(style, strength, style_scale, preserve_color, second_style, mix)
+def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:
+    return dataclasses.replace(Settings(*values), own=own)
 
 
 def _given(path: str | None) -> str:
     if path is None:
         raise ValueError("Choose a photo first.")
     return path
+
+
+def _data_url(image: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(image).decode()}"
 
 
 def _say(text: str, *, wrong: bool = False) -> str:

@@ -1,9 +1,10 @@
 """What the page does, without the page: pictures of strangers in, paintings out.
 
 Whatever arrives here was typed or uploaded by someone unknown. So a style is one of
-those offered, or a Hub repository that the host allows, never a path; a picture is
-read within limits; and every refusal is a :class:`~styleplug.errors.StyleplugError` or
-``ValueError`` of one sentence that names no folder of this machine.
+those offered, the visitor's own painting, or a Hub repository that the host allows,
+never a path; a picture is read within limits; and every refusal is a
+:class:`~styleplug.errors.StyleplugError` or ``ValueError`` of one sentence that names
+no folder of this machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import fnmatch
 import functools
 import hashlib
+import io
 import logging
 import math
 import os
@@ -20,16 +22,16 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .. import color, hub
 from ..engine import Progress, Stylizer
@@ -46,6 +48,8 @@ ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _THUMBNAIL = 176
 _SHOWN = 1600
+_STYLE_SIDE = 1024
+_OWN = "own:"
 
 T = TypeVar("T")
 Parts = list[tuple[Path, float]]
@@ -65,6 +69,8 @@ class Limits:
     """Of one uploaded file."""
     files: int = 100
     """Of one batch."""
+    own_styles: int = 20
+    """Paintings of one visit."""
     preview_side: int = 800
     """Longer side of a preview, in pixels."""
 
@@ -80,6 +86,19 @@ class Settings:
     second_style: str = ""
     mix: float = 0.5
     """Share of the second style."""
+    own: Mapping[str, OwnStyle] = field(default_factory=dict)
+    """The visitor's paintings by id; both styles may be one of them."""
+
+
+class OwnStyle(NamedTuple):
+    """A painting that a visitor has brought to be the style."""
+
+    id: str
+    title: str
+    path: str
+    """A smaller copy, large enough for its style."""
+    thumbnail: bytes
+    """WebP."""
 
 
 class Content(NamedTuple):
@@ -146,6 +165,29 @@ class Studio:
         self.styles[style_id(info)] = info
         return info
 
+    def own_style(self, path: str, taken: Collection[str] = ()) -> OwnStyle:
+        """Look at the style of an uploaded picture; its id is none of ``taken``."""
+        if len(taken) >= self.limits.own_styles:
+            raise ValueError(
+                f"These are {len(taken)} paintings; reload the page to choose others."
+            )
+
+        def look() -> OwnStyle:
+            picture = self._read(path)
+            title = Path(path).stem.strip() or "Painting"
+            copy = self._new_file(f"{_plain(title)}.png")
+            small = _shrink(picture, picture.pixels, _STYLE_SIDE)
+            small.save(copy, compress_level=1)
+            Stylizer(copy, device="cpu")
+            tile = io.BytesIO()
+            square = ImageOps.fit(small, (_THUMBNAIL, _THUMBNAIL))
+            square.save(tile, "WEBP", quality=82)
+            name = _unique(_OWN + _plain(title), set(taken))
+            return OwnStyle(name, title, str(copy), tile.getvalue())
+
+        with _explained(path):
+            return self.run(look)
+
     def thumbnail(self, info: StyleInfo, cache: Path) -> Path:
         """Return a WebP of the example scene in a style, painted once per cache."""
         assert info.path is not None
@@ -176,11 +218,20 @@ class Studio:
     def _parts(self, settings: Settings) -> Parts:
         mix = _number("mix", settings.mix, 0, 1) if settings.second_style else 0.0
         parts = [(settings.style, 1 - mix), (settings.second_style, mix)]
-        return [(self._path(name), share) for name, share in parts if share]
+        own = settings.own
+        return [(self._path(name, own), share) for name, share in parts if share]
 
-    def _path(self, name: Any) -> Path:
+    def _path(self, name: Any, own: Mapping[str, OwnStyle]) -> Path:
         if not isinstance(name, str) or not name:
             raise StyleNotFoundError("Choose a style first.")
+        if name in own:
+            path = Path(own[name].path)
+            if not path.is_file():
+                raise StyleNotFoundError(
+                    f"Your painting {own[name].title[:60]} is no longer here; "
+                    "choose it again."
+                )
+            return path
         info = self.styles.get(name)
         if info is None and name.count("/") == 1 and self.hub_styles:
             info = self.add_hub_style(name)
@@ -300,9 +351,11 @@ class Studio:
         source = Path(path)
         suffix = source.suffix.lower()
         suffix = suffix if suffix in IMAGE_SUFFIXES else ".png"
-        stem = re.sub(r"[^\w.-]+", "-", source.stem)[:60].strip("-.") or "picture"
-        name = re.sub(r"[^\w-]+", "-", settings.style.partition("@")[0])
-        result = self._new_file(f"{stem}-{name}{suffix}")
+        names = [_plain(source.stem)]
+        for style in filter(None, (settings.style, settings.second_style)):
+            name = style.removeprefix(_OWN).partition("@")[0]
+            names.append(re.sub(r"[^\w-]+", "-", name))
+        result = self._new_file("-".join(names) + suffix)
         provenance = Stylizer(parts, device="cpu").provenance(**options)
         write_picture(picture, pixels, result, provenance=provenance)
         return picture, pixels, str(result)
@@ -463,6 +516,11 @@ def _share(progress: Progress | None, index: int, count: int) -> Progress | None
     if progress is None:
         return None
     return lambda fraction: progress((index + fraction) / count)
+
+
+def _plain(stem: str) -> str:
+    """Return a name that is safe in a file name."""
+    return re.sub(r"[^\w.-]+", "-", stem)[:60].strip("-.") or "picture"
 
 
 def _unique(name: str, taken: set[str]) -> str:

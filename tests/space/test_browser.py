@@ -210,6 +210,62 @@ def test_search_and_groups(visitor: Visitor) -> None:
     assert "No style like that" in visitor.find("#picker")[0].text
 
 
+def test_the_visitor_s_own_paintings_are_styles(
+    visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    def titles() -> list[str]:
+        return [element.text for element in visitor.find("#picker .title")]
+
+    def bring(path: Path) -> None:
+        visitor.upload(path, "#own-part input[type=file]")
+
+    def said() -> str:
+        return visitor.find("#own-status")[0].text
+
+    text = tmp_path / "text.png"
+    text.write_text("The picture of a picture.")
+    paintings = [tmp_path / "Sun & flowers.png", tmp_path / "Irises.png"]
+    for number, path in enumerate(paintings):
+        extent = (-2, -1.5, 1 - number, 1.5)
+        Image.effect_mandelbrot((300, 200), extent, 80).save(path)
+
+    visitor.upload(photo)
+    first = visitor.see_preview()
+    bring(text)
+    visitor.wait(lambda: "text.png is not an image" in said())
+    assert visitor.painting() == first
+    for path in paintings:
+        before = visitor.painting()
+        bring(path)
+        visitor.wait(lambda stem=path.stem: f"{stem} is now a style" in said())
+        visitor.wait(lambda now=before: visitor.painting() != now)
+        visitor.see_preview()
+    assert titles()[:3] == ["Irises", "Sun & flowers", "Melencolia I"]
+    assert visitor.find("#picker h3")[0].text == "Your own paintings"
+
+    before = visitor.painting()
+    visitor.press("Blend with a second style")
+    second = visitor.wait(lambda: visitor.find("input[aria-label='Second style']"))[0]
+    visitor.wait(second.is_displayed)
+    second.click()
+    second.send_keys("Sun & flowers\n")
+    visitor.wait(lambda: visitor.painting() != before)
+    visitor.see_preview()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    visitor.press("Download")
+    assert visitor.downloaded().name == "holiday-Irises-Sun-flowers.jpg"
+
+    visitor.press("Many pictures")
+    visitor.wait(lambda: visitor.find("#batch-files input[type=file]"))
+    visitor.upload(photo, "#batch-files input[type=file]")
+    visitor.wait(lambda: "holiday" in visitor.find("#batch-files")[0].text)
+    visitor.press("Paint all")
+    visitor.wait(lambda: "1 picture painted" in visitor.status)
+    visitor.come()
+    assert titles()[0] == "Melencolia I"
+
+
 def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
     visitor.upload(photo)
     whole = visitor.see_preview()

@@ -60,9 +60,14 @@ def test_the_endpoints_are_named_and_documented(client: Any) -> None:
     names = [parameter["parameter_name"] for parameter in stylize["parameters"]]
     assert names == [
         *("image", "style", "strength", "style_scale", "preserve_color"),
-        *("second_style", "mix", "mask"),
+        *("second_style", "mix", "mask", "style_image"),
     ]
     assert all(parameter["type"] for parameter in stylize["parameters"])
+    style_image = stylize["parameters"][-1]
+    assert style_image["parameter_has_default"]
+    assert "filepath" in str(style_image)
+    for name in ("/preview", "/stylize_batch"):
+        assert endpoints[name]["parameters"][-1]["parameter_name"] == "style_image"
 
 
 def test_the_styles_are_listed(client: Any) -> None:
@@ -93,6 +98,55 @@ def test_a_mask_limits_the_painting(client: Any, tmp_path: Path) -> None:
         _upload(photo), "udnie", mask=_upload(mask), api_name="/stylize"
     )
     assert np.array_equal(load(result), load(photo))
+
+
+@pytest.fixture
+def painting(tmp_path: Path) -> Path:
+    path = tmp_path / "sunflowers.png"
+    Image.effect_mandelbrot((80, 60), (-2, -1.5, 1, 1.5), 80).save(path)
+    return path
+
+
+def test_any_picture_is_a_style(client: Any, photo: Path, painting: Path) -> None:
+    given = {"style_image": _upload(painting)}
+    result = client.predict(_upload(photo), **given, api_name="/stylize")
+    assert Path(result).name == "photo-sunflowers.jpg"
+    assert "sunflowers" in load(result).getexif()[ExifTags.Base.Software]
+    preview = client.predict(_upload(photo), **given, api_name="/preview")
+    assert load(preview).size == (96, 64)
+    archive = client.predict([_upload(photo)], **given, api_name="/stylize_batch")
+    with zipfile.ZipFile(archive) as zipped:
+        assert zipped.namelist() == ["photo-sunflowers.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"The picture of a picture.", r"art\.png is not an image"),
+        (b"", r"art\.png is empty"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"art\.png is not an image"),
+    ],
+)
+def test_a_style_image_that_is_none_is_refused(
+    client: Any, photo: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "art.png"
+    path.write_bytes(content)
+    given = {"style_image": _upload(path)}
+    for name in ("/stylize", "/preview"):
+        with pytest.raises(Exception, match=message) as refusal:
+            client.predict(_upload(photo), **given, api_name=name)
+        assert SENTENCE.fullmatch(str(refusal.value))
+        assert "/tmp" not in str(refusal.value)
+
+
+def test_a_style_image_over_the_limits_is_refused(
+    client: Any, photo: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "huge.png"
+    Image.new("1", (3000, 2000)).save(path)
+    with pytest.raises(Exception, match="4 megapixels; make it smaller first"):
+        client.predict(_upload(photo), style_image=_upload(path), api_name="/stylize")
 
 
 def test_many_photos_come_as_a_zip(client: Any, photo: Path) -> None:
@@ -216,7 +270,7 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
         "path": _upload_raw(server, "good.png", png),
         "meta": {"_type": "gradio.FileData"},
     }
-    valid = [good, "udnie", 1, 1, False, "", 0.5, None]
+    valid = [good, "udnie", 1, 1, False, "", 0.5, None, None]
 
     def broken_file() -> Any:
         data = bytearray(png)
@@ -258,6 +312,7 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
         5: names[1:],
         6: [*numbers, None],
         7: files[1:],
+        8: files[1:],
     }
     outcomes: dict[str, int] = {}
     for number in range(200):
@@ -266,7 +321,7 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
             data = chance.choice(
                 [
                     [],
-                    [None] * 8,
+                    [None] * 9,
                     valid[:2],
                     [*valid, 1, 2],
                     b"{",
@@ -276,7 +331,7 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
                 ]
             )
         for index in chance.sample(sorted(wrong), chance.randrange(1, 4)):
-            if isinstance(data, list) and len(data) == 8:
+            if isinstance(data, list) and len(data) == 9:
                 value = chance.choice(wrong[index])
                 data[index] = value() if callable(value) else value
         kind, content = _call(server, chance.choice(["stylize", "preview"]), data)
@@ -333,6 +388,7 @@ def test_an_agent_finds_and_calls_the_tools(server: Server) -> None:
     stylize = next(tool for name, tool in tools.items() if name.endswith("stylize"))
     assert "2 is a brush twice as large" in json.dumps(stylize.inputSchema)
     assert "painting" in (stylize.description or "")
+    assert "Any picture, to paint in its style" in json.dumps(stylize.inputSchema)
 
 
 def test_nothing_of_a_visitor_is_in_the_log(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from styleplug import Stylizer, list_styles
 from styleplug.demo import studio as module
 from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
 from styleplug.errors import ImageTooLargeError, InvalidImageError, StyleNotFoundError
@@ -99,6 +100,97 @@ def test_blending_lies_between_both_styles(studio: Studio, photo: str) -> None:
     assert paint(mix=0.5) not in (paint(mix=0.0), paint(mix=1.0))
 
 
+@pytest.fixture
+def painting(tmp_path: Path) -> str:
+    path = tmp_path / "Sun & flowers.JPG"
+    Image.effect_mandelbrot((300, 200), (-2, -1.5, 1, 1.5), 80).save(path, "JPEG")
+    return str(path)
+
+
+def test_a_visitor_s_painting_is_a_style(
+    studio: Studio, photo: str, painting: str
+) -> None:
+    own = studio.own_style(painting)
+    assert (own.id, own.title) == ("own:Sun-flowers", "Sun & flowers")
+    assert load(own.path).size == (300, 200)
+    assert own.path in studio.files
+    Path(painting).unlink()
+    settings = Settings(own.id, own={own.id: own})
+    result = studio.paint(photo, settings).path
+    assert Path(result).name == "my-photo-Sun-flowers.png"
+    assert "Sun-flowers" in str(load(result).info["Software"])
+    expected = Stylizer(own.path)(Image.open(photo))
+    assert np.array_equal(load(result), expected)
+    preview = load(studio.preview(studio.open(photo), settings))
+    assert preview.size == (64, 43)
+    with zipfile.ZipFile(studio.paint_all([photo], settings).path) as zipped:
+        assert zipped.namelist() == ["my-photo-Sun-flowers.png"]
+
+
+def test_paintings_blend_with_each_other_and_with_bundled_styles(
+    photo: str, painting: str, tmp_path: Path
+) -> None:
+    studio = Studio(list_styles()[:2], folder=tmp_path / "made")
+    named = next(iter(studio.styles))
+    one = studio.own_style(painting)
+    two = studio.own_style(photo, [one.id])
+    own = {one.id: one, two.id: two}
+
+    def paint(style: str, second: str, mix: float) -> Path:
+        settings = Settings(style, second_style=second, mix=mix, own=own)
+        return Path(studio.paint(photo, settings).path)
+
+    assert paint(named, one.id, 0.3).name == f"my-photo-{named}-Sun-flowers.png"
+    results = {
+        load(paint(*which)).tobytes()
+        for which in (
+            *((named, one.id, 0.3), (one.id, named, 0.7)),
+            *((one.id, two.id, 1.0), (two.id, "", 0.5)),
+        )
+    }
+    assert len(results) == 2
+
+
+def test_paintings_of_one_name_are_told_apart(studio: Studio, painting: str) -> None:
+    one = studio.own_style(painting)
+    two = studio.own_style(painting, [one.id])
+    assert (one.id, two.id) == ("own:Sun-flowers", "own:Sun-flowers-2")
+    with pytest.raises(ValueError, match="These are 20 paintings"):
+        studio.own_style(painting, list(map(str, range(20))))
+
+
+def test_a_painting_of_someone_else_or_that_is_gone_is_no_style(
+    studio: Studio, photo: str, painting: str
+) -> None:
+    own = studio.own_style(painting)
+    with pytest.raises(StyleNotFoundError, match="There is no style"):
+        studio.paint(photo, Settings(own.id))
+    Path(own.path).unlink()
+    with pytest.raises(StyleNotFoundError, match="Sun & flowers is no longer here"):
+        studio.paint(photo, Settings(own.id, own={own.id: own}))
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "..", "-", "❦", "ü ö"])
+def test_a_painting_of_any_name_is_a_style(
+    studio: Studio, painting: str, photo: str, name: str
+) -> None:
+    path = Path(painting).with_name("other") / f"{name}.jpg"
+    path.parent.mkdir()
+    Path(painting).rename(path)
+    own = studio.own_style(str(path))
+    settings = Settings(own.id, own={own.id: own})
+    assert Path(studio.paint(photo, settings).path).parent.is_dir()
+
+
+def test_a_painting_that_cannot_be_seen_is_refused(
+    studio: Studio, tmp_path: Path
+) -> None:
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (40, 30)).save(path)
+    with pytest.raises(InvalidImageError, match=r"^clear is wholly transparent"):
+        studio.own_style(str(path))
+
+
 @pytest.mark.parametrize("name", ["", None, 7, ["udnie"], "nothing", "a/b", "../udnie"])
 def test_only_offered_styles_are_used(studio: Studio, photo: str, name: Any) -> None:
     with pytest.raises(StyleNotFoundError):
@@ -156,6 +248,9 @@ def test_what_is_no_picture_is_refused_without_naming_folders(
         studio.open(str(path))
     assert "upload.png" in str(refusal.value)
     assert str(tmp_path) not in str(refusal.value)
+    with pytest.raises(InvalidImageError) as of_style:
+        studio.own_style(str(path))
+    assert str(of_style.value) == str(refusal.value)
 
 
 def test_limits_on_pixels_and_bytes_are_friendly(
@@ -163,8 +258,9 @@ def test_limits_on_pixels_and_bytes_are_friendly(
 ) -> None:
     bomb = tmp_path / "bomb.png"
     Image.new("1", (3000, 3000)).save(bomb)
-    with pytest.raises(ImageTooLargeError, match="make it smaller first"):
-        studio.open(str(bomb))
+    for read in (studio.open, studio.own_style):
+        with pytest.raises(ImageTooLargeError, match="make it smaller first"):
+            read(str(bomb))
     heavy = tmp_path / "heavy.bmp"
     heavy.write_bytes(bytes(300_000))
     with pytest.raises(ImageTooLargeError, match="MB"):
