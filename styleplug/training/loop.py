@@ -1,6 +1,6 @@
 """``styleplug train``: learn styles from artworks and photographs.
 
-    styleplug train ARTWORK... --content PHOTOS --out DIR
+    styleplug train ARTWORK...
     styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
 
@@ -13,20 +13,23 @@ the vector of any picture.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
 import logging
 import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -35,32 +38,35 @@ from torch import Generator, Tensor, nn
 from .. import hub
 from ..engine import pick_device
 from ..errors import TrainingError
+from ..images import read_picture
 from ..networks import (
     StyleNetwork,
     hash_trunk,
     load_style,
     load_trunk,
-    mix,
     save_style,
     save_trunk,
 )
-from ..predictor import StylePredictor, save_predictor
+from ..predictor import StylePredictor, capture, load_predictor, save_predictor
 from ..style import StyleInfo, bundled_predictor, bundled_trunk
 from .data import Archive, Photographs, crop, folder_images, glimpse, load_artwork
-from .losses import (
-    CONTENT_LAYERS,
-    STYLE_LAYERS,
-    LossNetwork,
-    content_loss,
-    gram_matrix,
-    style_loss,
-    tv_loss,
-)
+from .learner import Batch, Learner, Losses, objective
+from .losses import STYLE_LAYERS, LossNetwork, gram_matrix, style_loss
 
 logger = logging.getLogger(__name__)
 
 _SAVE_EVERY = 180.0
 """Seconds between two checkpoints."""
+_KEEP_EVERY = 50
+"""Steps between two states that a loss that is not finite steps back to."""
+_MEASURED = 32
+"""Photographs that the figures are measured on, at most."""
+SCENES = Path(__file__).parents[1] / "demo" / "examples"
+"""Pictures that are always at hand: landscapes and a still life, drawn by code."""
+_FIT_STEPS = 200
+"""Steps that fit a vector well enough, in three minutes on two CPU cores."""
+_WEAK = 0.4
+"""Share of the photographs' style distance that a good style stays below."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,18 @@ class TrainConfig:
     """Share of the predicted styles whose picture is the content image itself."""
     identity_weight: float = 100.0
     """Weight of the mean squared difference of pixels there, in place of the style."""
+    patience: int = 0
+    """Steps without a better loss after which the training stops; 0: never."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "crop_size": 48, "style_size": 64}
+        least = {
+            "steps": 1,
+            "batch_size": 1,
+            "patience": 0,
+            "crop_size": 48,
+            "style_size": 64,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(
@@ -126,19 +140,24 @@ def train(
     With ``trunk`` only the vectors are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
     trained is written as ``trunk.safetensors``. ``start`` are styles of the trunk that
-    the vectors begin from, one for each artwork. ``archive`` is a folder of artworks:
-    a predictor of any style is learned from them, but for those named in ``held_out``,
-    and written as ``predictor.safetensors``. ``about`` gives the header
-    fields of a style by the file name of its artwork. The photographs in ``measure``
-    are not trained on; the figures in the headers are measured on them. ``checkpoint``
-    is written every few minutes and continued from when it is there; ``sheet`` is a
+    the vectors begin from, one for each artwork; without them, vectors on the bundled
+    trunk begin where its predictor sees them. ``archive`` is a folder of artworks: a
+    predictor of any style is learned from them, but for those named in ``held_out``,
+    and written as ``predictor.safetensors``. ``about`` gives the header fields of a
+    style by the file name of its artwork. The photographs in ``measure`` are not
+    trained on; the figures in the headers are measured on them. ``checkpoint`` is
+    written every few minutes and continued from when it is there; ``sheet`` is a
     picture of the progress.
+
+    In a process group of torch.distributed, every process takes its part of each
+    batch, and the first one writes.
 
     Raises :class:`~styleplug.errors.TrainingError` and
     :class:`~styleplug.errors.DeviceError`.
     """
     config = config or TrainConfig()
     device = pick_device(device)
+    rank, processes = _place(config)
     infos = _describe(artworks, config, about or {})
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +165,9 @@ def train(
         raise TrainingError(f"{out} cannot be made: {error.strerror}.") from error
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
+    pictures = None
+    if archive is not None:
+        pictures = Archive(archive, config.any_size, held_out)
     loss_net = LossNetwork(loss_network, dtype=_fast_dtype(device)).to(device)
     rng = _rng(config.seed, -1)
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
@@ -154,105 +176,60 @@ def train(
     train_trunk = train_trunk or trunk is None
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
-    styles = nn.Parameter(_first_vectors(network, len(artworks), start, trunk is None))
-    named = dict(network.named_parameters()) if train_trunk else {}
-    any_style = None
-    if archive is not None:
-        pictures = Archive(archive, config.any_size, held_out)
-        any_style = _AnyStyle(pictures, photographs, network, styles, loss_net)
-        named.update(any_style.predictor.named_parameters("predictor"))
-    vector_rate = config.vector_rate * config.learning_rate
-    groups = [(list(named.values()), config.learning_rate)] if named else []
-    if artworks:
-        groups.append(([styles], vector_rate))
-    optimizer = torch.optim.Adam([{"params": members} for members, _ in groups])
-    if artworks:
-        named["styles"] = styles
-
-    identity = {
-        "config": dataclasses.asdict(config),
-        "artworks": [path.name for path in artworks],
-        "archive": any_style and len(any_style.archive.images),
-        "trunk": train_trunk or hash_trunk(network),
-    }
-    state = _State(named, optimizer, identity)
-    step = state.resume(checkpoint) if checkpoint else 0
-    saved = shown = time.monotonic()
-    running: list[tuple[float, float, float]] = []
-    share = config.any_share if artworks else 1.0
-    from_archive = round(share * config.batch_size) if any_style else 0
-    dealt = config.batch_size - from_archive
-    while step < config.steps:
-        for group, (_, peak) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = peak * _one_cycle(step / config.steps)
-        rng = _rng(config.seed, step)
-        crops = photographs.crops(
-            config.batch_size, config.crop_size, config.scales, rng
-        ).to(device)
-        picks = _deal(len(artworks), dealt, config.seed, step).to(device)
-        strength = torch.rand(config.batch_size, generator=rng)
-        varied = torch.rand(config.batch_size, generator=rng) < config.varied_strength
-        strength = torch.where(varied, strength, 1.0).to(device)
-
-        vectors = styles[picks]
-        targets = {layer: gram[picks] for layer, gram in grams.items()}
-        itself = torch.zeros(config.batch_size, dtype=torch.bool, device=device)
-        if any_style:
-            drawn = any_style.draw(from_archive, config, rng)
-            vectors = torch.cat([vectors, drawn.vectors])
-            targets = {
-                layer: torch.cat([targets[layer], gram]) if artworks else gram
-                for layer, gram in drawn.grams.items()
-            }
-            for i, crop in drawn.contents.items():
-                crops[dealt + i] = crop.to(device)
-                itself[dealt + i], strength[dealt + i] = True, 1.0
-        losses = objective(network, loss_net, crops, vectors, strength, targets)
-        wanted = torch.where(
-            itself,
-            config.identity_weight * losses.difference,
-            config.style_weight * strength**2 * losses.style,
+    vectors = _first_vectors(network, artworks, start, new=trunk is None)
+    predictor = None
+    if pictures is not None:
+        predictor = StylePredictor(network.style_size).to(device)
+        typical = vectors.mean(dim=0) if artworks else network.photo.detach()
+        predictor.begin_at(typical)
+    learner = Learner(network, vectors, predictor)
+    state = _State(
+        learner,
+        config,
+        {
+            "config": dataclasses.asdict(config),
+            "artworks": [path.name for path in artworks],
+            "archive": pictures and len(pictures.images),
+            "trunk": train_trunk or hash_trunk(network),
+        },
+    )
+    if checkpoint:
+        state.resume(checkpoint)
+    sampler = _Sampler(photographs, pictures, grams, loss_net, config, device)
+    parallel: nn.Module = learner
+    if processes > 1:
+        parallel = nn.parallel.DistributedDataParallel(
+            learner, find_unused_parameters=predictor is not None
         )
-        loss = (
-            config.content_weight * losses.content
-            + wanted
-            + config.tv_weight * losses.variation
-        ).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(named.values(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            logger.warning("step %d: the loss is not finite, left out", step)
-        step += 1
 
-        full = (strength == 1.0) & ~itself
-        if full.any():
-            running.append(
-                (
-                    losses.content[full].mean().item(),
-                    losses.style[full].mean().item(),
-                    loss.item(),
-                )
-            )
-        if running and (step % 50 == 0 or step == config.steps):
-            means = [sum(column) / len(column) for column in zip(*running, strict=True)]
-            logger.info(
-                "step %d/%d  content %.3f  style %.4f  loss %.3f  %.1f s",
-                *(step, config.steps, *means, time.monotonic() - shown),
-            )
-            running.clear()
-            shown = time.monotonic()
-        if time.monotonic() - saved > _SAVE_EVERY or step == config.steps:
+    def save() -> None:
+        if rank == 0:
             if checkpoint:
-                state.save(checkpoint, step)
+                state.save(checkpoint)
             if sheet:
-                shown_styles = styles.detach()
-                if any_style:
-                    shown_styles = torch.cat([shown_styles, any_style.examples()])
-                draw_sheet(sheet, network, shown_styles, photographs)
+                shown = learner.vectors.detach()
+                if predictor is not None:
+                    shown = torch.cat([shown, sampler.examples(predictor)])
+                draw_sheet(sheet, network, shown, photographs)
+
+    report = _Report(config)
+    saved = time.monotonic()
+    while state.step < config.steps and not state.stuck:
+        batch = sampler.batch(state.step, rank, processes)
+        losses = parallel(batch, loss_net)
+        loss = _total(losses, batch, config)
+        state.descend(loss)
+        report.add(state.step, losses, batch)
+        if time.monotonic() - saved > _SAVE_EVERY:
+            save()
             saved = time.monotonic()
+    save()
+    if state.stuck:
+        logger.info(
+            "stopped at step %d: no better for %d steps", state.step, config.patience
+        )
+    if rank > 0:
+        return []
 
     info = {
         "command": command,
@@ -260,176 +237,221 @@ def train(
         "activations": loss_net.activations,
         "photographs": len(photographs.images),
         **dataclasses.asdict(config),
+        "steps": state.step,
     }
-    figures: list[dict[str, float]] = [{}] * len(artworks)
-    if measure:
-        tests = Photographs(measure).images
-        figures = [
-            _figures(network, loss_net, style, tests, _pick(grams, i))
-            for i, style in enumerate(styles.detach())
-        ]
-    kept = StyleInfo("trunk", base_size=config.style_size, training=info)
+    tests = Photographs(measure) if measure else photographs
+    figures = [
+        _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(grams, i))
+        for i, style in enumerate(learner.vectors.detach())
+    ]
     if train_trunk:
-        kept = save_trunk(out / bundled_trunk().name, network, kept)
-    if any_style:
-        about_it = {**info, "artworks": len(any_style.archive.images)}
+        kept = StyleInfo("trunk", base_size=config.style_size, training=info)
+        save_trunk(out / bundled_trunk().name, network, kept)
+    if predictor is not None and pictures is not None:
         told = StyleInfo(
             "predictor",
             trunk=hash_trunk(network),
             base_size=config.style_size,
-            training=about_it,
+            training={**info, "artworks": len(pictures.images)},
         )
-        save_predictor(out / bundled_predictor().name, any_style.predictor, told)
+        save_predictor(out / bundled_predictor().name, predictor, told)
     paths = []
-    for told, style, measured in zip(infos, styles, figures, strict=True):
+    for told, style, measured in zip(infos, learner.vectors, figures, strict=True):
         told = dataclasses.replace(told, training=info, figures=measured)
         paths.append(out / f"{told.name}.safetensors")
         save_style(paths[-1], style, network, told, self_contained=False)
+        _check(told)
     return paths
 
 
-def _first_vectors(
-    network: StyleNetwork, count: int, start: Sequence[Path], new: bool
-) -> Tensor:
-    """Return the vectors (count, K) that the training begins with."""
-    device = network.photo.device
-    if not start:
-        first = network.new_style().to(device) if new else network.photo.detach()
-        return first.repeat(count, 1)
-    if len(start) != count:
+def _total(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
+    """Return what is minimised, the mean over the batch."""
+    wanted = torch.where(
+        batch.itself,
+        config.identity_weight * losses.difference,
+        config.style_weight * batch.strength**2 * losses.style,
+    )
+    return (
+        config.content_weight * losses.content
+        + wanted
+        + config.tv_weight * losses.variation
+    ).mean()
+
+
+def _place(config: TrainConfig) -> tuple[int, int]:
+    """Return the rank of this process, and how many share the work."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    processes = dist.get_world_size()
+    if config.batch_size % processes:
         raise TrainingError(
-            f"There are {count} artworks, but {len(start)} styles to begin from; name "
-            "one for each."
+            f"{processes} processes cannot share batches of {config.batch_size}; "
+            "choose a --batch-size that is a multiple."
         )
-    loaded = [load_style(path) for path in start]
-    for path, style in zip(start, loaded, strict=True):
-        if hash_trunk(style.network) != hash_trunk(network):
+    return dist.get_rank(), processes
+
+
+def _first_vectors(
+    network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path], *, new: bool
+) -> Tensor:
+    """Return the vectors (N, K) that the training begins with."""
+    device = network.photo.device
+    if new:
+        return network.new_style().to(device).repeat(len(artworks), 1)
+    trunk = hash_trunk(network)
+    if start:
+        if len(start) != len(artworks):
             raise TrainingError(
-                f"{path} belongs to another trunk; name that one with --trunk."
+                f"There are {len(artworks)} artworks, but {len(start)} styles to "
+                "begin from; name one for each."
             )
-    return torch.stack([style.vector for style in loaded]).to(device)
+        loaded = [load_style(path) for path in start]
+        for path, style in zip(start, loaded, strict=True):
+            if style.info.trunk != trunk:
+                raise TrainingError(
+                    f"{path} belongs to another trunk; name that one with --trunk."
+                )
+        return torch.stack([style.vector for style in loaded]).to(device)
+    if artworks and bundled_predictor().exists():
+        info, _ = load_predictor(bundled_predictor())
+        if info.trunk == trunk:
+            seen = [capture(read_picture(path), path.stem).vector for path in artworks]
+            return torch.stack(seen).to(device)
+    return network.photo.detach().repeat(len(artworks), 1)
 
 
-class _Drawn(NamedTuple):
-    vectors: Tensor
-    """(n, K), predicted."""
-    grams: dict[str, Tensor]
-    """Of the artworks, (n, C, C) for each style layer."""
-    contents: dict[int, Tensor]
-    """Crops (3, size, size) of those of the n whose content is the style image."""
-
-
-class _AnyStyle:
-    """Styles that are predicted from the pictures of an archive."""
+class _Sampler:
+    """Draws the batch of each step, the same in every run with the same seed."""
 
     def __init__(
         self,
-        archive: Archive,
         photographs: Photographs,
-        network: StyleNetwork,
-        styles: Tensor,
+        archive: Archive | None,
+        grams: dict[str, Tensor],
         loss_net: LossNetwork,
+        config: TrainConfig,
+        device: torch.device,
     ) -> None:
-        self.archive = archive
         self._photographs = photographs
+        self._archive = archive
+        self._grams = grams
         self._loss_net = loss_net
-        self._device = network.photo.device
-        self._grams: dict[int, dict[str, Tensor]] = {}
-        self.predictor = StylePredictor(network.style_size).to(self._device)
-        typical = styles.detach().mean(dim=0) if len(styles) else network.photo.detach()
-        self.predictor.begin_at(typical)
+        self._config = config
+        self._device = device
+        self._artworks = len(next(iter(grams.values()), ()))
+        share = config.any_share if archive else 0.0
+        self._dealt = round((1 - share) * config.batch_size) if self._artworks else 0
+        self._archive_grams: dict[int, dict[str, Tensor]] = {}
 
-    def draw(self, count: int, config: TrainConfig, rng: Generator) -> _Drawn:
-        """Predict the styles of ``count`` random artworks.
-
-        A few times, and then as often from a photograph, the content is to be the
-        picture that the style is predicted from.
-        """
-        picks = torch.randint(len(self.archive.images), (count,), generator=rng)
-        kinds = torch.rand(count, generator=rng) / config.identity_share
-        vectors, grams, contents = [], [], {}
-        for i, (pick, kind) in enumerate(
-            zip(picks.tolist(), kinds.tolist(), strict=True)
-        ):
-            picture = self.archive.images[pick]
-            if kind < 0.5:
-                others = self._photographs.images
-                picture = others[pick * 31 % len(others)]
-            if kind < 1:
-                contents[i] = crop(picture, config.crop_size, config.scales, rng)
-            seen = glimpse(picture, StylePredictor.SIZE, rng).to(self._device)
-            vectors.append(self.predictor(seen))
-            grams.append(self._targets(pick))
-        return _Drawn(
-            torch.cat(vectors),
+    def batch(self, step: int, rank: int, processes: int) -> Batch:
+        """Return the part of the batch of ``step`` that falls to one process."""
+        config = self._config
+        rng = _rng(config.seed, step)
+        size = config.batch_size
+        crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
+        strength = torch.rand(size, generator=rng)
+        varied = torch.rand(size, generator=rng) < config.varied_strength
+        strength = torch.where(varied, strength, 1.0)
+        itself = torch.zeros(size, dtype=torch.bool)
+        picks = _deal(self._artworks, self._dealt, config.seed, step).tolist()
+        grams = [_pick(self._grams, pick) for pick in picks]
+        glimpses = []
+        mine = range(rank, size, processes)
+        for i in range(self._dealt, size):
+            pick, picture, kind = self._draw(rng)
+            if kind < config.identity_share:
+                itself[i], strength[i] = True, 1.0
+                crops[i] = crop(picture, config.crop_size, config.scales, rng)
+            glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
+            grams.append(self._targets(pick) if i in mine else {})
+        own = list(mine)
+        return Batch(
+            crops[own].to(self._device),
+            strength[own].to(self._device),
+            torch.tensor([picks[i] for i in own if i < self._dealt], dtype=torch.long),
+            [
+                glimpses[i - self._dealt].to(self._device)
+                for i in own
+                if i >= self._dealt
+            ],
             {
-                layer: torch.stack([gram[layer] for gram in grams]).float()
+                layer: torch.cat([grams[i][layer].float() for i in own])
                 for layer in STYLE_LAYERS
             },
-            contents,
+            itself[own].to(self._device),
         )
 
-    @torch.no_grad()
-    def examples(self, count: int = 6) -> Tensor:
-        """Return the vectors (count, K) of a few artworks."""
-        stride = len(self.archive.images) // count
-        seen = [
-            glimpse(self.archive.images[i * stride], StylePredictor.SIZE, _rng(7, i))
-            for i in range(count)
-        ]
-        return torch.cat([self.predictor(image.to(self._device)) for image in seen])
+    def _draw(self, rng: Generator) -> tuple[int, Tensor, float]:
+        """Return an artwork of the archive, its picture, and a number in [0, 1).
+
+        For numbers below the identity share, every other picture is a photograph.
+        """
+        assert self._archive is not None
+        pick = int(torch.randint(len(self._archive.images), (), generator=rng))
+        kind = float(torch.rand((), generator=rng))
+        if kind < self._config.identity_share / 2:
+            others = self._photographs.images
+            photograph = int(torch.randint(len(others), (), generator=rng))
+            return pick, others[photograph], kind
+        return pick, self._archive.images[pick], kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
         """Return the Gram matrices of an artwork; kept in half precision."""
-        if pick not in self._grams:
-            features = self._loss_net(self.archive.artwork(pick).to(self._device))
-            self._grams[pick] = {
-                layer: gram_matrix(features[layer])[0].half() for layer in STYLE_LAYERS
+        assert self._archive is not None
+        if pick not in self._archive_grams:
+            features = self._loss_net(self._archive.artwork(pick).to(self._device))
+            self._archive_grams[pick] = {
+                layer: gram_matrix(features[layer]).half() for layer in STYLE_LAYERS
             }
-        return self._grams[pick]
+        return self._archive_grams[pick]
+
+    @torch.no_grad()
+    def examples(self, predictor: StylePredictor, count: int = 6) -> Tensor:
+        """Return the predicted vectors (count, K) of a few artworks."""
+        assert self._archive is not None
+        images = self._archive.images
+        seen = [
+            glimpse(images[i * len(images) // count], StylePredictor.SIZE, _rng(7, i))
+            for i in range(count)
+        ]
+        return torch.cat([predictor(image.to(self._device)) for image in seen])
 
 
-class Losses(NamedTuple):
-    """What a batch is judged by, each (B,)."""
+class _Report:
+    """Logs the mean losses of the last steps, at strength 1."""
 
-    content: Tensor
-    style: Tensor
-    variation: Tensor
-    """Total variation."""
-    difference: Tensor
-    """Mean squared difference to the content image's pixels."""
+    def __init__(self, config: TrainConfig) -> None:
+        self._steps = config.steps
+        self._rows: list[tuple[float, float]] = []
+        self._since = time.monotonic()
+
+    def add(self, step: int, losses: Losses, batch: Batch) -> None:
+        full = (batch.strength == 1.0) & ~batch.itself
+        found = losses.content[full].tolist(), losses.style[full].tolist()
+        self._rows += zip(*found, strict=True)
+        if self._rows and (step % 50 == 0 or step == self._steps):
+            means = [
+                sum(values) / len(values) for values in zip(*self._rows, strict=True)
+            ]
+            logger.info(
+                "step %d/%d  content %.3f  style %.4f  %.1f s",
+                *(step, self._steps, *means, time.monotonic() - self._since),
+            )
+            self._rows.clear()
+            self._since = time.monotonic()
 
 
-def objective(
-    network: StyleNetwork,
-    loss_network: LossNetwork,
-    crops: Tensor,
-    styles: Tensor,
-    strength: Tensor,
-    grams: dict[str, Tensor],
-) -> Losses:
-    """Return the losses of a batch.
-
-    ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
-    """
-    m = network.MARGIN
-    padded = nn.functional.pad(crops, (m, m, m, m), mode="reflect")
-    padded = padded.contiguous(memory_format=torch.channels_last)
-    vector = network.vector(styles, strength)
-    with torch.autocast(crops.device.type, torch.bfloat16):
-        stylized = network(padded, vector)[..., m:-m, m:-m]
-    stylized = mix(crops, stylized, strength)
-    with torch.no_grad():
-        wanted = loss_network(crops)
-        wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
-    features = loss_network(stylized)
-    return Losses(
-        content_loss(features, wanted),
-        style_loss(features, grams),
-        tv_loss(stylized),
-        (stylized - crops).square().mean(dim=(1, 2, 3)),
-    )
+def _check(info: StyleInfo) -> None:
+    """Say so when a style came out weak."""
+    reached = info.figures["style_distance"]
+    unpainted = info.figures["style_distance_of_photographs"]
+    if reached > _WEAK * unpainted:
+        logger.warning(
+            "%s is only %.0f %% nearer to its artwork than the photographs are; train "
+            "it for more --steps, or with a higher --style-weight.",
+            *(info.name, 100 * (1 - reached / unpainted)),
+        )
 
 
 def _pick(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:
@@ -503,57 +525,144 @@ def _targets(
 
 
 class _State:
-    """All that a checkpoint holds: weights, Adam's moments and the step."""
+    """What goes on from step to step, and all that a checkpoint holds."""
 
     def __init__(
-        self,
-        parameters: dict[str, nn.Parameter],
-        optimizer: torch.optim.Adam,
-        identity: dict[str, Any],
+        self, learner: Learner, config: TrainConfig, identity: dict[str, Any]
     ) -> None:
-        self.parameters = parameters
-        self.optimizer = optimizer
-        self.identity = json.dumps(identity)
+        self.step = 0
+        self._config = config
+        self._learned = learner.learned()
+        self._identity = json.dumps(identity)
+        vectors = [learner.vectors] if learner.vectors.requires_grad else []
+        others = [p for p in self._learned.values() if p is not learner.vectors]
+        rates = [(others, 1.0), (vectors, config.vector_rate)]
+        groups = [{"params": p, "times": times} for p, times in rates if p]
+        self._optimizer = torch.optim.Adam(groups)
+        self._slowdown = 1.0
+        self._average = 0.0
+        """Of the loss, over the last hundred steps or so."""
+        self._best = math.inf
+        self._best_step = 0
+        self._good = self._tensors()
 
-    def save(self, path: Path, step: int) -> None:
+    @property
+    def stuck(self) -> bool:
+        """Whether the loss has not fallen for as long as the patience lasts."""
+        patience = self._config.patience
+        return 0 < patience <= self.step - self._best_step
+
+    def descend(self, loss: Tensor) -> None:
+        """Take one step; from a loss that is not finite, step back and slow down."""
+        rate = self._config.learning_rate * _one_cycle(self.step / self._config.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * self._slowdown * group["times"]
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._learned.values(), 1.0)
+        self.step += 1
+        if not torch.isfinite(norm):
+            self._step_back()
+            return
+        self._optimizer.step()
+        if self.step % _KEEP_EVERY == 0:
+            self._good = self._tensors()
+        self._watch(loss.detach())
+
+    def _watch(self, loss: Tensor) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        weight = max(0.01, 1 / self.step)
+        self._average += weight * (loss.item() - self._average)
+        warming = self.step <= self._config.patience
+        if warming or self._average < 0.995 * self._best:
+            self._best, self._best_step = self._average, self.step
+
+    def _step_back(self) -> None:
+        if self._slowdown == 1.0:
+            logger.warning(
+                "step %d: the loss is not finite; going on from the last good step "
+                "with a lower learning rate",
+                self.step,
+            )
+        self._slowdown /= 2
+        if self._slowdown < 1e-3:
+            raise TrainingError(
+                "The loss does not stay finite; lower --learning-rate or "
+                "--style-weight."
+            )
+        self._load(self._good)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return copies of the weights and of Adam's moments."""
         tensors = {}
-        for name, parameter in self.parameters.items():
-            adam = self.optimizer.state[parameter]
-            tensors[name] = parameter.detach().clone()
-            tensors[f"{name}#exp_avg"] = adam["exp_avg"]
-            tensors[f"{name}#exp_avg_sq"] = adam["exp_avg_sq"]
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        temporary = path.with_name(f".{path.name}.part")
-        metadata = {"step": str(step), "identity": self.identity}
-        temporary.write_bytes(save(tensors, metadata=metadata))
-        temporary.replace(path)
+        for name, parameter in self._learned.items():
+            tensors[name] = parameter.detach().clone().contiguous()
+            for key, value in self._optimizer.state[parameter].items():
+                tensors[f"{name}#{key}"] = value.clone().contiguous()
+        return tensors
 
-    def resume(self, path: Path) -> int:
-        """Load ``path`` if it is there; return the step to go on from."""
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self._learned.items():
+            parameter.data.copy_(tensors[name])
+            adam = {
+                key: tensors[f"{name}#{key}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}#{key}" in tensors
+            }
+            for key in adam.keys() - {"step"}:
+                adam[key] = adam[key].to(parameter.device)
+            self._optimizer.state[parameter] = adam
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; when that fails, say so and keep the last one."""
+        progress = {
+            "step": self.step,
+            "slowdown": self._slowdown,
+            "average": self._average,
+            "best": self._best,
+            "best_step": self._best_step,
+        }
+        metadata = {"progress": json.dumps(progress), "identity": self._identity}
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            temporary.write_bytes(save(self._tensors(), metadata=metadata))
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            logger.warning(
+                "the checkpoint of step %d was not written (%s); the last good one "
+                "stays",
+                *(self.step, error.strerror),
+            )
+
+    def resume(self, path: Path) -> None:
+        """Go on from the checkpoint ``path`` if it is there."""
         if not path.exists():
-            return 0
+            return
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
-                if metadata.get("identity") != self.identity:
+                if metadata.get("identity") != self._identity:
                     raise TrainingError(
                         f"The checkpoint {path} belongs to another training; name "
                         "another file, or give the settings it was made with."
                     )
-                step = int(metadata["step"])
-                for name, parameter in self.parameters.items():
-                    parameter.data.copy_(file.get_tensor(name))
-                    adam = {
-                        key: file.get_tensor(f"{name}#{key}").to(parameter.device)
-                        for key in ("exp_avg", "exp_avg_sq")
-                    }
-                    adam["step"] = torch.tensor(float(step))
-                    self.optimizer.state[parameter] = adam
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                progress = json.loads(metadata["progress"])
+                names = list(file.keys())
+                self._load({name: file.get_tensor(name) for name in names})
+                self.step = int(progress["step"])
+                self._slowdown = float(progress["slowdown"])
+                self._average = float(progress["average"])
+                self._best = float(progress["best"])
+                self._best_step = int(progress["best_step"])
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint {path} is damaged ({error}); delete it to start anew."
             ) from error
-        return step
+        self._good = self._tensors()
 
 
 def draw_sheet(
@@ -606,13 +715,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``styleplug train``."""
     add = parser.add_argument
     add("artworks", nargs="*", type=Path, help="the pictures whose style is learned")
-    add("--content", type=Path, required=True, help="a folder of photographs")
+    add(
+        "--content",
+        type=Path,
+        default=SCENES,
+        help="a folder of photographs (default: the page's drawn scenes, good enough "
+        "to fit a style on a trunk)",
+    )
     add(
         "--loss-network",
         metavar="VGG",
         help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
     )
-    add("--out", "-o", type=Path, required=True, help="folder for the style files")
+    add(
+        *("--out", "-o"),
+        type=Path,
+        default=Path(),
+        help="folder for the style files, or for one artwork a .safetensors "
+        "(default: here)",
+    )
     add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
     add(
@@ -622,7 +743,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="STYLE",
-        help="styles of that trunk to begin from, one for each artwork",
+        help="styles of that trunk to begin from, one for each artwork (default: what "
+        "'styleplug capture' gives)",
     )
     add(
         "--any",
@@ -630,57 +752,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train a predictor of any style, and the trunk on, from --styles",
     )
     add("--styles", type=Path, help="folder of artworks for --any")
-    add(
-        "--hold-out",
-        type=Path,
-        help="text file: names of files in --styles to leave out",
-    )
+    add("--hold-out", type=Path, help="text file: names in --styles to leave out")
     add("--about", type=Path, help="JSON: header fields by file name of the artwork")
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
     add("--device", help="where to train (default: the best there is)")
-    for field in dataclasses.fields(TrainConfig):
-        if field.name != "scales":
-            add(
-                f"--{field.name.replace('_', '-')}",
-                type=type(field.default),
-                help="(default: %(default)s)",
-                default=field.default,
-            )
+    for field in _options():
+        default = f"{_FIT_STEPS}, or {field.default} with a trunk"
+        add(
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            help=f"(default: {default if field.name == 'steps' else field.default})",
+        )
+
+
+def _options() -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(TrainConfig) if f.name != "scales"]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``styleplug train``; return the exit code."""
+    """Run ``styleplug train``; return the exit code.
+
+    Started by ``torchrun`` with several processes, they train together.
+    """
     logging.getLogger("styleplug").setLevel(logging.INFO)
-    fields = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(TrainConfig)
-        if field.name != "scales"
-    }
     if args.any != bool(args.styles):
         raise TrainingError("--any and --styles go together; give both or neither.")
     if not (args.artworks or args.any):
         raise TrainingError("Name at least one artwork to learn the style of.")
+    train_trunk = args.any or args.new_trunk
+    names = [
+        field.name for field in _options() if getattr(args, field.name) is not None
+    ]
+    fields = {name: getattr(args, name) for name in names}
+    if not train_trunk:
+        fields.setdefault("steps", _FIT_STEPS)
     about = json.loads(args.about.read_text("utf-8")) if args.about else {}
     held_out = args.hold_out.read_text("utf-8").split() if args.hold_out else ()
-    trunk = None if args.new_trunk else args.trunk or bundled_trunk()
-    train(
-        folder_images(args.artworks),
-        args.content,
-        hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network),
-        args.out,
-        config=TrainConfig(**fields),
-        trunk=trunk,
-        train_trunk=args.any,
-        start=args.start,
-        archive=args.styles,
-        held_out=held_out,
-        about=about,
-        device=args.device,
-        measure=args.measure,
-        checkpoint=args.checkpoint,
-        sheet=args.sheet,
-        command=shlex.join(["styleplug", *sys.argv[1:]]),
-    )
+    artworks, out = folder_images(args.artworks), args.out
+    if out.suffix == ".safetensors":
+        if len(artworks) != 1 or train_trunk:
+            raise TrainingError(f"{out} is one file; name a folder for several.")
+        about.setdefault(artworks[0].name, {})["name"] = out.stem
+        out = out.parent
+    with _processes(args.device) as device:
+        paths = train(
+            artworks,
+            args.content,
+            hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network),
+            out,
+            config=TrainConfig(**fields),
+            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
+            train_trunk=train_trunk,
+            start=args.start,
+            archive=args.styles,
+            held_out=held_out,
+            about=about,
+            device=device,
+            measure=args.measure,
+            checkpoint=args.checkpoint,
+            sheet=args.sheet,
+            command=shlex.join(["styleplug", *sys.argv[1:]]),
+        )
+    for path in paths:
+        logger.info("%s", path)
     return 0
+
+
+@contextlib.contextmanager
+def _processes(device: str | None) -> Iterator[str | None]:
+    """Join the other processes that ``torchrun`` started, if it did.
+
+    Yields the device of this one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if pick_device(device).type == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

@@ -1,5 +1,8 @@
 import copy
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,10 +11,19 @@ from safetensors.torch import load_file
 
 from styleplug.engine import stylize
 from styleplug.errors import TrainingError
-from styleplug.networks import load_style, load_trunk, save_style
-from styleplug.style import read_info
+from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
+from styleplug.predictor import load_predictor
+from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
-from styleplug.training.loop import TrainConfig, _deal, _one_cycle, train
+from styleplug.training.learner import Learner
+from styleplug.training.loop import (
+    TrainConfig,
+    _deal,
+    _one_cycle,
+    _place,
+    _State,
+    train,
+)
 
 QUICK = TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
 
@@ -158,9 +170,146 @@ def test_settings_that_cannot_work_are_named(setting):
 
 
 def test_each_round_deals_every_style_once():
-    config = TrainConfig(batch_size=4)
-    dealt = torch.cat([_deal(6, config, step) for step in range(3)])
+    dealt = torch.cat([_deal(6, 4, 0, step) for step in range(3)])
     assert sorted(dealt[:6].tolist()) == sorted(dealt[6:].tolist()) == list(range(6))
+
+
+def test_a_training_that_gets_no_better_stops(artwork, photographs, vgg, tmp_path):
+    config = dataclasses.replace(QUICK, steps=60, patience=4, learning_rate=1e-12)
+    (style,) = train(
+        [artwork], photographs, vgg, tmp_path, config=config, trunk=bundled_trunk()
+    )
+    assert read_info(style).training["steps"] < 30
+
+
+def new_state(vectors, **settings):
+    learner = Learner(StyleNetwork((2, 2, 2)), vectors, None)
+    learner.network.requires_grad_(False)
+    return learner, _State(learner, TrainConfig(**settings), {})
+
+
+def test_a_loss_that_is_not_finite_is_stepped_back_from(caplog):
+    learner, state = new_state(torch.ones(1, 3), learning_rate=0.1)
+    before = learner.vectors.detach().clone()
+    state.descend(learner.vectors.square().sum())
+    assert not torch.equal(learner.vectors, before)
+    state.descend(learner.vectors.sum() * float("nan"))
+    state.descend(learner.vectors.sum() * float("inf"))
+    assert torch.equal(learner.vectors, before)
+    assert caplog.text.count("not finite") == 1
+
+    def go_on():
+        for _ in range(20):
+            state.descend(learner.vectors.sum() * float("nan"))
+
+    with pytest.raises(TrainingError, match="--learning-rate"):
+        go_on()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, caplog):
+    learner, state = new_state(torch.ones(1, 3))
+    path = tmp_path / "run.ckpt"
+    state.save(path)
+    good = path.read_bytes()
+    (tmp_path / ".run.ckpt.part").mkdir()  # as good as a full disk
+    state.descend(learner.vectors.square().sum())
+    state.save(path)
+    assert path.read_bytes() == good
+    assert "was not written" in caplog.text
+
+
+def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp_path):
+    trunk = trained.with_name("trunk.safetensors")
+    config = dataclasses.replace(QUICK, steps=1, learning_rate=1e-12)
+    (style,) = train(
+        [artwork],
+        photographs,
+        vgg,
+        tmp_path,
+        config=config,
+        trunk=trunk,
+        start=[trained],
+    )
+    assert torch.allclose(load_style(style).vector, load_style(trained).vector)
+
+
+def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_path):
+    with pytest.raises(TrainingError, match="another trunk"):
+        train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            trunk=bundled_trunk(),
+            start=[trained],
+        )
+    with pytest.raises(TrainingError, match="1 artworks, but 2 styles"):
+        train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained, trained],
+        )
+
+
+@pytest.mark.parametrize("with_artworks", [True, False])
+def test_any_style_is_learned_from_an_archive(
+    trained, artwork, photographs, vgg, tmp_path, with_artworks
+):
+    config = dataclasses.replace(
+        QUICK, steps=3, batch_size=4, any_size=64, identity_share=0.5
+    )
+    styles = train(
+        [artwork] if with_artworks else [],
+        photographs,
+        vgg,
+        tmp_path,
+        config=config,
+        trunk=trained.with_name("trunk.safetensors"),
+        train_trunk=True,
+        archive=photographs,
+        held_out=["0.jpg"],
+        checkpoint=tmp_path / "run.ckpt",
+        sheet=tmp_path / "sheet.png",
+    )
+    assert len(styles) == with_artworks
+    trunk = read_info(tmp_path / "trunk.safetensors")
+    info, predictor = load_predictor(tmp_path / "predictor.safetensors")
+    assert info.trunk == trunk.trunk != read_info(trained).trunk
+    assert info.training["artworks"] == 5
+    vector = predictor(torch.rand(1, 3, 64, 48))
+    assert vector.shape == (1, load_style(trained).network.style_size)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+def test_two_processes_learn_what_one_does(artwork, photographs, vgg, tmp_path):
+    def command(out):
+        return [
+            *("-m", "styleplug", "train", artwork, "--content", photographs),
+            *("--loss-network", vgg, "--out", tmp_path / out, "--device", "cpu"),
+            *("--steps", "4", "--batch-size", "2", "--crop-size", "48"),
+            *("--style-size", "64"),
+        ]
+
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for words in (command("one"), [*launcher, *command("two")]):
+        subprocess.run([sys.executable, *words], check=True, env=environment)
+    one, two = (
+        load_file(tmp_path / out / "my-stripes-1.safetensors")["style"].float()
+        for out in ("one", "two")
+    )
+    start = load_trunk(bundled_trunk()).photo
+    assert (one - two).abs().mean() < 0.05 * (one - start).abs().mean()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    with pytest.raises(TrainingError, match="--batch-size"):
+        _place(TrainConfig(batch_size=4))
 
 
 def test_the_learning_rate_warms_up_and_ends_near_0():
