@@ -1,9 +1,10 @@
-"""Peak memory and time per megapixel from 1 to 100 megapixels, seams and leaks.
+"""Peak memory and time per megapixel from 1 to 100 megapixels, seams, leaks, previews.
 
-    python benchmarks/memory.py [--style NAME] [--json FILE]
+    python benchmarks/memory.py [--style NAME] [--photo FILE] [--json FILE]
 
 Each size runs in a process of its own; the peak is counted above what the imports,
-the decoded input and the output take.
+the decoded input and the output take. Of a large photograph, the preview of 800 pixels
+is compared with the whole painting scaled down.
 """
 
 import argparse
@@ -15,8 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from speed import photograph
+from torch import Tensor
 
 from styleplug import Stylizer
 from styleplug.style import bundled_styles
@@ -79,10 +83,45 @@ def seams(style: str) -> dict[str, float]:
     }
 
 
+def preview(style: str, photo: Path) -> dict[str, float]:
+    """Compare a preview 800 pixels wide with the whole painting scaled down."""
+    stylizer = Stylizer(style, device="cpu")
+    with Image.open(photo) as image:
+        large = image.convert("RGB")
+    size = 800, round(800 * large.height / large.width)
+    small = large.resize(size, Image.Resampling.LANCZOS)
+    whole = stylizer(large).resize(size, Image.Resampling.LANCZOS)
+    return {
+        "SSIM of preview and painting": ssim(stylizer(small), whole),
+        "SSIM of photograph and painting": ssim(small, whole),
+    }
+
+
+def ssim(one: Image.Image, two: Image.Image) -> float:
+    """Return the structural similarity of their grey (Wang et al. 2004)."""
+    window = torch.exp(-(torch.arange(-5, 6.0) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+
+    a, b = (
+        torch.from_numpy(np.array(image.convert("L"), np.float32))[None, None]
+        for image in (one, two)
+    )
+    mean_a, mean_b = blur(a), blur(b)
+    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float((similar / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--style", default=next(iter(bundled_styles()), None))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--photo", type=Path, help="compare a preview of this")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.size:
@@ -99,6 +138,9 @@ def main() -> None:
     print("tiles of 512", figures["tiles of 512"])
     figures["growth from call 20 to 500, MB"] = leak(args.style)
     print("growth from call 20 to 500, MB", figures["growth from call 20 to 500, MB"])
+    if args.photo:
+        figures["preview"] = preview(args.style, args.photo)
+        print("preview", figures["preview"])
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
