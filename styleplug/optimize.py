@@ -217,7 +217,10 @@ def optimize(
     Layers are VGG-19's (``"relu4_1"``); a mapping gives each a weight. ``style_loss``
     is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or ``"nearest"``, or a mapping
     from these to weights; all are 0 for the style itself, the first three 1 for black.
-    REASON
+    The default ``"wasserstein"`` matches means and covariances by the distance of
+    Gaussians. It grows with the error of a feature, where the Gram distance grows with
+    its fourth power and so is about the strongest features alone: at the same content
+    loss it brings swirls and stars where the Gram matrix brings their texture.
 
     ``style_scale`` in [0.25, 4] is the stroke size; at 1 the style image has the size
     of the picture, or its own where that is smaller. ``preserve_color`` keeps the

@@ -8,6 +8,7 @@ that weights mean the same whichever VGG-19 is used.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ class Moments:
 
     @functools.cached_property
     def root(self) -> Tensor:
-        """R (B, C, K) with R Rᵀ the covariance, but for its last 0.5 per cent."""
+        """R (B, C, K) with R Rᵀ the covariance, but for its last 2 per cent."""
         values, vectors = torch.linalg.eigh(self.covariance.detach())
         values = values.clamp(min=0)
         rest = values.cumsum(dim=1) <= _NEGLIGIBLE * values.sum(dim=1, keepdim=True)
@@ -126,7 +127,7 @@ class Moments:
 
 
 MomentLoss = Callable[[Moments, Moments], Tensor]
-_NEGLIGIBLE = 0.005
+_NEGLIGIBLE = 0.02
 
 
 def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
@@ -157,16 +158,15 @@ class _Moments(torch.autograd.Function):
         batch, count, channels = positions.shape
         mean = positions.new_zeros((batch, channels), dtype=wide)
         gram = positions.new_zeros((batch, channels, channels), dtype=wide)
-        shares = positions.new_ones(count, 1) if share is None else share
-        for part, weight in zip(
-            positions.tensor_split(_PARTS, dim=1),
-            shares.tensor_split(_PARTS),
-            strict=True,
-        ):
-            weighted = part if share is None else part * weight
-            for i in range(batch):
-                mean[i] += (weight.T @ part[i])[0]
-                gram[i] += weighted[i].T @ part[i]
+        size = max(_PART, math.ceil(count / 32 / 64) * 64)
+        for start in range(0, count, size):
+            part = positions[:, start : start + size]
+            weight = part.new_ones(part.shape[1], 1)
+            if share is not None:
+                weight = share[start : start + size]
+            for i, x in enumerate(part):
+                mean[i] += (x.T @ weight)[:, 0]
+                gram[i] += (x if share is None else x * weight).T @ x
         if share is None:
             mean, gram = mean.div_(count), gram.div_(count)
         return mean, gram
@@ -182,7 +182,8 @@ class _Moments(torch.autograd.Function):
         return (slope if share is None else slope.mul_(share)), None
 
 
-_PARTS = 8
+_PART = 1024
+"""Least number of positions that are summed up at once."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -242,15 +243,17 @@ def wasserstein_loss(found: Moments, wanted: Moments) -> Tensor:
     & Pukelsheim 1982, "The distance between two random vectors with given dispersion
     matrices"; as a style loss Mroueh 2020, arXiv 1905.12828.
     """
-    root = wanted.root
-    inner = root.transpose(1, 2) @ found.covariance @ root
-    # The trace of the root is tr(P inner) with P = inner^-½, its gradient P / 2.
+    covariance = found.covariance
+    # The trace of (Rᵀ Σ R)^½ is that of K Σ, with K = R (Rᵀ Σ R)^-½ Rᵀ, and its
+    # gradient is K / 2.
     with torch.no_grad():
-        scale = _inverse_root(inner)
-        trace = (scale * inner).sum(dim=(1, 2))
-    cross = trace + (scale * inner).sum(dim=(1, 2))
+        root = wanted.root
+        across = root.transpose(1, 2)
+        transport = root @ _inverse_root(across @ covariance @ root) @ across
+        trace = (transport * covariance).sum(dim=(1, 2))
+    cross = trace + (transport * covariance).sum(dim=(1, 2))
     means = (found.mean - wanted.mean).square().sum(dim=1)
-    spread = (found.covariance + wanted.covariance).diagonal(dim1=1, dim2=2).sum(dim=1)
+    spread = (covariance + wanted.covariance).diagonal(dim1=1, dim2=2).sum(dim=1)
     squared: Tensor = means + spread - cross
     return squared.clamp(min=0) / wanted.energy
 

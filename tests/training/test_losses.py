@@ -135,7 +135,7 @@ def test_bfloat16_does_not_coarsen_the_sums():
 def test_a_loss_of_moments_is_0_for_the_style_and_1_for_black(loss):
     style = moments(torch.rand(1, 6, 9, 9))
     black = moments(torch.zeros(1, 6, 9, 9))
-    assert loss(style, style).item() == pytest.approx(0, abs=0.005)
+    assert loss(style, style).item() == pytest.approx(0, abs=0.02)
     assert loss(black, style).item() == pytest.approx(1, rel=1e-3)
 
 
