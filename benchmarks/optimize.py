@@ -65,7 +65,7 @@ PAIRS = [
     ("flowers", "seurat_a_sunday_on_la_grande_jatte"),
     ("stata", "dore_engraving"),
 ]
-STYLE_WEIGHTS = (4, 12, 36, 108)
+STYLE_WEIGHTS = (10, 30, 90, 270)
 PHOTOGRAPHS = ("blonde_girl", "chicago", "lion", "venice_boat", "golden_gate")
 
 
