@@ -243,28 +243,6 @@ def test_the_visitor_s_own_paintings_are_styles(
     assert titles()[:3] == ["Irises", "Sun & flowers", "Melencolia I"]
     assert visitor.find("#picker h3")[0].text == "Your own paintings"
 
-    before = visitor.painting()
-    visitor.press("Blend with a second style")
-    second = visitor.wait(lambda: visitor.find("input[aria-label='Second style']"))[0]
-    visitor.wait(second.is_displayed)
-    second.click()
-    second.send_keys("Sun & flowers\n")
-    visitor.wait(lambda: visitor.painting() != before)
-    visitor.see_preview()
-    visitor.press("Paint in full size")
-    visitor.wait(lambda: "ready to download" in visitor.status)
-    visitor.press("Download")
-    assert visitor.downloaded().name == "holiday-Irises-Sun-flowers.jpg"
-
-    visitor.press("Many pictures")
-    visitor.wait(lambda: visitor.find("#batch-files input[type=file]"))
-    visitor.upload(photo, "#batch-files input[type=file]")
-    visitor.wait(lambda: "holiday" in visitor.find("#batch-files")[0].text)
-    visitor.press("Paint all")
-    visitor.wait(lambda: "1 picture painted" in visitor.status)
-    visitor.come()
-    assert titles()[0] == "Melencolia I"
-
 
 def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
     visitor.upload(photo)
