@@ -211,7 +211,7 @@ def flicker(frames: int = 6, shift: int = 7) -> float:
 
 def sheet(path: Path, microast: peers.MicroAST, adain: peers.AdaIN) -> None:
     """Write six contents in six styles: the style, ours, MicroAST's below."""
-    contents = [load(p, 320, square=False)[..., :256, :256] for p in photos()[:6]]
+    contents = [load(p, 400)[..., :256, :256] for p in photos()[:6]]
     white = torch.ones(1, 3, 256, 256)
     rows = [[white, *contents]]
     for style in style_files()[::2]:
