@@ -51,7 +51,7 @@ PEERS = [
     ("udnie", "fast_neural_style_16/udnie", None),
 ]
 STROKE_SIZES = [0.5, 0.7, 1.0, 1.4, 2.0]
-STRENGTHS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+STRENGTHS = [0.4, 0.6, 0.8, 0.9, 1.0]
 
 
 class Rod:
@@ -213,8 +213,10 @@ def sheet(name: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--photographs", type=int, default=len(PHOTOGRAPHS))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    contents = [load(path, 512) for path in photos()[: args.photographs]]
     with torch.inference_mode():
         if args.sheets:
             for name in bundled_styles():
@@ -223,7 +225,7 @@ def main() -> None:
         for name in bundled_styles():
             figures[name] = controls(name)
             print(name, figures[name], flush=True)
-        figures |= compare_with_peers(Rod(), [load(path, 512) for path in photos()])
+        figures |= compare_with_peers(Rod(), contents)
     for path in bundled_styles().values():
         print(read_info(path).name, dict(read_info(path).figures))
     if args.json:
