@@ -81,7 +81,7 @@ class TrainConfig:
     style_size: int = 512
     """Geometric mean side of the artworks, in pixels: the stroke size."""
     content_weight: float = 1.0
-    style_weight: float = 25.0
+    style_weight: float = 35.0
     tv_weight: float = 5.0
     learning_rate: float = 3e-3
     """Peak of a one-cycle schedule."""
