@@ -1,9 +1,10 @@
 """Any picture as the style, beside MicroAST and AdaIN, on unseen pictures, in one run.
 
-    STYLEPLUG_ASSETS=DIR python benchmarks/any_style.py [--sheet PNG] [--json FILE]
+    PYTHONPATH=. STYLEPLUG_ASSETS=DIR python benchmarks/any_style.py [--sheet PNG]
 
 Distances by the rod of quality.py; the style distance also by mean and deviation of
-the features. The contents are of content/test, the styles of styles/measure_only and
+the features. MicroAST has no use for an amount below 1: its pictures fall apart.
+The contents are of content/test, the styles of styles/measure_only and
 of the files named in held_out.txt: nothing was trained on. For every pair our strength
 and the peer's alpha are swept; the style distances are compared where both are as far
 from the content. Besides: the time at one megapixel with the style cached, a style
@@ -73,7 +74,7 @@ def painters(
     of_microast, of_adain = microast.style(image), adain.style(image)
     return {
         "ours": lambda content, amount: ours(content, strength=amount),
-        "MicroAST": lambda content, amount: microast(content, of_microast, amount),
+        "MicroAST": lambda content, _amount: microast(content, of_microast),
         "AdaIN": lambda content, amount: adain(content, of_adain, amount),
     }
 
@@ -108,6 +109,7 @@ def compare(
                 meeting = min(curves["ours"][0][-1][0], curves[peer][0][-1][0])
                 row = {"content": meeting}
                 for who in ("ours", peer):
+                    row[f"{who} content"] = curves[who][0][-1][0]
                     for kind, curve in zip(
                         ("gram", "moments"), curves[who], strict=True
                     ):
