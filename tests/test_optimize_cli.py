@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -114,36 +109,3 @@ def test_without_a_loss_network_it_says_how_to_get_one(files, capsys):
     photo, style = str(files / "photo.png"), str(files / "style.png")
     assert main(["optimize", photo, style, "-o", str(files / "out.png")]) == 1
     assert "--loss-network" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-def test_ctrl_c_writes_the_best_picture_so_far(files, deep_vgg, content_image):
-    content_image.resize((640, 480)).save(files / "photo.png")
-    line = arguments(
-        files,
-        deep_vgg,
-        str(files / "style.png"),
-        *("--snapshots", str(files / "shots"), "--tolerance", "0"),
-    )
-    line[line.index("--iterations") + 1] = "60"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "styleplug", *line],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-    )
-    try:
-        for _ in range(1200):
-            begun = any((files / "shots").glob("*.png"))
-            if begun or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
-    with Image.open(files / "out.png") as result:
-        assert result.size == (640, 480)
-    assert "best picture so far" in err
