@@ -58,21 +58,38 @@ def tiny_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def shallow_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VGG-19 to conv2_1 with random weights, in torchvision's layout."""
+def save_random_vgg(path: Path, last_layer: str) -> Path:
+    """Write a VGG-19 down to ``last_layer`` with random weights; return ``path``."""
     import torch
     from safetensors.torch import save_file
 
+    from styleplug.vgg import tensor_shapes
+
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for i, (inputs, outputs) in {0: (3, 64), 2: (64, 64), 5: (64, 128)}.items():
-        weight = torch.randn(outputs, inputs, 3, 3, generator=generator)
-        tensors[f"features.{i}.weight"] = (weight * (2 / 9 / inputs) ** 0.5).half()
-        tensors[f"features.{i}.bias"] = torch.zeros(outputs).half()
-    path = tmp_path_factory.mktemp("shallow") / "vgg19.safetensors"
+    for name, shape in tensor_shapes(last_layer).items():
+        tensor = torch.zeros(shape)
+        if len(shape) == 4:
+            weight = torch.randn(shape, generator=generator)
+            tensor = weight * (2 / 9 / shape[1]) ** 0.5
+        tensors[name] = tensor.half()
     save_file(tensors, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VGG-19 to conv4_1 with random weights, in torchvision's layout."""
+    return save_random_vgg(
+        tmp_path_factory.mktemp("vgg") / "vgg19.safetensors", "relu4_1"
+    )
+
+
+@pytest.fixture(scope="session")
+def shallow_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same to conv2_1."""
+    folder = tmp_path_factory.mktemp("shallow")
+    return save_random_vgg(folder / "vgg19.safetensors", "relu2_1")
 
 
 @pytest.fixture

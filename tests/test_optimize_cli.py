@@ -33,33 +33,8 @@ def arguments(files, vgg, *more) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session")
-def deep_vgg(tmp_path_factory) -> Path:
-    """A VGG-19 to conv4_1 with random weights that keep activations in range."""
-    from math import prod
-
-    import torch
-    from safetensors.torch import save_file
-
-    from styleplug.vgg import tensor_shapes
-
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: (
-            torch.randn(shape, generator=generator)
-            * (2 / max(1, prod(shape[1:]))) ** 0.5
-            if len(shape) > 1
-            else torch.zeros(shape)
-        ).half()
-        for name, shape in tensor_shapes("relu4_1").items()
-    }
-    path = tmp_path_factory.mktemp("deep") / "vgg19.safetensors"
-    save_file(tensors, path)
-    return path
-
-
-def test_it_writes_the_picture_and_tells_its_size(files, deep_vgg, capsys):
-    assert main(arguments(files, deep_vgg, str(files / "style.png"))) == 0
+def test_it_writes_the_picture_and_tells_its_size(files, vgg, capsys):
+    assert main(arguments(files, vgg, str(files / "style.png"))) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{files / 'out.png'}  96 x 64")
     assert err == ""
@@ -67,10 +42,10 @@ def test_it_writes_the_picture_and_tells_its_size(files, deep_vgg, capsys):
         assert result.size == (96, 64)
 
 
-def test_styles_have_weights_regions_masks_and_losses(files, deep_vgg, capsys):
+def test_styles_have_weights_regions_masks_and_losses(files, vgg, capsys):
     line = arguments(
         files,
-        deep_vgg,
+        vgg,
         *(f"{files / 'style.png'}:0.7", f"{files / 'other.png'}:0.3"),
         *("--region", str(files / "white.png"), "--region", "-"),
         *("--style-mask", "-", "--mask", str(files / "white.png")),
@@ -96,8 +71,8 @@ def test_styles_have_weights_regions_masks_and_losses(files, deep_vgg, capsys):
         (["--mask", "nowhere.png"], "nowhere.png"),
     ],
 )
-def test_misuse_is_told_in_one_line(files, deep_vgg, capsys, more, message):
-    assert main(arguments(files, deep_vgg, str(files / "style.png"), *more)) == 1
+def test_misuse_is_told_in_one_line(files, vgg, capsys, more, message):
+    assert main(arguments(files, vgg, str(files / "style.png"), *more)) == 1
     err = capsys.readouterr().err
     assert err.startswith("styleplug: error: ")
     assert message in err

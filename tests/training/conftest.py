@@ -2,25 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-
-
-@pytest.fixture(scope="session")
-def vgg(tmp_path_factory) -> Path:
-    """A VGG-19 to conv4_1 with random weights, in torchvision's layout."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256)}
-    sizes |= {12: (256, 256), 14: (256, 256), 16: (256, 256), 19: (256, 512)}
-    tensors = {}
-    for i, (inputs, outputs) in sizes.items():
-        weight = torch.randn(outputs, inputs, 3, 3, generator=generator)
-        tensors[f"features.{i}.weight"] = (weight * (2 / 9 / inputs) ** 0.5).half()
-        tensors[f"features.{i}.bias"] = torch.zeros(outputs).half()
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.safetensors"
-    save_file(tensors, path)
-    return path
 
 
 @pytest.fixture(scope="session")
