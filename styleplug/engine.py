@@ -26,9 +26,9 @@ from .errors import (
 from .images import (
     PICTURE_SUFFIXES,
     Picture,
-    check_destination,
     load_mask,
     read_picture,
+    read_to_paint,
     write_picture,
 )
 from .networks import LoadedStyle, StyleNetwork, load_style, save_style
@@ -385,13 +385,7 @@ def stylize_file(
 
     Raises what :func:`stylize` raises, and ``FileExistsError``.
     """
-    if os.path.exists(dst) and not overwrite:
-        raise FileExistsError(
-            f"{dst} is there already; allow overwriting, or name another file."
-        )
-    check_destination(dst)
-    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
-    picture = read_picture(src, **limits)
+    picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
         style = Stylizer(style, device=device, dtype=dtype)
     pixels = style.render(picture.pixels, **options)

@@ -676,6 +676,28 @@ def _read_exif(image: Image.Image) -> bytes | None:
 # Writing files
 
 
+def read_to_paint(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    max_pixels: int | None,
+) -> Picture:
+    """Read the image file ``src``, sure that its result can be written to ``dst``.
+
+    ``max_pixels=None`` is the limit of :func:`read_picture`. Raises what that and
+    :func:`check_destination` do, and ``FileExistsError`` for a ``dst`` that is there
+    already, unless ``overwrite``.
+    """
+    if os.path.exists(dst) and not overwrite:
+        raise FileExistsError(
+            f"{dst} is there already; allow overwriting, or name another file."
+        )
+    check_destination(dst)
+    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    return read_picture(src, **limits)
+
+
 def check_destination(path: str | os.PathLike[str]) -> None:
     """Raise what :func:`write_picture` would, before there is anything to write.
 

@@ -40,9 +40,9 @@ from .errors import (
 )
 from .images import (
     Picture,
-    check_destination,
     load_mask,
     read_picture,
+    read_to_paint,
     write_picture,
 )
 from .objective import (
@@ -301,13 +301,7 @@ def optimize_file(
     goes on its way. Returns the (width, height) of the image.
     """
     chosen = Options(**options)
-    if os.path.exists(dst) and not overwrite:
-        raise FileExistsError(
-            f"{dst} is there already; allow overwriting, or name another file."
-        )
-    check_destination(dst)
-    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
-    picture = read_picture(src, **limits)
+    picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     run = _Run(picture, style, chosen, _show)
     told = {k: v for k, v in options.items() if isinstance(v, bool | int | float)}
     provenance = {"optimized": True, **told}
