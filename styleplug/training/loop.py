@@ -837,5 +837,6 @@ def _processes(device: str | None) -> Iterator[str | None]:
         dist.init_process_group("gloo")
     try:
         yield device
+        dist.barrier()  # the first one still measures and writes
     finally:
         dist.destroy_process_group()
