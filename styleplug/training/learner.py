@@ -31,6 +31,10 @@ class Batch(NamedTuple):
     """Of the style images, (B, C, C) for each style layer."""
     itself: Tensor
     """(B,): whether the style image is the content image, which is to stay then."""
+    noise: Tensor | None
+    """As the crops: what a second look at them has on top; None: none is taken."""
+    shift: tuple[int, int]
+    """By how many pixels down and right the second look is moved."""
 
 
 class Losses(NamedTuple):
@@ -42,6 +46,8 @@ class Losses(NamedTuple):
     """Total variation."""
     difference: Tensor
     """Mean squared difference to the content image's pixels."""
+    instability: Tensor
+    """Mean squared difference between what two looks at the content are painted to."""
 
 
 class Learner(nn.Module):
@@ -66,14 +72,17 @@ class Learner(nn.Module):
         vectors = [self.vectors[batch.picks]]
         if self.predictor is not None:
             vectors += [self.predictor(glimpse) for glimpse in batch.glimpses]
-        return objective(
-            self.network,
-            loss_network,
-            batch.crops,
-            torch.cat(vectors),
-            batch.strength,
-            batch.grams,
+        styles = torch.cat(vectors)
+        losses, painted = objective(
+            *(self.network, loss_network, batch.crops),
+            *(styles, batch.strength, batch.grams),
         )
+        if batch.noise is None:
+            return losses
+        noisy = batch.crops + batch.noise
+        again = paint(self.network, noisy, styles, batch.strength, batch.shift)
+        difference = (again - painted).square().mean(dim=(1, 2, 3))
+        return losses._replace(instability=difference)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Return the parameters that are learned, by name."""
@@ -84,6 +93,25 @@ class Learner(nn.Module):
         }
 
 
+def paint(
+    network: StyleNetwork,
+    crops: Tensor,
+    styles: Tensor,
+    strength: Tensor,
+    shift: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Return what the network makes of crops (B, 3, H, W), moved by ``shift`` in it."""
+    height, width = crops.shape[2:]
+    top, left = (network.MARGIN + pixels for pixels in shift)
+    bottom, right = (network.MARGIN - pixels for pixels in shift)
+    padded = nn.functional.pad(crops, (left, right, top, bottom), mode="reflect")
+    padded = padded.contiguous(memory_format=torch.channels_last)
+    vector = network.vector(styles, strength)
+    with torch.autocast(crops.device.type, torch.bfloat16):
+        painted: Tensor = network(padded, vector)
+    return painted[..., top : top + height, left : left + width]
+
+
 def objective(
     network: StyleNetwork,
     loss_network: LossNetwork,
@@ -91,25 +119,22 @@ def objective(
     styles: Tensor,
     strength: Tensor,
     grams: dict[str, Tensor],
-) -> Losses:
-    """Return the losses of a batch.
+) -> tuple[Losses, Tensor]:
+    """Return the losses of a batch, and what the network made of it.
 
     ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
     """
-    m = network.MARGIN
-    padded = nn.functional.pad(crops, (m, m, m, m), mode="reflect")
-    padded = padded.contiguous(memory_format=torch.channels_last)
-    vector = network.vector(styles, strength)
-    with torch.autocast(crops.device.type, torch.bfloat16):
-        stylized = network(padded, vector)[..., m:-m, m:-m]
-    stylized = mix(crops, stylized, strength)
+    painted = paint(network, crops, styles, strength)
+    stylized = mix(crops, painted, strength)
     with torch.no_grad():
         wanted = loss_network(crops)
         wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
     features = loss_network(stylized)
-    return Losses(
+    losses = Losses(
         content_loss(features, wanted),
         style_loss(features, grams),
         tv_loss(stylized),
         (stylized - crops).square().mean(dim=(1, 2, 3)),
+        torch.zeros_like(strength),
     )
+    return losses, painted

@@ -82,6 +82,9 @@ class TrainConfig:
     """Geometric mean side of the artworks, in pixels: the stroke size."""
     content_weight: float = 1.0
     style_weight: float = 35.0
+    far: float = 0.5
+    """Relative distance ‖G - A‖ / ‖A‖ from which on it counts as it is, not squared:
+    dark artworks, which all photographs are far from, are not to outweigh the rest."""
     tv_weight: float = 5.0
     learning_rate: float = 3e-3
     """Peak of a one-cycle schedule."""
@@ -95,8 +98,14 @@ class TrainConfig:
     """Geometric mean side of the artworks that any style is learned from."""
     identity_share: float = 0.1
     """Share of the predicted styles whose picture is the content image itself."""
-    identity_weight: float = 100.0
+    identity_weight: float = 300.0
     """Weight of the mean squared difference of pixels there, in place of the style."""
+    noise: float = 0.03
+    """Standard deviation, at most, of the noise that paintings are to be steady in."""
+    shift: int = 4
+    """Pixels, at most, of the movement that paintings are to be steady in."""
+    stability_weight: float = 100.0
+    """Weight of the mean squared difference of pixels that both make."""
     patience: int = 0
     """Steps without a better loss after which the training stops; 0: never."""
     seed: int = 0
@@ -106,6 +115,8 @@ class TrainConfig:
             "steps": 1,
             "batch_size": 1,
             "patience": 0,
+            "noise": 0,
+            "shift": 0,
             "crop_size": 48,
             "style_size": 64,
         }
@@ -114,6 +125,10 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be at least {low}, got {getattr(self, name)}"
                 )
+        if self.shift > StyleNetwork.MARGIN:
+            raise ValueError(
+                f"shift must be at most {StyleNetwork.MARGIN}, got {self.shift}"
+            )
 
 
 def train(
@@ -143,7 +158,8 @@ def train(
     the vectors begin from, one for each artwork; without them, vectors on the bundled
     trunk begin where its predictor sees them. ``archive`` is a folder of artworks: a
     predictor of any style is learned from them, but for those named in ``held_out``,
-    and written as ``predictor.safetensors``. ``about`` gives the header fields of a
+    and written as ``predictor.safetensors``; one of the trunk's, beside it, is trained
+    on. ``about`` gives the header fields of a
     style by the file name of its artwork. The photographs in ``measure`` are not
     trained on; the figures in the headers are measured on them. ``checkpoint`` is
     written every few minutes and continued from when it is there; ``sheet`` is a
@@ -165,6 +181,7 @@ def train(
         raise TrainingError(f"{out} cannot be made: {error.strerror}.") from error
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
+    tests = Photographs(measure) if measure else photographs
     pictures = None
     if archive is not None:
         pictures = Archive(archive, config.any_size, held_out)
@@ -179,9 +196,8 @@ def train(
     vectors = _first_vectors(network, artworks, start, new=trunk is None)
     predictor = None
     if pictures is not None:
-        predictor = StylePredictor(network.style_size).to(device)
         typical = vectors.mean(dim=0) if artworks else network.photo.detach()
-        predictor.begin_at(typical)
+        predictor = _first_predictor(trunk, typical).to(device)
     learner = Learner(network, vectors, predictor)
     state = _State(
         learner,
@@ -239,7 +255,6 @@ def train(
         **dataclasses.asdict(config),
         "steps": state.step,
     }
-    tests = Photographs(measure) if measure else photographs
     figures = [
         _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(grams, i))
         for i, style in enumerate(learner.vectors.detach())
@@ -269,13 +284,20 @@ def _total(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
     wanted = torch.where(
         batch.itself,
         config.identity_weight * losses.difference,
-        config.style_weight * batch.strength**2 * losses.style,
+        config.style_weight * batch.strength**2 * _huber(losses.style, config.far),
     )
     return (
         config.content_weight * losses.content
         + wanted
         + config.tv_weight * losses.variation
+        + config.stability_weight * losses.instability
     ).mean()
+
+
+def _huber(squared: Tensor, far: float) -> Tensor:
+    """Return squared distances, growing as the distance does where that is ``far``."""
+    distance = squared.clamp(min=far * far).sqrt()
+    return torch.where(distance > far, far * (2 * distance - far), squared)
 
 
 def _place(config: TrainConfig) -> tuple[int, int]:
@@ -318,6 +340,18 @@ def _first_vectors(
             seen = [capture(read_picture(path), path.stem).vector for path in artworks]
             return torch.stack(seen).to(device)
     return network.photo.detach().repeat(len(artworks), 1)
+
+
+def _first_predictor(trunk: Path | None, typical: Tensor) -> StylePredictor:
+    """Return the predictor beside the trunk, or a new one that predicts ``typical``."""
+    path = trunk and trunk.with_name(bundled_predictor().name)
+    if trunk and path and path.exists():
+        info, predictor = load_predictor(path)
+        if info.trunk == hash_trunk(load_trunk(trunk)):
+            return copy.deepcopy(predictor).requires_grad_(True)
+    predictor = StylePredictor(len(typical))
+    predictor.begin_at(typical)
+    return predictor
 
 
 class _Sampler:
@@ -364,6 +398,10 @@ class _Sampler:
                 crops[i] = crop(picture, config.crop_size, config.scales, rng)
             glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
             grams.append(self._targets(pick) if i in mine else {})
+        noise = torch.randn(crops.shape, generator=rng)
+        noise *= config.noise * torch.rand(size, 1, 1, 1, generator=rng)
+        low, high = -config.shift, config.shift + 1
+        shift = torch.randint(low, high, (2,), generator=rng).tolist()
         own = list(mine)
         return Batch(
             crops[own].to(self._device),
@@ -379,6 +417,8 @@ class _Sampler:
                 for layer in STYLE_LAYERS
             },
             itself[own].to(self._device),
+            noise[own].to(self._device) if config.stability_weight else None,
+            (shift[0], shift[1]),
         )
 
     def _draw(self, rng: Generator) -> tuple[int, Tensor, float]:
@@ -472,7 +512,7 @@ def _figures(
         height, width = (side // 8 * 8 for side in photograph.shape[1:])
         content = photograph[None, :, :height, :width].to(style.device).float() / 255
         one = content.new_ones(1)
-        distances = objective(network, loss_network, content, style, one, grams)
+        distances, _ = objective(network, loss_network, content, style, one, grams)
         unpainted = style_loss(loss_network(content), grams)
         found = distances.content, distances.style, unpainted
         rows.append([distance.item() for distance in found])
@@ -788,6 +828,7 @@ def run(args: argparse.Namespace) -> int:
     fields = {name: getattr(args, name) for name in names}
     if not train_trunk:
         fields.setdefault("steps", _FIT_STEPS)
+        fields.setdefault("stability_weight", 0.0)  # the trunk's concern
     about = json.loads(args.about.read_text("utf-8")) if args.about else {}
     held_out = args.hold_out.read_text("utf-8").split() if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out

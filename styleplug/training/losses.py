@@ -63,20 +63,40 @@ class LossNetwork(nn.Module):
             ) from error
         wanted = {name.removeprefix("features."): tensors[name] for name in shapes}
         stack.load_state_dict(wanted, assign=True)
-        for module in stack:
+        for i, module in enumerate(stack):
             if isinstance(module, nn.ReLU):
-                module.inplace = False
+                module.inplace = i - 1 not in self.taps
         self.stack = stack.to(dtype, memory_format=torch.channels_last)
         self.dtype = dtype
         self.activations = dict.fromkeys(layers, 1.0)
         self.eval().requires_grad_(False)
 
     def calibrate(self, photographs: Tensor) -> None:
-        """Measure each layer's mean activation on (B, 3, H, W) photographs."""
-        self.activations = dict.fromkeys(self.activations, 1.0)
+        """Measure each layer's mean activation on (B, 3, H, W) photographs.
+
+        The weights then hold the division by it, which costs nothing there: what a
+        convolution gives is divided, and the next one multiplies it back. Layers
+        without a convolution between them are divided by what the first of them has.
+        """
         with torch.no_grad():
             features = self(photographs)
-        self.activations = {k: f.float().mean().item() for k, f in features.items()}
+        convolutions = [
+            i for i, module in enumerate(self.stack) if isinstance(module, nn.Conv2d)
+        ]
+        divisor = 1.0
+        ends = [*convolutions[1:], len(self.stack)]
+        for start, end in zip(convolutions, ends, strict=True):
+            given = divisor
+            layers = [self.taps[i] for i in range(start, end) if i in self.taps]
+            if layers:
+                divisor = features[layers[0]].float().relu().mean().item()
+            for layer in layers:
+                self.activations[layer] *= divisor
+            convolution = self.stack[start]
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
+            convolution.weight.data *= given / divisor
+            convolution.bias.data /= divisor
 
     def forward(self, image: Tensor) -> Features:
         from torchvision.transforms.functional import normalize
@@ -87,8 +107,7 @@ class LossNetwork(nn.Module):
         for i, module in enumerate(self.stack):
             x = module(x)
             if i in self.taps:
-                layer = self.taps[i]
-                features[layer] = x / self.activations[layer]
+                features[self.taps[i]] = x
         return features
 
 

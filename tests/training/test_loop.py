@@ -19,6 +19,7 @@ from styleplug.training.learner import Learner
 from styleplug.training.loop import (
     TrainConfig,
     _deal,
+    _huber,
     _one_cycle,
     _place,
     _State,
@@ -281,6 +282,36 @@ def test_any_style_is_learned_from_an_archive(
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
+
+
+def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_path):
+    first, then = tmp_path / "first", tmp_path / "then"
+    config = dataclasses.replace(
+        QUICK, steps=1, batch_size=1, any_size=64, learning_rate=1e-12
+    )
+
+    def train_any(trunk, out):
+        train(
+            *([], photographs, vgg, out),
+            config=config,
+            trunk=trunk,
+            train_trunk=True,
+            archive=photographs,
+        )
+        return load_file(out / "predictor.safetensors")
+
+    made = train_any(trained.with_name("trunk.safetensors"), first)
+    torch.manual_seed(1)
+    kept = train_any(first / "trunk.safetensors", then)
+    assert all(torch.equal(made[name], kept[name]) for name in made)
+
+
+def test_far_distances_count_as_they_are_and_near_ones_squared():
+    squared = torch.tensor([0.0, 0.04, 0.25, 1.0], requires_grad=True)
+    found = _huber(squared, 0.5)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.04, 0.25, 0.75]))
+    found.sum().backward()
+    assert squared.grad.tolist() == [1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")

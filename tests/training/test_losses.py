@@ -240,6 +240,17 @@ def test_calibrated_features_have_mean_1(vgg):
         assert feature.min() >= 0
 
 
+def test_calibration_only_scales_the_features(vgg):
+    network, plain = LossNetwork(vgg), LossNetwork(vgg)
+    for _ in range(2):
+        network.calibrate(torch.rand(2, 3, 48, 48))
+    image = torch.rand(1, 3, 32, 32)
+    features = network(image)
+    for layer, expected in plain(image).items():
+        found = features[layer] * network.activations[layer]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_layers_that_are_asked_for_are_computed(vgg):
     network = LossNetwork(vgg, ("relu2_1",))
     assert set(network(torch.rand(1, 3, 16, 16))) == {"relu2_1"}

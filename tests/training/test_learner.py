@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from styleplug.networks import StyleNetwork
+from styleplug.training.learner import Batch, Learner, paint
+from styleplug.training.losses import LossNetwork, gram_matrix
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return StyleNetwork((4, 4, 4))
+
+
+@pytest.fixture
+def look(network, vgg):
+    """Returns the losses of a batch of two crops."""
+    loss_network = LossNetwork(vgg)
+    learner = Learner(network, network.new_style()[None], None)
+    crops = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    grams = {k: gram_matrix(f) for k, f in loss_network(1 - crops).items()}
+
+    def losses(noise, shift=(0, 0)):
+        picks = torch.zeros(2, dtype=torch.long)
+        itself = torch.zeros(2, dtype=torch.bool)
+        return learner(
+            Batch(crops, torch.ones(2), picks, [], grams, itself, noise, shift),
+            loss_network,
+        )
+
+    return losses
+
+
+def test_a_movement_by_whole_cells_moves_the_painting_along(network):
+    crop = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    still, moved = (
+        paint(network, crop, network.new_style()[None], torch.ones(1), shift)
+        for shift in ((0, 0), (8, -8))
+    )
+    assert (still - moved).square().mean() < 0.1 * still.var()
+
+
+def test_the_same_look_twice_is_steady(look):
+    still = look(torch.zeros(2, 3, 48, 48))
+    assert still.instability.tolist() == [0.0, 0.0]
+    noisy = look(0.1 * torch.randn(2, 3, 48, 48))
+    assert noisy.instability.min() > 0
+    assert torch.equal(still.style, noisy.style)
+    assert look(None).instability.tolist() == [0.0, 0.0]
