@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EPS, Box, FrozenNetwork, Moments, StyleNetwork, measure_moments
+from .networks import (
+    EPS,
+    Box,
+    FrozenNetwork,
+    Moments,
+    StyleNetwork,
+    measure_moments,
+    without_rim,
+)
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -64,9 +72,13 @@ class ForeignNetwork(StyleNetwork):
         content: Tensor,
         vector: Tensor,
         moments: dict[str, Moments] | None = None,
+        rim: int = 0,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> Moments:
-            measured = measure_moments(x, whole_batch=moments is not None)
+            measured = measure_moments(
+                without_rim(x, rim * x.shape[2] // content.shape[2]),
+                whole_batch=moments is not None,
+            )
             if moments is not None:
                 moments[name] = measured
             return measured

@@ -138,6 +138,7 @@ class StyleNetwork(nn.Module):
         content: Tensor,
         vector: Tensor,
         moments: dict[str, Moments] | None = None,
+        rim: int = 0,
     ) -> Tensor:
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
@@ -145,14 +146,18 @@ class StyleNetwork(nn.Module):
         :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. The statistics of
         each normalisation are measured on ``content`` itself, in float32. When
         ``moments`` is given they are measured over the whole batch, as if its images
-        were parts of one, and left there.
+        were parts of one, and left there. ``rim`` pixels on all sides, which see the
+        zeros around the image, do not count then.
         """
         scales, shifts = self._affine(vector)
 
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = _convolve(name, x, self._kernel(name), layer.resample)
-            measured = measure_moments(x, whole_batch=moments is not None)
+            measured = measure_moments(
+                without_rim(x, rim * x.shape[2] // content.shape[2]),
+                whole_batch=moments is not None,
+            )
             mean, variance = measured
             scale, shift = scales[name], shifts[name]
             if moments is not None:
@@ -269,6 +274,11 @@ class FrozenNetwork:
         layer = self._layers[name]
         x = _convolve(name, x, self._weights[name], layer.resample, self._biases[name])
         return F.relu_(x) if layer.relu else x
+
+
+def without_rim(x: Tensor, rim: int) -> Tensor:
+    """Return (B, C, H, W) without ``rim`` rows and columns on all sides."""
+    return x[..., rim : x.shape[2] - rim, rim : x.shape[3] - rim]
 
 
 def measure_moments(x: Tensor, whole_batch: bool) -> Moments:

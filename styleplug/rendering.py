@@ -1,10 +1,10 @@
 """Rendering of any resolution: coarse to fine, tile by tile, in bounded memory.
 
 A picture is first stylized whole at the style's base size, where the network paints
-the strokes it was trained for. Then, octave by octave up to full size, the change so
-far is magnified onto the photograph of that size, and the same network paints again;
-what it changes below that octave is taken back. So strokes are a fraction of the
-picture, whatever its resolution, and a preview shows what the full size will be.
+the strokes it was trained for. Then, level by level up to full size, the change so far
+is magnified onto the photograph of that size, and the same network paints again; what
+it changes that the level before could show is taken back. So strokes are a fraction of
+the picture, whatever its resolution, and a preview shows what the full size will be.
 
 From the second level on the statistics of the instance normalisations are measured on
 a fixed sample of the level and frozen, which makes the network local: tiles that
@@ -35,17 +35,20 @@ SMALLEST_TILE = 256
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel of a tile, its border included; benchmarks/memory.py
 measures it."""
-_LARGEST_HOLD = 4
-_NEAR = 2 * _LARGEST_HOLD
-"""Pixels around a tile that must be painted to take back what is held."""
+_FINER = 1.7
+"""How much larger than the base a picture is at least when it is painted again."""
+_NEAR = 8
+"""Pixels around a tile that must be painted to take back what half the size shows."""
 _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "out of memory",
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
 )
-_SAMPLE = 256
+_SAMPLE = 128
 """Side in pixels of the patches on which a level's statistics are measured."""
+_RIM = 16
+"""Pixels around a patch that are only looked at."""
 
 
 class Region(NamedTuple):
@@ -177,9 +180,25 @@ class Canvas:
     def is_8bit(self) -> bool:
         return self._scale == 255
 
+    def clamped(self, pixels: Tensor) -> Tensor:
+        """Return what was read in [0, 1], where integers are already."""
+        return pixels.clamp(0, 1) if self._scale is None else pixels
+
+    def read_resized(self, height: int, width: int) -> Tensor:
+        """Return the whole image at another size, in [0, 1]."""
+        bounds = Region(0, 0, height, width)
+        if not (self.is_8bit and self.device.type == "cpu"):
+            return _resize(self.clamped(self.read(self.bounds)), bounds)
+        whole = self.pixels
+        if isinstance(whole, np.ndarray):
+            whole = torch.from_numpy(np.ascontiguousarray(whole))
+        small = _resize(whole.permute(2, 0, 1)[None], bounds)
+        return small.float().div_(255)
+
     def write(self, region: Region, tensor: Tensor) -> None:
+        """Write ``tensor``, which is used up."""
         if self._scale is not None:
-            tensor = tensor.clamp(0, 1).mul_(self._scale).round_()
+            tensor = tensor.clamp_(0, 1).mul_(self._scale).round_()
         part: Any = tensor[0].permute(1, 2, 0)
         if isinstance(self.pixels, np.ndarray):
             part = part.cpu().numpy()
@@ -191,6 +210,7 @@ Finish = Callable[[Region, Tensor, Tensor], Tensor]
 
 _Emit = Callable[[Region, Tensor, Tensor], None]
 _Magnify = Callable[[Region], Tensor]
+_Use = Callable[[Region, Tensor, Tensor, Tensor], None]
 
 
 class Renderer:
@@ -241,9 +261,9 @@ class Renderer:
         if not 0.9 < ratio < 1.1:
             base = max(1, round(height / ratio)), max(1, round(width / ratio))
         levels = []
-        if ratio >= 1.1:
+        if ratio >= _FINER:
             levels.append(content)
-            for _ in range(round(math.log2(max(ratio, 2))) - 1):
+            for _ in range(int(math.log2(ratio / _FINER))):
                 levels.append(self._halve(levels[-1]))
         self._done = 0
         self._work = base[0] * base[1] + sum(level.bounds.area for level in levels)
@@ -254,17 +274,20 @@ class Renderer:
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
             pixels = content.read(content.bounds)
-            stylized = pixels.clamp(0, 1) + _resize(change, content.bounds)
+            stylized = content.clamped(pixels) + _resize(change, content.bounds)
             emit(content.bounds, pixels, stylized.clamp_(0, 1))
             return
-        magnify: _Magnify = _Whole(_resize(change, levels[-1].bounds))
-        hold = _LARGEST_HOLD if levels[-1].bounds.height > 2 * base[0] else 2
-        while len(levels) > 1:
+        level = levels.pop()
+        if not levels:
+            self._paint_first(level, change, emit)
+            return
+        painted = self._blank(level.bounds, content)
+        self._paint_first(level, change, _keep_in(painted))
+        while levels:
+            magnify = _Octave(level, painted)
             level = levels.pop()
-            painted = self._blank(level.bounds, content)
-            self._paint_level(level, magnify, hold, _keep_in(painted))
-            magnify, hold = _Octave(level, painted), 2
-        self._paint_level(content, magnify, hold, emit)
+            painted = self._blank(level.bounds, content) if levels else painted
+            self._paint_octave(level, magnify, _keep_in(painted) if levels else emit)
 
     def _halve(self, canvas: Canvas) -> Canvas:
         """Return the image at half size."""
@@ -288,8 +311,7 @@ class Renderer:
 
     def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
-        x = content.read(content.bounds).clamp_(0, 1)
-        x = _resize(x, Region(0, 0, *size))
+        x = content.read_resized(*size)
         # Zero padding shows as a frame where it is seen: here nothing may see it.
         reach = self.network.receptive_field
         live = functools.partial(self._live, moments={})
@@ -297,12 +319,44 @@ class Renderer:
         self._report(size[0] * size[1])
         return mix(x, stylized, self.strength) - x
 
-    def _paint_level(
-        self, level: Canvas, magnify: _Magnify, hold: int, emit: _Emit
-    ) -> None:
-        """Paint one octave: the change so far, magnified, and finer strokes on it.
+    def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
+        """Paint the level that the base's ``change`` (1, 3, h, w) is magnified to."""
+        magnified = _resize(change, level.bounds)
+        finer = torch.empty_like(magnified)
 
-        What the network changes in the ``hold``-fold coarser picture is taken back.
+        def keep(tile: Region, pixels: Tensor, x: Tensor, painted: Tensor) -> None:
+            finer[tile.within(level.bounds)] = painted.sub_(x)
+
+        self._paint(level, lambda region: magnified[region.within(level.bounds)], keep)
+        small = _resize(finer, Region(0, 0, *change.shape[2:]))
+        finer -= _resize(_sharpened(small), level.bounds)
+        for band in _bands(level.bounds):
+            within = band.within(level.bounds)
+            pixels = level.read(band)
+            x = _change(level, pixels, magnified[within])
+            stylized = mix(x, finer[within].add_(x), self.strength)
+            emit(band, pixels, stylized.clamp_(0, 1))
+
+    def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
+        """Paint a level upon the one of half its size."""
+
+        def take_back(tile: Region, pixels: Tensor, x: Tensor, painted: Tensor) -> None:
+            near = tile.grow(_NEAR).clip(level.bounds)
+            finer = painted.sub_(x)
+            low = _doubled(_sharpened(_halved(finer)))
+            finer -= low[..., : x.shape[2], : x.shape[3]]
+            stylized = mix(x, finer.add_(x), self.strength).clamp_(0, 1)
+            emit(tile, pixels[tile.within(near)], stylized[tile.within(near)])
+
+        self._paint(level, magnify, take_back, _NEAR)
+
+    def _paint(
+        self, level: Canvas, magnify: _Magnify, use: _Use, around: int = 0
+    ) -> None:
+        """Let the network paint a level, tile by tile, over the change so far.
+
+        ``use`` gets each tile, and its pixels, what the network saw and what it painted
+        there and ``around`` it, as far as the level reaches.
         """
         moments = self._measure(level, magnify)
 
@@ -319,21 +373,22 @@ class Renderer:
             window = tile.grow(self._overlap).resized(
                 height + 2 * self._overlap, width + 2 * self._overlap, outside
             )
-            near = tile.grow(_NEAR).resized(
-                height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
+            near = tile.grow(around).resized(
+                height + 2 * around, width + 2 * around, whole_cells
             )
             seen = window.clip(level.bounds)
             pixels = level.read(seen)
-            x = magnify(seen).add_(pixels.clamp(0, 1)).clamp_(0, 1)
+            x = _change(level, pixels, magnify(seen))
             painted = self._run(
                 x, forward, window.margins_around(seen), near.relative_to(window)
             )
-            near = near.clip(level.bounds)
-            painted = painted[..., : near.height, : near.width]
-            x = x[near.within(seen)]
-            painted -= _low(painted - x, hold)
-            stylized = mix(x, painted, self.strength).clamp_(0, 1)
-            emit(tile, pixels[tile.within(seen)], stylized[tile.within(near)])
+            wanted = tile.grow(around).clip(level.bounds)
+            use(
+                tile,
+                pixels[wanted.within(seen)],
+                x[wanted.within(seen)],
+                painted[wanted.within(near)],
+            )
 
         margin = math.ceil(self.network.MARGIN / _CELL) * _CELL
         whole_cells = level.bounds.round_up(_CELL)
@@ -356,20 +411,21 @@ class Renderer:
         """Return the statistics of a level, measured on a sample of it."""
         patches = []
         for patch in _sample(level.bounds):
-            x = level.read(patch).clamp_(0, 1) + magnify(patch)
-            patches.append(x.clamp_(0, 1))
+            window = patch.grow(_RIM)
+            seen = window.clip(level.bounds)
+            x = _change(level, level.read(seen), magnify(seen))
+            patches.append(_pad(x, window.margins_around(seen)))
         moments: dict[str, Moments] = {}
-        self._run(
-            torch.cat(patches),
-            functools.partial(self._live, moments=moments),
-            _margins(self.network.MARGIN),
-        )
+        live = functools.partial(self._live, moments=moments, rim=_RIM)
+        self._run(torch.cat(patches), live, _margins(0))
         return moments
 
-    def _live(self, x: Tensor, box: Region, moments: dict[str, Moments]) -> Tensor:
+    def _live(
+        self, x: Tensor, box: Region, moments: dict[str, Moments], rim: int = 0
+    ) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
-            stylized: Tensor = self.network(x, self.vector, moments)
+            stylized: Tensor = self.network(x, self.vector, moments, rim)
         return stylized[..., box.top : box.bottom, box.left : box.right]
 
     def _run(
@@ -390,16 +446,11 @@ class Renderer:
         top, left = (-(-m // stride) * stride for m in margins[:2])
         bottom = margins.bottom + -(top + height + margins.bottom) % stride
         right = margins.right + -(left + width + margins.right) % stride
-        mode = "reflect"
-        if max(top, bottom) >= height or max(left, right) >= width:
-            mode = "replicate"
         within = box or Region(top, left, top + height, left + width)
 
         def run(dtype: torch.dtype) -> Tensor:
-            padded = x.to(dtype)
-            if any((top, left, bottom, right)):
-                padded = F.pad(padded, (left, right, top, bottom), mode=mode)
-            return network(padded, within)
+            margins = Region(top, left, bottom, right)
+            return network(_pad(x.to(dtype), margins), within)
 
         out = run(self.dtype)
         # In [0, 1] unless it is no number: then neither is the sum.
@@ -439,15 +490,16 @@ def tile_size_within(
     """Return the largest tile with which rendering ``content`` fits a limit in bytes.
 
     Raises :class:`~styleplug.errors.MemoryLimitError` that tells the least there must
-    be. Counted are tiles, the base and the levels between, not content and result.
+    be. Counted are tiles, the base and the levels, not content and result.
     """
     border = 2 * _overlap(network)
     per_pixel = BYTES_PER_PIXEL[dtype]
     height, width = content.shape[:2]
-    between = 0.0
-    if height * width > 8 * base_size**2:
+    largest_first = (2 * _FINER * base_size) ** 2
+    between = 36 * min(height * width, largest_first)  # three changes in float32
+    if height * width > largest_first:
         per_channel = 1 if content.dtype == np.uint8 else 2
-        between = 2 * per_channel * height * width  # 3 channels at 1/4, 1/16, ...
+        between += 2 * per_channel * height * width  # 3 channels at 1/4, 1/16, ...
     least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
     if memory_limit < least:
         raise MemoryLimitError(
@@ -462,15 +514,20 @@ def _margins(margin: int) -> Region:
     return Region(margin, margin, margin, margin)
 
 
-class _Whole:
-    """A change that is at hand in full size."""
+def _change(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
+    """Return ``pixels`` of a level as they are so far, in [0, 1]."""
+    return (level.clamped(pixels) + change).clamp_(0, 1)
 
-    def __init__(self, change: Tensor) -> None:
-        self.change = change
 
-    def __call__(self, region: Region) -> Tensor:
-        top, left, bottom, right = region
-        return self.change[..., top:bottom, left:right].clone()
+def _pad(x: Tensor, margins: Region) -> Tensor:
+    """Return (B, 3, h, w) with margins, by reflection if it is large enough."""
+    top, left, bottom, right = margins
+    if not any(margins):
+        return x
+    height, width = x.shape[2:]
+    large = max(top, bottom) < height and max(left, right) < width
+    mode = "reflect" if large else "replicate"
+    return F.pad(x, (left, right, top, bottom), mode=mode)
 
 
 class _Octave:
@@ -497,12 +554,12 @@ class _Octave:
 def _sample(bounds: Region) -> list[Region]:
     """Return equal patches that stand for an image, or all of a small one.
 
-    They lie on a grid of two by two, up to four by four in a large image.
+    They lie on a grid of three by three, up to six by six in a large image.
     """
     height, width = min(bounds.height, _SAMPLE), min(bounds.width, _SAMPLE)
-    if bounds.area <= 4 * height * width:
+    if bounds.area <= 12 * height * width:
         return [bounds]
-    count = min(4, max(2, math.isqrt(bounds.area // _SAMPLE**2 // 4)))
+    count = min(6, max(3, math.isqrt(bounds.area // _SAMPLE**2 // 7)))
     tops = _spread(bounds.height, height, count)
     lefts = _spread(bounds.width, width, count)
     return [
@@ -528,7 +585,15 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
     size = bounds.height, bounds.width
     if tuple(x.shape[2:]) == size:
         return x
-    resized = F.interpolate(x.contiguous(), size, mode="bilinear", antialias=True)
+    if size[0] >= x.shape[2] and size[1] >= x.shape[3]:
+        if size == (2 * x.shape[2], 2 * x.shape[3]):
+            return _doubled(x)
+        return F.interpolate(x, size, mode="bilinear")
+    if x.is_floating_point():
+        if tuple(x.shape[2:]) == (2 * size[0], 2 * size[1]):
+            return _halved(x)
+        x = x.contiguous()  # torch is slow here with floats in channels last
+    resized = F.interpolate(x, size, mode="bilinear", antialias=True)
     return resized.contiguous(memory_format=torch.channels_last)
 
 
@@ -559,14 +624,17 @@ def _doubled_along(dim: int, x: Tensor) -> Tensor:
     return out.flatten(dim, dim + 1)
 
 
-def _low(x: Tensor, factor: int) -> Tensor:
-    """Return what is left of (1, 3, h, w) in a picture ``factor`` times smaller."""
-    if factor == 2:
-        large = _doubled(_halved(x))
-    else:
-        small = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
-        large = F.interpolate(small, scale_factor=factor, mode="bilinear")
-    return large[..., : x.shape[2], : x.shape[3]]
+def _sharpened(x: Tensor) -> Tensor:
+    """Return (1, 3, h, w) made up for what it loses when it is enlarged, and averaged.
+
+    Enlarging and averaging blurs by about (1, 6, 1) / 8 along height and width.
+    """
+    for dim in (2, 3):
+        last = x.shape[dim] - 1
+        before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, last)], dim)
+        after = torch.cat([x.narrow(dim, 1, last), x.narrow(dim, last, 1)], dim)
+        x = x.lerp(before.add_(after).div_(2), -0.25)
+    return x
 
 
 def _is_out_of_memory(error: Exception) -> bool:
