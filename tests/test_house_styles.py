@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from styleplug.engine import Stylizer
+from styleplug.sample import draw_scene
 from styleplug.style import bundled_styles, read_info
 from tests.conftest import require
 
@@ -63,3 +64,14 @@ def test_every_bundled_style_is_described_in_the_catalogue():
         info = read_info(path)
         for field, value in about[name].items():
             assert getattr(info, field) == value
+
+
+def test_a_preview_shows_what_the_full_size_will_be():
+    scene = draw_scene().resize((1920, 1280))
+    small = scene.resize((750, 500), Image.Resampling.LANCZOS)
+    stylizer = Stylizer("starry-night", device="cpu")
+    painting = stylizer(scene).resize(small.size, Image.Resampling.LANCZOS)
+    preview, photo, wanted = (
+        np.asarray(image, np.float32) for image in (stylizer(small), small, painting)
+    )
+    assert np.abs(preview - wanted).mean() < 0.2 * np.abs(photo - wanted).mean()
