@@ -43,8 +43,10 @@ class Descent:
 class LBFGS(Descent):
     """L-BFGS (Liu & Nocedal 1989) within bounds: no step is taken that is not down.
 
-    What pushes against a bound does not count. A step that leads up, or to a loss that
-    is not finite, is shortened; when that does not help, the memory is forgotten.
+    It begins with the knowledge that coarse waves are flatter than fine ones: features
+    see edges more than shades. What has no gradient, or pushes against a bound, stays
+    as it is. A step that leads up, or to a loss that is not finite, is shortened; when
+    that does not help, the memory is forgotten.
     """
 
     def __init__(self) -> None:
@@ -89,24 +91,28 @@ class LBFGS(Descent):
     def _aim(self) -> None:
         """Set the direction: downhill, seen through the curvature that is known."""
         assert self.gradient is not None
-        outward = (self.x <= 0) & (self.gradient > 0)
-        outward |= (self.x >= 1) & (self.gradient < 0)
-        downhill = (-self.gradient).masked_fill_(outward, 0)
+        held = self.gradient == 0
+        held |= (self.x <= 0) & (self.gradient > 0)
+        held |= (self.x >= 1) & (self.gradient < 0)
+        downhill = (-self.gradient).masked_fill_(held, 0)
         q = downhill.clone()
         shares = []
         for step, change, curvature in reversed(self.pairs):
             shares.append(_dot(step, q) / curvature)
             q.sub_(change, alpha=shares[-1])
+        q = _even_out(q)
         if self.pairs:
             _, change, curvature = self.pairs[-1]
-            q.mul_(curvature / _dot(change, change))
+            q.mul_(curvature / _dot(change, _even_out(change)))
         for step, change, curvature in self.pairs:
             q.add_(step, alpha=shares.pop() - _dot(change, q) / curvature)
-        self.direction = q.masked_fill_(outward, 0)
+        self.direction = q.masked_fill_(held, 0)
         self.length = 1.0
-        if not self.pairs or _dot(q, downhill) <= 0:
-            self.direction = downhill
-            self.length = FIRST_STEP / max(downhill.abs().mean().item(), 1e-30)
+        if not self.pairs:
+            self.length = FIRST_STEP / max(q.abs().mean().item(), 1e-30)
+        elif _dot(q, downhill) <= 0:
+            self.pairs.clear()
+            self._aim()
 
 
 class Adam(Descent):
@@ -155,6 +161,16 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", antialias=True)
+
+
+def _even_out(gradient: Tensor) -> Tensor:
+    """Return (B, C, H, W) with each wave divided by its frequency."""
+    height, width = gradient.shape[2:]
+    down = torch.fft.fftfreq(height, device=gradient.device)[:, None]
+    across = torch.fft.rfftfreq(width, device=gradient.device)
+    frequency = torch.hypot(down, across).clamp_(min=1 / max(height, width))
+    waves = torch.fft.rfft2(gradient).div_(frequency)
+    return torch.fft.irfft2(waves, s=(height, width))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

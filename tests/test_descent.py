@@ -89,6 +89,30 @@ def test_it_steps_back_from_a_loss_that_is_not_finite(name, bad, target):
     assert loss < losses[0]
 
 
+def test_lbfgs_begins_with_waves_of_any_length_alike():
+    x = torch.linspace(0, 4 * torch.pi, 65)[:-1].cos().expand(1, 3, 64, 64)
+    fine = (8 * torch.linspace(0, 4 * torch.pi, 65)[:-1]).cos().expand(1, 3, 64, 64)
+    descent = LBFGS()
+    descent.start(torch.full_like(x, 0.5), 10)
+    descent.tell(descent.ask(), 1.0, x + 8 * fine)
+    step = descent.direction / descent.direction.std()
+    expected = -(x + fine) / (x + fine).std()
+    torch.testing.assert_close(step, expected, rtol=0, atol=1e-3)
+
+
+def test_lbfgs_leaves_what_has_no_gradient(target):
+    descent = LBFGS()
+    descent.start(torch.full_like(target, 0.5), 10)
+    evaluate = bowl(target)
+    for _ in range(10):
+        x = descent.ask()
+        loss, gradient = evaluate(x)
+        gradient[..., :2, :] = 0
+        descent.tell(x, loss, gradient)
+    assert (descent.x[..., :2, :] == 0.5).all()
+    assert (descent.x[..., 2:, :] != 0.5).any()
+
+
 def test_what_lbfgs_learned_holds_at_twice_the_size(target):
     descent = LBFGS()
     descent.start(torch.full_like(target, 0.5), 10)

@@ -8,7 +8,6 @@ that weights mean the same whichever VGG-19 is used.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,19 +172,11 @@ class _Moments(torch.autograd.Function):
         ctx: Any, positions: Tensor, share: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(positions, share)
-        wide = torch.promote_types(positions.dtype, torch.float32)
-        batch, count, channels = positions.shape
-        mean = positions.new_zeros((batch, channels), dtype=wide)
-        gram = positions.new_zeros((batch, channels, channels), dtype=wide)
-        size = max(_PART, math.ceil(count / 32 / 64) * 64)
-        for start in range(0, count, size):
-            part = positions[:, start : start + size]
-            weight = part.new_ones(part.shape[1], 1)
-            if share is not None:
-                weight = share[start : start + size]
-            for i, x in enumerate(part):
-                mean[i] += (x.T @ weight)[:, 0]
-                gram[i] += (x if share is None else x * weight).T @ x
+        count = positions.shape[1]
+        weight = positions.new_ones(count, 1) if share is None else share
+        weighted = positions if share is None else positions * share
+        mean = _products(weight.expand(len(positions), -1, -1), positions)[:, 0]
+        gram = _products(weighted, positions)
         if share is None:
             mean, gram = mean.div_(count), gram.div_(count)
         return mean, gram
@@ -201,8 +192,25 @@ class _Moments(torch.autograd.Function):
         return (slope if share is None else slope.mul_(share)), None
 
 
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return (B, K, C): aᵀ b of (B, N, K) and (B, N, C), in float32 at least."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    parts = a.shape[1] // _PART
+    even = parts * _PART
+    return torch.stack(
+        [
+            torch.bmm(
+                x[:even].unflatten(0, (parts, _PART)).transpose(1, 2),
+                y[:even].unflatten(0, (parts, _PART)),
+            ).sum(dim=0, dtype=wide)
+            + x[even:].T @ y[even:]
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
+
+
 _PART = 1024
-"""Least number of positions that are summed up at once."""
+"""Positions that are summed up at once."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -216,10 +224,12 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 def content_loss(features: Features, targets: Features) -> Tensor:
     """Return (B,): mean squared difference of features, mean over the layers."""
-    losses = [
-        (features[layer].float() - target.float()).square().mean(dim=(1, 2, 3))
-        for layer, target in targets.items()
-    ]
+    losses = []
+    for layer, target in targets.items():
+        change = features[layer] - target
+        wide = torch.promote_types(change.dtype, torch.float32)
+        length = torch.linalg.vector_norm(change, dim=(1, 2, 3), dtype=wide)
+        losses.append(length.square() / change[0].numel())
     return torch.stack(losses).mean(dim=0)
 
 
