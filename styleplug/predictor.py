@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import InvalidImageError, InvalidStyleError
 from .images import Array, Picture
-from .networks import LoadedStyle, hash_trunk, load_tensors, load_trunk, write_tensors
+from .networks import LoadedStyle, load_tensors, load_trunk, write_tensors
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
 
 
@@ -130,8 +130,9 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
     do not belong together.
     """
     info, predictor = load_predictor(folder / bundled_predictor().name)
-    network = load_trunk(folder / bundled_trunk().name)
-    if hash_trunk(network) != info.trunk:
+    trunk = folder / bundled_trunk().name
+    network = load_trunk(trunk)
+    if read_info(trunk).trunk != info.trunk:
         raise InvalidStyleError(
             f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."

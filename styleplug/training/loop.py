@@ -48,7 +48,7 @@ from ..networks import (
     save_trunk,
 )
 from ..predictor import StylePredictor, capture, load_predictor, save_predictor
-from ..style import StyleInfo, bundled_predictor, bundled_trunk
+from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 from .data import Archive, Photographs, crop, folder_images, glimpse, load_artwork
 from .learner import Batch, Learner, Losses, objective
 from .losses import STYLE_LAYERS, LossNetwork, gram_matrix, style_loss
@@ -154,7 +154,8 @@ def train(
 
     With ``trunk`` only the vectors are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
-    trained is written as ``trunk.safetensors``. ``start`` are styles of the trunk that
+    trained is written as ``trunk.safetensors``; styles of a trunk that is neither
+    there nor bundled hold it themselves. ``start`` are styles of the trunk that
     the vectors begin from, one for each artwork; without them, vectors on the bundled
     trunk begin where its predictor sees them. ``archive`` is a folder of artworks: a
     predictor of any style is learned from them, but for those named in ``held_out``,
@@ -270,11 +271,14 @@ def train(
             training={**info, "artworks": len(pictures.images)},
         )
         save_predictor(out / bundled_predictor().name, predictor, told)
+    trunks = bundled_trunk(), out / bundled_trunk().name
+    found = {read_info(path).trunk for path in trunks if path.exists()}
+    shared = hash_trunk(network) in found
     paths = []
     for told, style, measured in zip(infos, learner.vectors, figures, strict=True):
         told = dataclasses.replace(told, training=info, figures=measured)
         paths.append(out / f"{told.name}.safetensors")
-        save_style(paths[-1], style, network, told, self_contained=False)
+        save_style(paths[-1], style, network, told, self_contained=not shared)
         _check(told)
     return paths
 

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -121,7 +122,8 @@ def test_a_damaged_checkpoint_is_refused(artwork, photographs, vgg, tmp_path):
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
     trained, artwork, photographs, vgg, tmp_path
 ):
-    trunk = trained.with_name("trunk.safetensors")
+    trunk = tmp_path / "trunk.safetensors"
+    shutil.copy(trained.with_name("trunk.safetensors"), trunk)
     before = copy.deepcopy(load_trunk(trunk).state_dict())
 
     def learn(steps):
@@ -232,6 +234,7 @@ def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp
         start=[trained],
     )
     assert torch.equal(load_file(style)["style"], load_file(trained)["style"])
+    assert read_info(style).self_contained  # its trunk is not beside it
 
 
 def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_path):
