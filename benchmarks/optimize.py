@@ -15,8 +15,13 @@ also where our side computes in bfloat16; measuring does not count in our time.
 
 The distances of fidelity are means over relu1_1 ... relu4_1 of the losses of
 styleplug.training.losses. Our style weight is swept, and what is compared lies where
-our content loss (relu4_2) is that of the peers' result. ``--cache DIR`` keeps the
-peers' results from one call to the next.
+our content loss (relu4_2) is that of the peers' result.
+
+The loss that is to be reached is that of the picture which the peers' recipe gives, its
+values clipped to what an image can hold, as ours always are; before that it is lower.
+
+With ``--cache DIR`` and ``--json FILE`` the benchmark can be done in several calls:
+``--limit SECONDS`` ends one, and the same call goes on from there.
 """
 
 import argparse
@@ -29,7 +34,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +71,8 @@ PAIRS = [
     ("stata", "dore_engraving"),
 ]
 STYLE_WEIGHTS = (10, 30, 90, 270)
+CHUNK = 50
+"""Iterations of the peers' from one time that they are kept to the next."""
 PHOTOGRAPHS = ("blonde_girl", "chicago", "lion", "venice_boat", "golden_gate")
 
 
@@ -78,8 +85,9 @@ def style_image(name: str, size: int) -> Tensor:
     return load_artwork(path, size).contiguous()
 
 
-def loss_network(dtype: torch.dtype) -> LossNetwork:
-    layers = (*STYLE_LAYERS, CONTENT_LAYER)
+def loss_network(
+    dtype: torch.dtype, layers: Sequence[str] = (*STYLE_LAYERS, CONTENT_LAYER)
+) -> LossNetwork:
     network = LossNetwork(ASSETS / "vgg", layers)
     crops = [content_image(name, 256)[..., :160, :160] for name in PHOTOGRAPHS]
     network.calibrate(torch.cat(crops))
@@ -114,72 +122,86 @@ class Peer:
             loss = loss + weight * gram_loss(found, self.targets[layer])
         return loss.sum()
 
-    def optimize(self, content: Tensor, iterations: int) -> tuple[Tensor, list[Any]]:
-        """Return the result, and (seconds, loss) of each iteration."""
+    def optimize(
+        self, content: Tensor, iterations: int, path: Path | None, until: float
+    ) -> tuple[Tensor, list[Any]]:
+        """Return the result, and (seconds, loss) of each iteration.
+
+        What is done lies at ``path``, where the next call goes on.
+        """
         x = (content * 255).requires_grad_()
         trace: list[tuple[float, float]] = []
-        started = time.perf_counter()
         descent = torch.optim.LBFGS(
-            [x], max_iter=iterations, tolerance_change=-1, tolerance_grad=-1
+            [x], max_iter=CHUNK, tolerance_change=-1, tolerance_grad=-1
         )
+        if path and path.exists():
+            pixels, state, trace = torch.load(path)
+            x.data.copy_(pixels)
+            if state:
+                descent.load_state_dict(state)
 
         def closure() -> Tensor:
             descent.zero_grad()
             loss = self(x / 255)
             loss.backward()
             trace.append((time.perf_counter() - started, loss.item()))
-            if len(trace) % 50 == 0:
-                print(f"  peers: {len(trace)} {trace[-1]}", file=sys.stderr, flush=True)
             return loss
 
-        descent.step(closure)
+        while len(trace) < iterations:
+            started = time.perf_counter() - (trace[-1][0] if trace else 0)
+            descent.step(closure)
+            done = len(trace) >= iterations
+            print(f"  peers: {len(trace)} {trace[-1]}", file=sys.stderr, flush=True)
+            if path:
+                state = None if done else descent.state_dict()
+                torch.save((x.detach(), state, trace), path)
+            if not done and time.monotonic() > until:
+                raise UnfinishedError
         return (x.detach() / 255).clamp(0, 1), trace
 
 
-def cached(
-    folder: Path | None, name: str, make: Callable[[], tuple[Tensor, list[Any]]]
-) -> tuple[Tensor, list[Any]]:
-    path = folder and folder / f"{name}.pt"
-    if path and path.exists():
-        result, trace = torch.load(path)
-        return result, trace
-    made = make()
-    if path:
-        torch.save(made, path)
-    return made
+class UnfinishedError(Exception):
+    """The time is over; another call goes on from here."""
 
 
-def race(size: int, iterations: int, cache: Path | None) -> dict[str, Any]:
+def race(
+    size: int, iterations: int, cache: Path | None, known: dict[str, Any], until: float
+) -> Iterator[dict[str, Any]]:
     """Time our optimization until the peers' objective is where theirs ends."""
     name, artwork, fast = RACE
     content, style = content_image(name, size), style_image(artwork, size)
     peer = Peer(loss_network(torch.float32), content, style)
-    _, trace = cached(
-        cache, f"race-{size}-{iterations}", lambda: peer.optimize(content, iterations)
-    )
-    goal, theirs = min(loss for _, loss in trace), trace[-1][0]
-    figures: dict[str, Any] = {"peers' loss": goal, "peers' seconds": theirs}
-    print(f"peers: loss {goal:.5g} after {theirs:.1f} s", flush=True)
+    path = cache and cache / f"race-{size}-{iterations}.pt"
+    picture, trace = peer.optimize(content, iterations, path, until)
+    with torch.no_grad():
+        goal = peer(picture).item()
+    theirs, unclipped = trace[-1]
+    known.update({"peers' loss": goal, "peers' seconds": theirs})
+    known["unclipped"] = unclipped
+    print(f"peers: loss {goal:.5g} after {theirs:.1f} s ({unclipped:.5g} unclipped)")
     network = loss_network(torch.bfloat16)
-    for init in ("content", fast):
-        curve = chase(init, peer, content, style, network, goal)
-        count, seconds, loss = curve[-1]
-        figures[f"from {init}"] = {
-            "reached": loss <= goal,
-            "of their time": seconds / theirs,
-            "curve": curve,
-        }
+    for init, part in (("content", 0.5), (fast, 0.25)):
+        if f"from {init}" not in known:
+            if time.monotonic() + part * theirs > until:
+                raise UnfinishedError
+            curve = chase(init, peer, content, style, network, goal, part * theirs)
+            known[f"from {init}"] = {
+                "reached": curve[-1][2] <= goal,
+                "of their time": curve[-1][1] / theirs,
+                "curve": curve,
+            }
+        count, seconds, loss = known[f"from {init}"]["curve"][-1]
         print(
             f"from {init}: loss {loss:.5g} after {count} iterations, {seconds:.1f} s = "
             f"{seconds / theirs:.3f} of the peers' time"
             + ("" if loss <= goal else " (NOT REACHED)"),
             flush=True,
         )
-    return figures
+        yield known
 
 
 class GoalError(Exception):
-    """The goal is reached."""
+    """The goal is reached, or the time is over."""
 
 
 def chase(
@@ -189,8 +211,12 @@ def chase(
     style: Tensor,
     network: LossNetwork,
     goal: float,
+    longest: float,
 ) -> list[tuple[int, float, float]]:
-    """Return (iteration, seconds, loss) up to the goal; measuring takes no time."""
+    """Return (iteration, seconds, loss) up to the goal; measuring takes no time.
+
+    It is given up after ``longest`` seconds.
+    """
     curve: list[tuple[int, float, float]] = []
     count = itertools.count(1)
     measuring = 0.0
@@ -199,13 +225,13 @@ def chase(
     def callback(fraction: float, snapshot: Callable[[], Tensor]) -> None:
         nonlocal measuring
         i = next(count)
-        if fraction < 0.2 or i % 5:
+        if i % 5:
             return
         now = time.perf_counter()
         with torch.no_grad():
             curve.append((i, now - started - measuring, peer(snapshot()).item()))
         measuring += time.perf_counter() - now
-        if curve[-1][2] <= goal:
+        if curve[-1][2] <= goal or curve[-1][1] > longest:
             raise GoalError
 
     with contextlib.suppress(GoalError):
@@ -219,8 +245,8 @@ def chase(
             content_weight=1 / goal,
             style_weight=1 / goal,
             tv_weight=0,
-            iterations=400 if init == "content" else 100,
-            tolerance=0,
+            iterations=2000 if init == "content" else 500,
+            tolerance=5e-4,
             loss_network=network,
             callback=callback,
         )
@@ -230,8 +256,7 @@ def chase(
 def iteration(size: int) -> dict[str, Any]:
     """Time an iteration of ours beside forward and backward of the loss network."""
     content, style = content_image(RACE[0], size), style_image(RACE[1], size)
-    layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
-    network = LossNetwork(ASSETS / "vgg", layers, torch.bfloat16)
+    network = loss_network(torch.bfloat16, STYLE_LAYERS[:4])
 
     def bare() -> None:
         leaf = content.clone().requires_grad_()
@@ -289,8 +314,7 @@ def memory(size: int) -> dict[str, Any]:
 
 def peak(what: str, size: int) -> None:
     """Print the peak of this process in bytes after doing ``what``."""
-    layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
-    network = LossNetwork(ASSETS / "vgg", layers, torch.bfloat16)
+    network = loss_network(torch.bfloat16, STYLE_LAYERS[:4])
     content, style = content_image(RACE[0], size), style_image(RACE[1], size)
     if what == "bare":
         for _ in range(3):
@@ -336,20 +360,22 @@ def fidelity(
     dtype: torch.dtype,
     cache: Path | None,
     sheets: Path | None,
-) -> dict[str, Any]:
+    known: dict[str, Any],
+    until: float,
+) -> Iterator[dict[str, Any]]:
     """Compare distances to the style at equal content loss."""
     rod = Rod()
     fast = loss_network(torch.bfloat16)
     plain = loss_network(dtype)
-    figures: dict[str, Any] = {}
     for name, artwork in pairs:
+        if f"{name} / {artwork}" in known:
+            continue
+        if time.monotonic() > until:
+            raise UnfinishedError
         content, style = content_image(name, size), style_image(artwork, size)
+        path = cache and cache / f"{name}-{artwork}-{size}-{iterations}-{dtype}.pt"
         peer = Peer(plain, content, style)
-        picture, _ = cached(
-            cache,
-            f"{name}-{artwork}-{size}-{iterations}-{dtype}",
-            lambda peer=peer, content=content: peer.optimize(content, iterations),
-        )
+        picture, _ = peer.optimize(content, iterations, path, until)
         theirs = rod(picture, content, style)
         pictures, curve = [], []
         for weight in STYLE_WEIGHTS:
@@ -360,19 +386,18 @@ def fidelity(
             if curve[-1]["content"] > theirs["content"]:
                 break
         ours = at_content(curve, theirs["content"])
-        figures[f"{name} / {artwork}"] = {"peers": theirs, "ours": ours}
+        known[f"{name} / {artwork}"] = {"peers": theirs, "ours": ours}
         print(name, artwork, {k: round(v, 4) for k, v in theirs.items()}, end=" ")
         print({k: round(v / theirs[k], 3) for k, v in (ours or {}).items()}, flush=True)
         if sheets:
             save_row(sheets / f"{name}.png", [content, picture, *pictures[-2:]])
-    kinds = ("gram", "mean_std", "sliced")
-    known = [f for f in figures.values() if f["ours"]]
-    for kind in kinds:
-        ratios = [f["ours"][kind] / f["peers"][kind] for f in known]
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        yield known
+    compared = [f for f in known.values() if f["ours"]]
+    for kind in ("gram", "mean_std", "sliced"):
+        ratios = [f["ours"][kind] / f["peers"][kind] for f in compared]
+        mean = math.exp(sum(map(math.log, ratios)) / max(1, len(ratios)))
         closer = sum(r < 1 for r in ratios)
         print(f"{kind}: ours / peers' {mean:.3f}, closer in {closer} of {len(ratios)}")
-    return figures
 
 
 def at_content(
@@ -402,13 +427,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="pixels (default: 512, quick 256)")
     parser.add_argument("--iterations", type=int, help="(default: 500, quick 100)")
     parser.add_argument("--pairs", type=int, help="how many (default: 12, quick 2)")
-    parser.add_argument("--skip", type=int, default=0, help="pairs to leave out")
     parser.add_argument(
         "--dtype", default="float32", help="of the peers' network, in fidelity"
     )
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--sheets", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="figures; what it has is not redone")
+    parser.add_argument("--limit", type=float, default=math.inf, help="in seconds")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     size = args.size or (256 if args.quick else 512)
@@ -416,22 +441,32 @@ def main() -> None:
         peak(args.peak, size)
         return
     iterations = args.iterations or (100 if args.quick else 500)
-    pairs = PAIRS[args.skip :][: args.pairs or (2 if args.quick else 12)]
+    pairs = PAIRS[: args.pairs or (2 if args.quick else 12)]
     dtype = getattr(torch, args.dtype)
-    doers: dict[str, Callable[[], dict[str, Any]]] = {
-        "race": lambda: race(size, iterations, args.cache),
-        "iteration": lambda: iteration(size),
-        "memory": lambda: memory(size),
+    until = time.monotonic() + args.limit
+    figures: dict[str, Any] = {}
+    if args.json and args.json.exists():
+        figures = json.loads(args.json.read_text())
+    known = {part: figures.get(part, {}) for part in args.parts or parts}
+    doers: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+        "race": lambda: race(size, iterations, args.cache, known["race"], until),
+        "iteration": lambda: [iteration(size)],
+        "memory": lambda: [memory(size)],
         "fidelity": lambda: fidelity(
-            size, iterations, pairs, dtype, args.cache, args.sheets
+            *(size, iterations, pairs, dtype),
+            *(args.cache, args.sheets, known["fidelity"], until),
         ),
     }
-    figures = {}
-    for part in args.parts or parts:
+    for part in known:
         print(f"== {part}", flush=True)
-        figures[part] = doers[part]()
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        try:
+            for found in doers[part]():
+                figures[part] = found
+                if args.json:
+                    args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        except UnfinishedError:
+            print("The time is over; the same call goes on from here.")
+            return
 
 
 if __name__ == "__main__":

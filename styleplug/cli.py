@@ -357,8 +357,8 @@ def _add_optimize(commands: Commands) -> None:
     add(
         "--init",
         metavar="STYLE",
-        help="start from content, noise, fast (the bundled style that is nearest), or "
-        "what a style makes of it",
+        help="start from content, noise, fast (what is seen of the style images at "
+        "once), or what a style makes of it",
     )
     add("--optimizer", metavar="NAME", help="lbfgs or adam")
     add("--iterations", type=int, metavar="N", help="of the smallest size")

@@ -100,10 +100,12 @@ class LBFGS(Descent):
         for step, change, curvature in reversed(self.pairs):
             shares.append(_dot(step, q) / curvature)
             q.sub_(change, alpha=shares[-1])
-        q = _even_out(q)
-        if self.pairs:
+        even = _even_out(q)
+        gain = _dot(q, even)
+        if self.pairs and gain > 0:
             _, change, curvature = self.pairs[-1]
-            q.mul_(curvature / _dot(change, _even_out(change)))
+            even.mul_(curvature / _dot(change, change) * _dot(q, q) / gain)
+        q = even
         for step, change, curvature in self.pairs:
             q.add_(step, alpha=shares.pop() - _dot(change, q) / curvature)
         self.direction = q.masked_fill_(held, 0)
@@ -170,7 +172,8 @@ def _even_out(gradient: Tensor) -> Tensor:
     across = torch.fft.rfftfreq(width, device=gradient.device)
     frequency = torch.hypot(down, across).clamp_(min=1 / max(height, width))
     waves = torch.fft.rfft2(gradient).div_(frequency)
-    return torch.fft.irfft2(waves, s=(height, width))
+    even: Tensor = torch.fft.irfft2(waves, s=(height, width))
+    return even
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

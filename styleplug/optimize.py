@@ -53,7 +53,6 @@ from .objective import (
     Weights,
     overlap_of,
 )
-from .style import bundled_styles
 from .training.losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
 
 if TYPE_CHECKING:
@@ -78,10 +77,12 @@ _MEMORY = 4 << 30
 _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
 """Working memory of the loss network for each pixel of a tile, its border included;
 benchmarks/optimize.py measures it."""
-_VECTORS = 12
+_VECTORS = 13
 """Pictures of a level's size that are held beside the pairs of L-BFGS."""
 _HISTORY = 12
 """Pairs that L-BFGS remembers, where they fit."""
+_COARSE = 10
+"""How many times the tolerance ends a level that is not the last."""
 _PATIENCE = 10
 """Iterations over which the relative improvement is measured."""
 
@@ -233,11 +234,12 @@ def optimize(
     (``"statistics"``). ``mask`` is (H, W) in [0, 1]; 0 keeps the content exactly.
 
     ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), a style
-    for :func:`.stylize`, or ``"fast"``, the bundled style that comes nearest.
+    for :func:`.stylize`, or ``"fast"``, what :func:`.stylize` makes of the style images
+    at once. What is painted there in fine detail comes back at the level of its size.
     ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
-    each level of twice its size half as many; a level ends before when ten of them
-    improved the loss by less than the fraction ``tolerance``. The same call gives the
-    same picture on the same machine.
+    each level of twice its size half as many; the last ends before when ten of them
+    improved the loss by less than the fraction ``tolerance``, those before it by less
+    than ten times as much. The same call gives the same picture on the same machine.
 
     ``loss_network`` is a VGG-19 as safetensors with torchvision's names: a file, a Hub
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
@@ -356,6 +358,7 @@ class _Run:
             logger.warning("The mask is black: the picture stays as it is.")
             return
         options = self.options
+        self.sketch = self._sketch()
         levels = self._levels()
         total = sum(height * width * count for height, width, count in levels)
         done = 0
@@ -365,6 +368,8 @@ class _Run:
             content = resize(self.content, (height, width))
             objective = self._objective(content, tile_size)
             descent.start(self._first(content), history)
+            finest = (height, width) == self.content.shape[2:]
+            tolerance = options.tolerance * (1 if finest else _COARSE)
             least: list[float] = []
             for i in range(count):
                 x = descent.ask()
@@ -378,7 +383,7 @@ class _Run:
                     self.best = x
                 least.append(loss if not least else min(loss, least[-1]))
                 descent.tell(x, loss, gradient)
-                ended = i + 1 == count or _has_stalled(least, options.tolerance)
+                ended = i + 1 == count or _has_stalled(least, tolerance)
                 if options.callback is not None:
                     now = done + height * width * (count if ended else i + 1)
                     options.callback(now / total, self.snapshot)
@@ -466,32 +471,31 @@ class _Run:
         """Return the picture with which the level of that content begins."""
         if self.best is not None:
             return self._grown(content)
-        init = self.options.init
-        if init == "content":
-            return content.clone()
-        if init == "noise":
+        if self.options.init == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
             noise = torch.rand(content.shape, generator=generator).to(content.device)
             return self._kept(noise, content)
-        if init != "fast":
-            return self._kept(self._fast(init, content), content)
-        objective = self._objective(content, max(content.shape))
-        pictures = [self._fast(path, content) for path in bundled_styles().values()]
-        return self._kept(min(pictures, key=lambda x: objective(x)[0]), content)
+        return self._kept(resize(self.sketch, content.shape[2:]).clone(), content)
 
-    def _fast(self, style: Any, content: Tensor) -> Tensor:
-        picture = Stylizer(style, device=self.device)(content)
+    def _sketch(self) -> Tensor:
+        """Return in full size what to start from, its noise left out."""
+        style: Any = self.options.init
+        if style in ("content", "noise"):
+            return self.content
+        if style == "fast":
+            style = [(part.image, part.share) for part in self.styles]
+        picture = Stylizer(style, device=self.device)(self.content)
         grey = self.options.preserve_color in (True, "luminance")
         return _grey(picture) if grey else picture
 
     def _grown(self, content: Tensor) -> Tensor:
-        """Return the best picture at the size of ``content``, with its fine detail."""
+        """Return the best picture at the size of ``content``, with fine detail."""
         assert self.best is not None
         size = content.shape[2:]
         if self.best.shape[2:] == size:
             return self.best
-        coarse = resize(self.content, self.best.shape[2:])
-        detail = content - resize(coarse, size)
+        coarse = resize(self.sketch, self.best.shape[2:])
+        detail = resize(self.sketch, size) - resize(coarse, size)
         return self._kept((resize(self.best, size) + detail).clamp_(0, 1), content)
 
     def _kept(self, x: Tensor, content: Tensor) -> Tensor:

@@ -159,24 +159,28 @@ def test_it_can_begin_with_the_picture_of_a_style(
     content_image, stripes, shallow, tiny_style
 ):
     shallow["iterations"] = 1
-    stylized = styleplug.stylize(content_image, tiny_style)
+    pixels = np.asarray(content_image, np.float32) / 255
+    stylized = 255 * styleplug.stylize(pixels, tiny_style)
     result = optimize(content_image, stripes, init=str(tiny_style), **shallow)
-    assert np.array(result) == pytest.approx(np.array(stylized), abs=1)
+    assert np.array(result) == pytest.approx(stylized, abs=1)
 
 
-def test_fast_begins_with_the_bundled_style_that_is_nearest(
-    stripes, shallow, shallow_vgg
+def test_fast_begins_with_what_is_seen_of_the_style_at_once(
+    content_image, stripes, shallow
 ):
-    shallow.update(iterations=1, content_weight=0, tv_weight=0)
-    content = flat("grey", stripes.size)
-    result = optimize(content, stripes, init="fast", style_loss="gram", **shallow)
-    distances = [
-        style_distance(shallow_vgg, styleplug.stylize(content, style.name), stripes)
-        for style in styleplug.list_styles()
-    ]
-    assert style_distance(shallow_vgg, result, stripes) == pytest.approx(
-        min(distances), rel=0.02
-    )
+    shallow["iterations"] = 1
+    pixels = np.asarray(content_image, np.float32) / 255
+    stylized = 255 * styleplug.stylize(pixels, stripes)
+    result = optimize(content_image, stripes, init="fast", **shallow)
+    assert np.array(result) == pytest.approx(stylized, abs=1)
+
+
+def test_what_was_painted_finely_comes_back_at_its_level(stripes, shallow, tiny_style):
+    shallow["iterations"] = 1
+    pixels = np.random.default_rng(0).random((260, 270, 3), np.float32)
+    stylized = styleplug.stylize(pixels, tiny_style)
+    result = optimize(pixels, stripes, init=str(tiny_style), **shallow)
+    assert result == pytest.approx(stylized.clip(0, 1), abs=1 / 255)
 
 
 def test_style_scale_makes_the_strokes_larger(content_image, stripes, shallow):
@@ -248,6 +252,7 @@ def test_where_the_mask_is_0_the_content_stays_exactly(stripes, shallow):
 
 @pytest.mark.parametrize("value", [True, "luminance"])
 def test_preserving_the_luminance_changes_all_channels_alike(value, stripes, shallow):
+    shallow["iterations"] = 12
     content = np.full((48, 64, 3), (0.5, 0.45, 0.4), np.float32)
     content += 0.1 * np.random.default_rng(0).random((48, 64, 1), np.float32)
     result = optimize(content, stripes, preserve_color=value, **shallow)
