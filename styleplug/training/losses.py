@@ -8,6 +8,7 @@ that weights mean the same whichever VGG-19 is used.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,8 @@ class LossNetwork(nn.Module):
             given = divisor
             layers = [self.taps[i] for i in range(start, end) if i in self.taps]
             if layers:
-                divisor = features[layers[0]].float().relu().mean().item()
+                mean = features[layers[0]].float().relu().mean().item()
+                divisor = mean if 0 < mean < math.inf else 1.0
             for layer in layers:
                 self.activations[layer] *= divisor
             convolution = self.stack[start]
