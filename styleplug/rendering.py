@@ -184,17 +184,6 @@ class Canvas:
         """Return what was read in [0, 1], where integers are already."""
         return pixels.clamp(0, 1) if self._scale is None else pixels
 
-    def read_resized(self, height: int, width: int) -> Tensor:
-        """Return the whole image at another size, in [0, 1]."""
-        bounds = Region(0, 0, height, width)
-        if not (self.is_8bit and self.device.type == "cpu"):
-            return _resize(self.clamped(self.read(self.bounds)), bounds)
-        whole = self.pixels
-        if isinstance(whole, np.ndarray):
-            whole = torch.from_numpy(np.ascontiguousarray(whole))
-        small = _resize(whole.permute(2, 0, 1)[None], bounds)
-        return small.float().div_(255)
-
     def write(self, region: Region, tensor: Tensor) -> None:
         """Write ``tensor``, which is used up."""
         if self._scale is not None:
@@ -311,7 +300,8 @@ class Renderer:
 
     def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
-        x = content.read_resized(*size)
+        x = content.clamped(content.read(content.bounds))
+        x = _resize(x, Region(0, 0, *size))
         # Zero padding shows as a frame where it is seen: here nothing may see it.
         reach = self.network.receptive_field
         live = functools.partial(self._live, moments={})
@@ -589,11 +579,10 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
         if size == (2 * x.shape[2], 2 * x.shape[3]):
             return _doubled(x)
         return F.interpolate(x, size, mode="bilinear")
-    if x.is_floating_point():
-        if tuple(x.shape[2:]) == (2 * size[0], 2 * size[1]):
-            return _halved(x)
-        x = x.contiguous()  # torch is slow here with floats in channels last
-    resized = F.interpolate(x, size, mode="bilinear", antialias=True)
+    if tuple(x.shape[2:]) == (2 * size[0], 2 * size[1]):
+        return _halved(x)
+    # Torch is slow here with channels last.
+    resized = F.interpolate(x.contiguous(), size, mode="bilinear", antialias=True)
     return resized.contiguous(memory_format=torch.channels_last)
 
 
