@@ -46,12 +46,16 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 
 def best(rounds: int, *calls: Callable[[], object]) -> list[float]:
-    """Return the best time of each call in seconds, the calls taking turns."""
+    """Return the best time of each call in seconds, the calls taking turns.
+
+    Before each is a rest: onnxruntime's threads spin for a while after their work.
+    """
     for call in calls:
         call()
     times = [[] for _ in calls]
     for _ in range(rounds):
         for call, found in zip(calls, times, strict=True):
+            time.sleep(0.3)
             start = time.perf_counter()
             call()
             found.append(time.perf_counter() - start)

@@ -323,7 +323,7 @@ class Renderer:
         for band in _bands(level.bounds):
             within = band.within(level.bounds)
             pixels = level.read(band)
-            x = _change(level, pixels, magnified[within])
+            x = magnified[within].add_(level.clamped(pixels)).clamp_(0, 1)
             stylized = mix(x, finer[within].add_(x), self.strength)
             emit(band, pixels, stylized.clamp_(0, 1))
 
@@ -404,7 +404,7 @@ class Renderer:
             window = patch.grow(_RIM)
             seen = window.clip(level.bounds)
             x = _change(level, level.read(seen), magnify(seen))
-            patches.append(_pad(x, window.margins_around(seen)))
+            patches.append(_pad(x, window.margins_around(seen), x.dtype))
         moments: dict[str, Moments] = {}
         live = functools.partial(self._live, moments=moments, rim=_RIM)
         self._run(torch.cat(patches), live, _margins(0))
@@ -440,7 +440,7 @@ class Renderer:
 
         def run(dtype: torch.dtype) -> Tensor:
             margins = Region(top, left, bottom, right)
-            return network(_pad(x.to(dtype), margins), within)
+            return network(_pad(x, margins, dtype), within)
 
         out = run(self.dtype)
         # In [0, 1] unless it is no number: then neither is the sum.
@@ -509,15 +509,26 @@ def _change(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
     return (level.clamped(pixels) + change).clamp_(0, 1)
 
 
-def _pad(x: Tensor, margins: Region) -> Tensor:
-    """Return (B, 3, h, w) with margins, by reflection if it is large enough."""
-    top, left, bottom, right = margins
-    if not any(margins):
-        return x
-    height, width = x.shape[2:]
-    large = max(top, bottom) < height and max(left, right) < width
-    mode = "reflect" if large else "replicate"
-    return F.pad(x, (left, right, top, bottom), mode=mode)
+def _pad(x: Tensor, margins: Region, dtype: torch.dtype) -> Tensor:
+    """Return (B, 3, h, w) with margins, channels last, in another type.
+
+    By reflection, as ``F.pad`` does it in a fourth of the time; small images repeat
+    their outermost pixels.
+    """
+    top, left, below, right = margins
+    batch, channels, height, width = x.shape
+    if max(top, below) >= height or max(left, right) >= width:
+        return F.pad(x, (left, right, top, below), mode="replicate").to(dtype)
+    shape = (batch, top + height + below, left + width + right, channels)
+    out = x.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
+    bottom, end = top + height, left + width
+    inner = out[..., top:bottom, :]
+    inner[..., left:end] = x
+    inner[..., :left] = inner[..., left + 1 : 2 * left + 1].flip(3)
+    inner[..., end:] = inner[..., end - 1 - right : end - 1].flip(3)
+    out[..., :top, :] = out[..., top + 1 : 2 * top + 1, :].flip(2)
+    out[..., bottom:, :] = out[..., bottom - 1 - below : bottom - 1, :].flip(2)
+    return out
 
 
 class _Octave:
