@@ -199,7 +199,7 @@ Finish = Callable[[Region, Tensor, Tensor], Tensor]
 
 _Emit = Callable[[Region, Tensor, Tensor], None]
 _Magnify = Callable[[Region], Tensor]
-_Use = Callable[[Region, Tensor, Tensor, Tensor], None]
+_Use = Callable[[Region, Region, Tensor, Tensor, Tensor], None]
 
 
 class Renderer:
@@ -314,10 +314,15 @@ class Renderer:
         magnified = _resize(change, level.bounds)
         finer = torch.empty_like(magnified)
 
-        def keep(tile: Region, pixels: Tensor, x: Tensor, painted: Tensor) -> None:
-            finer[tile.within(level.bounds)] = painted.sub_(x)
+        def change_here(region: Region) -> Tensor:
+            return magnified[region.within(level.bounds)]
 
-        self._paint(level, lambda region: magnified[region.within(level.bounds)], keep)
+        def keep(
+            tile: Region, near: Region, pixels: Tensor, x: Tensor, painted: Tensor
+        ) -> None:
+            finer[tile.within(level.bounds)] = painted.sub_(x)[tile.within(near)]
+
+        self._paint(level, change_here, keep)
         small = _resize(finer, Region(0, 0, *change.shape[2:]))
         finer -= _resize(_sharpened(small), level.bounds)
         for band in _bands(level.bounds):
@@ -330,23 +335,22 @@ class Renderer:
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Paint a level upon the one of half its size."""
 
-        def take_back(tile: Region, pixels: Tensor, x: Tensor, painted: Tensor) -> None:
-            near = tile.grow(_NEAR).clip(level.bounds)
+        def take_back(
+            tile: Region, near: Region, pixels: Tensor, x: Tensor, painted: Tensor
+        ) -> None:
             finer = painted.sub_(x)
             low = _doubled(_sharpened(_halved(finer)))
             finer -= low[..., : x.shape[2], : x.shape[3]]
             stylized = mix(x, finer.add_(x), self.strength).clamp_(0, 1)
             emit(tile, pixels[tile.within(near)], stylized[tile.within(near)])
 
-        self._paint(level, magnify, take_back, _NEAR)
+        self._paint(level, magnify, take_back)
 
-    def _paint(
-        self, level: Canvas, magnify: _Magnify, use: _Use, around: int = 0
-    ) -> None:
+    def _paint(self, level: Canvas, magnify: _Magnify, use: _Use) -> None:
         """Let the network paint a level, tile by tile, over the change so far.
 
-        ``use`` gets each tile, and its pixels, what the network saw and what it painted
-        there and ``around`` it, as far as the level reaches.
+        ``use`` gets each tile and the region near it, and of that the pixels, what the
+        network saw and what it painted.
         """
         moments = self._measure(level, magnify)
 
@@ -363,22 +367,19 @@ class Renderer:
             window = tile.grow(self._overlap).resized(
                 height + 2 * self._overlap, width + 2 * self._overlap, outside
             )
-            near = tile.grow(around).resized(
-                height + 2 * around, width + 2 * around, whole_cells
+            painted_box = tile.grow(_NEAR).resized(
+                height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
             )
             seen = window.clip(level.bounds)
             pixels = level.read(seen)
             x = _change(level, pixels, magnify(seen))
             painted = self._run(
-                x, forward, window.margins_around(seen), near.relative_to(window)
+                *(x, forward, window.margins_around(seen)),
+                painted_box.relative_to(window),
             )
-            wanted = tile.grow(around).clip(level.bounds)
-            use(
-                tile,
-                pixels[wanted.within(seen)],
-                x[wanted.within(seen)],
-                painted[wanted.within(near)],
-            )
+            near = tile.grow(_NEAR).clip(level.bounds)
+            there = near.within(seen)
+            use(tile, near, pixels[there], x[there], painted[near.within(painted_box)])
 
         margin = math.ceil(self.network.MARGIN / _CELL) * _CELL
         whole_cells = level.bounds.round_up(_CELL)
