@@ -247,10 +247,12 @@ def main() -> None:
         figures["predictor, MB"] = bundled_predictor().stat().st_size / 1e6
         figures["its own picture, SSIM"] = identity()
         figures["flicker"] = flicker()
+        print(json.dumps(figures, indent=2), flush=True)
         rod = Rod()
         figures["captured / house"] = beside_house_styles(rod)
+        print(figures["captured / house"], flush=True)
         figures["distances"] = compare(rod, microast, adain)
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(figures["distances"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 

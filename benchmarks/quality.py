@@ -98,7 +98,7 @@ def at_content(curve: list[tuple[float, float]], content: float) -> float | None
     """Return the style distance where the curve passes a content distance."""
     for (c0, s0), (c1, s1) in itertools.pairwise(curve):
         if c0 <= content <= c1:
-            return s0 + (s1 - s0) * (content - c0) / (c1 - c0)
+            return s0 + (s1 - s0) * (content - c0) / max(c1 - c0, 1e-9)
     return None
 
 
@@ -194,11 +194,11 @@ def border_energy(painted: np.ndarray) -> float:
 
 def sheet(name: str, folder: Path) -> None:
     """Write artwork, photographs and our pictures, a peer's below."""
-    contents = [load(path, 512)[..., :400, :400] for path in photos()]
+    contents = [load(path, 512)[..., :360, :360] for path in photos()]
     stylizer = Stylizer(name, device="cpu")
-    artwork = load_artwork(artwork_of(name), 400)[..., :400, :400]
+    artwork = load_artwork(artwork_of(name), 360)[..., :360, :360]
     artwork = torch.nn.functional.pad(
-        artwork, (0, 400 - artwork.shape[3], 0, 400 - artwork.shape[2]), value=1
+        artwork, (0, 360 - artwork.shape[3], 0, 360 - artwork.shape[2]), value=1
     )
     rows = [[artwork, *contents], [artwork, *map(stylizer, contents)]]
     for style, peer, _ in PEERS:
