@@ -14,15 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import (
-    EPS,
-    Box,
-    FrozenNetwork,
-    Moments,
-    StyleNetwork,
-    measure_moments,
-    without_rim,
-)
+from .networks import EPS, Box, FrozenNetwork, Moments, StyleNetwork, measure_moments
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -75,10 +67,8 @@ class ForeignNetwork(StyleNetwork):
         rim: int = 0,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> Moments:
-            measured = measure_moments(
-                without_rim(x, rim * x.shape[2] // content.shape[2]),
-                whole_batch=moments is not None,
-            )
+            scaled = rim * x.shape[2] // content.shape[2]
+            measured = measure_moments(x, moments is not None, scaled)
             if moments is not None:
                 moments[name] = measured
             return measured

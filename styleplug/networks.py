@@ -154,10 +154,8 @@ class StyleNetwork(nn.Module):
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = _convolve(name, x, self._kernel(name), layer.resample)
-            measured = measure_moments(
-                without_rim(x, rim * x.shape[2] // content.shape[2]),
-                whole_batch=moments is not None,
-            )
+            scaled = rim * x.shape[2] // content.shape[2]
+            measured = measure_moments(x, moments is not None, scaled)
             mean, variance = measured
             scale, shift = scales[name], shifts[name]
             if moments is not None:
@@ -276,17 +274,15 @@ class FrozenNetwork:
         return F.relu_(x) if layer.relu else x
 
 
-def without_rim(x: Tensor, rim: int) -> Tensor:
-    """Return (B, C, H, W) without ``rim`` rows and columns on all sides."""
-    return x[..., rim : x.shape[2] - rim, rim : x.shape[3] - rim]
-
-
-def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
+def measure_moments(x: Tensor, whole_batch: bool, rim: int = 0) -> Moments:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
+
+    ``rim`` rows and columns on all sides do not count.
 
     In two passes over rows of channels: an order of magnitude faster on a CPU than
     ``torch.var_mean`` over height and width of a channels-last tensor.
     """
+    x = x[..., rim : x.shape[2] - rim, rim : x.shape[3] - rim]
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)
     if whole_batch:
         rows = rows.flatten(0, 1)[None]

@@ -263,20 +263,19 @@ class Renderer:
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
             pixels = content.read(content.bounds)
-            stylized = content.clamped(pixels) + _resize(change, content.bounds)
-            emit(content.bounds, pixels, stylized.clamp_(0, 1))
-            return
-        level = levels.pop()
-        if not levels:
-            self._paint_first(level, change, emit)
-            return
-        painted = self._blank(level.bounds, content)
-        self._paint_first(level, change, _keep_in(painted))
+            stylized = _so_far(content, pixels, _resize(change, content.bounds))
+            emit(content.bounds, pixels, stylized)
+        below: _Octave | None = None
         while levels:
-            magnify = _Octave(level, painted)
             level = levels.pop()
-            painted = self._blank(level.bounds, content) if levels else painted
-            self._paint_octave(level, magnify, _keep_in(painted) if levels else emit)
+            painted = self._blank(level.bounds, content) if levels else None
+            use = emit if painted is None else _keep_in(painted)
+            if below is None:
+                self._paint_first(level, change, use)
+            else:
+                self._paint_octave(level, below, use)
+            if painted is not None:
+                below = _Octave(level, painted)
 
     def _halve(self, canvas: Canvas) -> Canvas:
         """Return the image at half size."""
@@ -372,7 +371,7 @@ class Renderer:
             )
             seen = window.clip(level.bounds)
             pixels = level.read(seen)
-            x = _change(level, pixels, magnify(seen))
+            x = _so_far(level, pixels, magnify(seen))
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
@@ -404,7 +403,7 @@ class Renderer:
         for patch in _sample(level.bounds):
             window = patch.grow(_RIM)
             seen = window.clip(level.bounds)
-            x = _change(level, level.read(seen), magnify(seen))
+            x = _so_far(level, level.read(seen), magnify(seen))
             patches.append(_pad(x, window.margins_around(seen), x.dtype))
         moments: dict[str, Moments] = {}
         live = functools.partial(self._live, moments=moments, rim=_RIM)
@@ -505,7 +504,7 @@ def _margins(margin: int) -> Region:
     return Region(margin, margin, margin, margin)
 
 
-def _change(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
+def _so_far(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
     """Return ``pixels`` of a level as they are so far, in [0, 1]."""
     return (level.clamped(pixels) + change).clamp_(0, 1)
 
@@ -513,8 +512,7 @@ def _change(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
 def _pad(x: Tensor, margins: Region, dtype: torch.dtype) -> Tensor:
     """Return (B, 3, h, w) with margins, channels last, in another type.
 
-    By reflection, as ``F.pad`` does it in a fourth of the time; small images repeat
-    their outermost pixels.
+    By reflection, faster than ``F.pad``; small images repeat their outermost pixels.
     """
     top, left, below, right = margins
     batch, channels, height, width = x.shape

@@ -10,8 +10,6 @@ from PIL import Image
 
 from styleplug.cli import main
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture
 def files(content_image, tmp_path) -> Path:

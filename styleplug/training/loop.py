@@ -155,16 +155,15 @@ def train(
     With ``trunk`` only the vectors are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
-    there nor bundled hold it themselves. ``start`` are styles of the trunk that
-    the vectors begin from, one for each artwork; without them, vectors on the bundled
-    trunk begin where its predictor sees them. ``archive`` is a folder of artworks: a
+    there nor bundled hold it themselves. ``start`` are styles of the trunk that the
+    vectors begin from, one for each artwork; without them, vectors on the bundled trunk
+    begin where its predictor sees them. ``archive`` is a folder of artworks: a
     predictor of any style is learned from them, but for those named in ``held_out``,
     and written as ``predictor.safetensors``; one of the trunk's, beside it, is trained
-    on. ``about`` gives the header fields of a
-    style by the file name of its artwork. The photographs in ``measure`` are not
-    trained on; the figures in the headers are measured on them. ``checkpoint`` is
-    written every few minutes and continued from when it is there; ``sheet`` is a
-    picture of the progress.
+    on. ``about`` gives the header fields of a style by the file name of its artwork.
+    The photographs in ``measure`` are not trained on; the figures in the headers are
+    measured on them. ``checkpoint`` is written every few minutes and continued from
+    when it is there; ``sheet`` is a picture of the progress.
 
     In a process group of torch.distributed, every process takes its part of each
     batch, and the first one writes.
@@ -348,11 +347,12 @@ def _first_vectors(
 
 def _first_predictor(trunk: Path | None, typical: Tensor) -> StylePredictor:
     """Return the predictor beside the trunk, or a new one that predicts ``typical``."""
-    path = trunk and trunk.with_name(bundled_predictor().name)
-    if trunk and path and path.exists():
-        info, predictor = load_predictor(path)
-        if info.trunk == hash_trunk(load_trunk(trunk)):
-            return copy.deepcopy(predictor).requires_grad_(True)
+    if trunk is not None:
+        path = trunk.with_name(bundled_predictor().name)
+        if path.exists():
+            info, predictor = load_predictor(path)
+            if info.trunk == read_info(trunk).trunk:
+                return copy.deepcopy(predictor).requires_grad_(True)
     predictor = StylePredictor(len(typical))
     predictor.begin_at(typical)
     return predictor
@@ -402,11 +402,14 @@ class _Sampler:
                 crops[i] = crop(picture, config.crop_size, config.scales, rng)
             glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
             grams.append(self._targets(pick) if i in mine else {})
-        noise = torch.randn(crops.shape, generator=rng)
-        noise *= config.noise * torch.rand(size, 1, 1, 1, generator=rng)
+        own = list(mine)
+        noise = None
+        if config.stability_weight:
+            noise = torch.randn(crops.shape, generator=rng)
+            noise *= config.noise * torch.rand(size, 1, 1, 1, generator=rng)
+            noise = noise[own].to(self._device)
         low, high = -config.shift, config.shift + 1
         shift = torch.randint(low, high, (2,), generator=rng).tolist()
-        own = list(mine)
         return Batch(
             crops[own].to(self._device),
             strength[own].to(self._device),
@@ -421,7 +424,7 @@ class _Sampler:
                 for layer in STYLE_LAYERS
             },
             itself[own].to(self._device),
-            noise[own].to(self._device) if config.stability_weight else None,
+            noise,
             (shift[0], shift[1]),
         )
 
