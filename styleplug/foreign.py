@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EPS, Box, FrozenNetwork, Moments, StyleNetwork, measure_moments
+from .networks import (
+    EPS,
+    Box,
+    FrozenNetwork,
+    Moments,
+    StyleNetwork,
+    measure_moments,
+    reflected,
+)
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -64,11 +72,9 @@ class ForeignNetwork(StyleNetwork):
         content: Tensor,
         vector: Tensor,
         moments: dict[str, Moments] | None = None,
-        rim: int = 0,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> Moments:
-            scaled = rim * x.shape[2] // content.shape[2]
-            measured = measure_moments(x, moments is not None, scaled)
+            measured = measure_moments(x, moments is not None)
             if moments is not None:
                 moments[name] = measured
             return measured
@@ -110,7 +116,7 @@ class _Pass:
         kernel = self.weights[f"{name}_weight"]
         pad = kernel.shape[-1] // 2
         if pad:
-            x = F.pad(x, (pad, pad, pad, pad), mode="reflect")
+            x = reflected(x, pad)
         return F.conv2d(x, kernel, self.weights[f"{name}_bias"], stride)
 
     def transpose(self, name: str, x: Tensor) -> Tensor:

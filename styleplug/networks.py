@@ -138,24 +138,23 @@ class StyleNetwork(nn.Module):
         content: Tensor,
         vector: Tensor,
         moments: dict[str, Moments] | None = None,
-        rim: int = 0,
     ) -> Tensor:
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
         ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
-        :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. The statistics of
-        each normalisation are measured on ``content`` itself, in float32. When
-        ``moments`` is given they are measured over the whole batch, as if its images
-        were parts of one, and left there. ``rim`` pixels on all sides, which see the
-        zeros around the image, do not count then.
+        :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. Every layer sees its
+        input continued by reflection. The statistics of each normalisation are
+        measured on ``content`` itself, in float32. When ``moments`` is given they are
+        measured over the whole batch, as if its images were parts of one, and left
+        there.
         """
         scales, shifts = self._affine(vector)
 
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
-            x = _convolve(name, x, self._kernel(name), layer.resample)
-            scaled = rim * x.shape[2] // content.shape[2]
-            measured = measure_moments(x, moments is not None, scaled)
+            x = reflected(x, 2 if name == "enter" else 1)
+            x = _convolve(name, x, self._kernel(name), layer.resample, padded=True)
+            measured = measure_moments(x, moments is not None)
             mean, variance = measured
             scale, shift = scales[name], shifts[name]
             if moments is not None:
@@ -171,8 +170,9 @@ class StyleNetwork(nn.Module):
                 )
             return F.relu_(x) if layer.relu else x
 
-        x = _wire(self.blocks, convolve, content)
-        return torch.sigmoid(_leave(x, self._kernel("leave"), self.bias).float())
+        x = reflected(_wire(self.blocks, convolve, content), 1)
+        x = _leave(x, self._kernel("leave"), self.bias, padded=True)
+        return torch.sigmoid(x.float())
 
     def freeze(
         self,
@@ -231,9 +231,9 @@ class FrozenNetwork:
 
     Calling it maps content (B, 3, H, W) in the network's dtype, height and width
     multiples of :attr:`StyleNetwork.STRIDE`, to logits: the stylized image is their
-    sigmoid. Each output pixel depends only on the pixels around it, so tiles of an
-    image can be rendered one by one. Given a ``box`` it returns the logits in there,
-    and does not compute what only others need.
+    sigmoid. Each output pixel depends only on the pixels around it (zeros around the
+    content), so tiles of an image can be rendered one by one. Given a ``box`` it
+    returns the logits in there, and does not compute what only others need.
     """
 
     def __init__(
@@ -274,15 +274,12 @@ class FrozenNetwork:
         return F.relu_(x) if layer.relu else x
 
 
-def measure_moments(x: Tensor, whole_batch: bool, rim: int = 0) -> Moments:
+def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
-
-    ``rim`` rows and columns on all sides do not count.
 
     In two passes over rows of channels: an order of magnitude faster on a CPU than
     ``torch.var_mean`` over height and width of a channels-last tensor.
     """
-    x = x[..., rim : x.shape[2] - rim, rim : x.shape[3] - rim]
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)
     if whole_batch:
         rows = rows.flatten(0, 1)[None]
@@ -322,14 +319,14 @@ def _wire(
     quarter = convolve("down4", convolve("enter", content))
     x = convolve("down8", quarter)
     for i in range(blocks[1]):
-        x = x + convolve(f"block8_{i}_b", convolve(f"block8_{i}_a", x))
+        x = convolve(f"block8_{i}_b", convolve(f"block8_{i}_a", x)).add_(x)
     if seen is not None:
         top, left, bottom, right = seen
         x = x[..., top:bottom, left:right]
         quarter = quarter[..., 2 * top : 2 * bottom, 2 * left : 2 * right]
     x = convolve("up4", x) + quarter
     for i in range(blocks[0]):
-        x = x + convolve(f"block4_{i}_b", convolve(f"block4_{i}_a", x))
+        x = convolve(f"block4_{i}_b", convolve(f"block4_{i}_a", x)).add_(x)
     return convolve("up2", x)
 
 
@@ -346,48 +343,92 @@ def _convolve(
     kernel: Tensor,
     resample: str,
     bias: Tensor | None = None,
+    *,
+    padded: bool = False,
 ) -> Tensor:
+    """Run one layer's convolution, with zeros around ``x`` unless it is ``padded``:
+    by one pixel, for ``enter`` by two."""
     if name == "enter":
-        return _enter(x, kernel, bias)
+        return _enter(x, kernel, bias, padded)
     if resample == "up":
-        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
-    return F.conv2d(x, kernel, bias, stride=2 if resample == "down" else 1, padding=1)
+        padding = 3 if padded else 1
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=padding)
+    stride = 2 if resample == "down" else 1
+    return F.conv2d(x, kernel, bias, stride=stride, padding=0 if padded else 1)
 
 
-def _enter(content: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+def _enter(
+    content: Tensor, kernel: Tensor, bias: Tensor | None, padded: bool
+) -> Tensor:
     """Fold the content (pixel unshuffle) and convolve it.
 
     On a CPU without folding: two neighbours of a row are one pixel of twice the
     channels, which costs nothing, and two rows are two rows of the kernel.
     """
+    padding = 0 if padded else 1
     if not _is_for_onednn(content):
         x = F.pixel_unshuffle(content, 2).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, kernel, bias, padding=1)
+        return F.conv2d(x, kernel, bias, padding=padding)
     batch, channels, height, width = content.shape
     x = content.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * channels)
     outputs = len(kernel)
     kernel = kernel.reshape(outputs, channels, 2, 2, 3, 3).permute(0, 3, 1, 4, 2, 5)
-    kernel = kernel.reshape(outputs, 2 * channels, 6, 3)
-    return F.conv2d(
-        x.permute(0, 3, 1, 2), _in_rows(kernel), bias, stride=(2, 1), padding=(2, 1)
-    )
+    kernel = _in_rows(kernel.reshape(outputs, 2 * channels, 6, 3))
+    around = 2 * padding, padding
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride=(2, 1), padding=around)
 
 
-def _leave(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+def _leave(x: Tensor, kernel: Tensor, bias: Tensor, padded: bool = False) -> Tensor:
     """Double ``x`` (B, C, h, w) with the transposed kernel (C, 3, 4, 4).
 
     On a CPU by a convolution to the four pixels around each corner, and a shuffle.
     """
     if not _is_for_onednn(x):
-        return F.conv_transpose2d(x, kernel, bias.to(x.dtype), stride=2, padding=1)
+        padding = 3 if padded else 1
+        return F.conv_transpose2d(
+            x, kernel, bias.to(x.dtype), stride=2, padding=padding
+        )
     inputs, outputs = kernel.shape[:2]
     taps = kernel.flip(2, 3).reshape(inputs, outputs, 2, 2, 2, 2)
     corners = taps.flip(3, 5).permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, 2, 2)
-    x = F.conv2d(x, _in_rows(corners), bias.repeat(4), padding=1).permute(0, 2, 3, 1)
+    padding = 0 if padded else 1
+    x = F.conv2d(x, _in_rows(corners), bias.repeat(4), padding=padding)
+    x = x.permute(0, 2, 3, 1)
     batch, height, width = x.shape[:3]
     x = x.reshape(batch, height, width, 2, 2 * outputs).transpose(2, 3)
     x = x.reshape(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
     return x[..., 1:-1, 1:-1]
+
+
+def reflected(
+    x: Tensor,
+    margins: int | tuple[int, int, int, int],
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return (B, C, H, W) continued by reflection, perhaps in another type.
+
+    ``margins`` are those at the top, left, bottom and right, or one for all. Small
+    images repeat their outermost pixels.
+    """
+    dtype = dtype or x.dtype
+    sides = (margins,) * 4 if isinstance(margins, int) else margins
+    top, left, below, right = sides
+    batch, channels, height, width = x.shape
+    small = max(top, below) >= height or max(left, right) >= width
+    if small or not _is_for_onednn(x):
+        mode = "replicate" if small else "reflect"
+        return F.pad(x, (left, right, top, below), mode=mode).to(dtype)
+    # Several times faster than F.pad.
+    shape = (batch, top + height + below, left + width + right, channels)
+    out = x.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
+    bottom, end = top + height, left + width
+    inner = out[..., top:bottom, :]
+    inner[..., left:end] = x
+    inner[..., :left] = inner[..., left + 1 : 2 * left + 1].flip(3)
+    inner[..., end:] = inner[..., end - 1 - right : end - 1].flip(3)
+    out[..., :top, :] = out[..., top + 1 : 2 * top + 1, :].flip(2)
+    out[..., bottom:, :] = out[..., bottom - 1 - below : bottom - 1, :].flip(2)
+    return out
 
 
 def _is_for_onednn(x: Tensor) -> bool:

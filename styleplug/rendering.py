@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import MemoryLimitError
-from .networks import FrozenNetwork, Moments, StyleNetwork, mix
+from .networks import FrozenNetwork, Moments, StyleNetwork, mix, reflected
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
 )
 _SAMPLE = 128
 """Side in pixels of the patches on which a level's statistics are measured."""
-_RIM = 16
-"""Pixels around a patch that are only looked at."""
 
 
 class Region(NamedTuple):
@@ -136,6 +134,8 @@ class Region(NamedTuple):
             for left, right in itertools.pairwise(columns):
                 yield Region(top, left, bottom, right)
 
+
+_NO_MARGINS = Region(0, 0, 0, 0)
 
 GRID = 16
 """Tile origins are multiples of this: of the network's stride, and of each octave's."""
@@ -301,10 +301,8 @@ class Renderer:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
         x = content.clamped(content.read(content.bounds))
         x = _resize(x, Region(0, 0, *size))
-        # Zero padding shows as a frame where it is seen: here nothing may see it.
-        reach = self.network.receptive_field
         live = functools.partial(self._live, moments={})
-        stylized = self._run(x, live, _margins(reach))
+        stylized = self._run(x, live)
         self._report(size[0] * size[1])
         return mix(x, stylized, self.strength) - x
 
@@ -399,30 +397,26 @@ class Renderer:
 
     def _measure(self, level: Canvas, magnify: _Magnify) -> dict[str, Moments]:
         """Return the statistics of a level, measured on a sample of it."""
-        patches = []
-        for patch in _sample(level.bounds):
-            window = patch.grow(_RIM)
-            seen = window.clip(level.bounds)
-            x = _so_far(level, level.read(seen), magnify(seen))
-            patches.append(_pad(x, window.margins_around(seen), x.dtype))
+        patches = [
+            _so_far(level, level.read(patch), magnify(patch))
+            for patch in _sample(level.bounds)
+        ]
         moments: dict[str, Moments] = {}
-        live = functools.partial(self._live, moments=moments, rim=_RIM)
-        self._run(torch.cat(patches), live, _margins(0))
+        live = functools.partial(self._live, moments=moments)
+        self._run(torch.cat(patches), live)
         return moments
 
-    def _live(
-        self, x: Tensor, box: Region, moments: dict[str, Moments], rim: int = 0
-    ) -> Tensor:
+    def _live(self, x: Tensor, box: Region, moments: dict[str, Moments]) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
-            stylized: Tensor = self.network(x, self.vector, moments, rim)
+            stylized: Tensor = self.network(x, self.vector, moments)
         return stylized[..., box.top : box.bottom, box.left : box.right]
 
     def _run(
         self,
         x: Tensor,
         network: Callable[[Tensor, Region], Tensor],
-        margins: Region,
+        margins: Region = _NO_MARGINS,
         box: Region | None = None,
     ) -> Tensor:
         """Run ``network`` on (B, 3, h, w) with margins by reflection around it.
@@ -439,8 +433,7 @@ class Renderer:
         within = box or Region(top, left, top + height, left + width)
 
         def run(dtype: torch.dtype) -> Tensor:
-            margins = Region(top, left, bottom, right)
-            return network(_pad(x, margins, dtype), within)
+            return network(reflected(x, (top, left, bottom, right), dtype), within)
 
         out = run(self.dtype)
         # In [0, 1] unless it is no number: then neither is the sum.
@@ -499,35 +492,9 @@ def tile_size_within(
     return int(((memory_limit - between) / per_pixel) ** 0.5) - border
 
 
-def _margins(margin: int) -> Region:
-    """Return the same margin for all four sides."""
-    return Region(margin, margin, margin, margin)
-
-
 def _so_far(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
     """Return ``pixels`` of a level as they are so far, in [0, 1]."""
     return (level.clamped(pixels) + change).clamp_(0, 1)
-
-
-def _pad(x: Tensor, margins: Region, dtype: torch.dtype) -> Tensor:
-    """Return (B, 3, h, w) with margins, channels last, in another type.
-
-    By reflection, faster than ``F.pad``; small images repeat their outermost pixels.
-    """
-    top, left, below, right = margins
-    batch, channels, height, width = x.shape
-    if max(top, below) >= height or max(left, right) >= width:
-        return F.pad(x, (left, right, top, below), mode="replicate").to(dtype)
-    shape = (batch, top + height + below, left + width + right, channels)
-    out = x.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
-    bottom, end = top + height, left + width
-    inner = out[..., top:bottom, :]
-    inner[..., left:end] = x
-    inner[..., :left] = inner[..., left + 1 : 2 * left + 1].flip(3)
-    inner[..., end:] = inner[..., end - 1 - right : end - 1].flip(3)
-    out[..., :top, :] = out[..., top + 1 : 2 * top + 1, :].flip(2)
-    out[..., bottom:, :] = out[..., bottom - 1 - below : bottom - 1, :].flip(2)
-    return out
 
 
 class _Octave:

@@ -47,13 +47,33 @@ def test_output_has_the_size_of_the_content_and_lies_in_0_1(network):
     assert 0 <= out.min() <= out.max() <= 1
 
 
-def test_frozen_with_its_own_statistics_equals_live(network):
-    content = torch.rand(1, 3, 64, 48)
+def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(network):
+    reach = -(-network.receptive_field // 8) * 8
+    content = torch.rand(1, 3, 2 * reach + 16, 2 * reach + 32)
     vector = network.vector(random_style(network))
     moments: dict[str, Moments] = {}
     live = network(content, vector, moments)
     frozen = network.freeze(vector, moments, torch.float32)
-    torch.testing.assert_close(torch.sigmoid(frozen(content)), live)
+    inside = ..., slice(reach, -reach), slice(reach, -reach)
+    assert live[inside].numel() > 0
+    torch.testing.assert_close(torch.sigmoid(frozen(content))[inside], live[inside])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_stripes_have_no_frame_at_their_ends(network, training):
+    vector = network.vector(random_style(network))
+    stripes = torch.rand(1, 3, 40, 1)
+    with torch.set_grad_enabled(training):
+        painted = network(stripes.expand(-1, -1, -1, 48), vector)
+    phases = painted.unflatten(3, (6, 8))
+    torch.testing.assert_close(phases, phases[..., :1, :].expand_as(phases))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 64), (16, 8)])
+def test_a_picture_of_one_cell_can_be_painted(network, size):
+    painted = network(torch.rand(1, 3, *size), network.vector(random_style(network)))
+    assert painted.shape == (1, 3, *size)
+    assert painted.isfinite().all()
 
 
 def test_shared_statistics_treat_a_batch_as_one_image(network):
@@ -62,7 +82,8 @@ def test_shared_statistics_treat_a_batch_as_one_image(network):
     network(halves, network.vector(random_style(network)), moments)
     mean, variance = moments["enter"]
     assert mean.shape == variance.shape == (1, 4)
-    x = F.conv2d(F.pixel_unshuffle(halves, 2), network.weights["enter"], padding=1)
+    x = F.pixel_unshuffle(F.pad(halves, (2, 2, 2, 2), mode="reflect"), 2)
+    x = F.conv2d(x, network.weights["enter"])
     torch.testing.assert_close(mean[0], x.mean(dim=(0, 2, 3)))
 
 

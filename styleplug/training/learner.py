@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..networks import StyleNetwork, mix
+from ..networks import StyleNetwork, mix, reflected
 from ..predictor import StylePredictor
 from .losses import CONTENT_LAYERS, LossNetwork, content_loss, style_loss, tv_loss
 
@@ -100,15 +100,17 @@ def paint(
     strength: Tensor,
     shift: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Return what the network makes of crops (B, 3, H, W), moved by ``shift`` in it."""
+    """Return what the network makes of crops (B, 3, H, W), moved by ``shift`` in it,
+    by up to its stride."""
     height, width = crops.shape[2:]
-    top, left = (network.MARGIN + pixels for pixels in shift)
-    bottom, right = (network.MARGIN - pixels for pixels in shift)
-    padded = nn.functional.pad(crops, (left, right, top, bottom), mode="reflect")
-    padded = padded.contiguous(memory_format=torch.channels_last)
+    margin = network.STRIDE if any(shift) else 0
+    top, left = (margin + pixels for pixels in shift)
+    bottom, right = (margin - pixels for pixels in shift)
+    moved = reflected(crops, (top, left, bottom, right))
+    moved = moved.contiguous(memory_format=torch.channels_last)
     vector = network.vector(styles, strength)
     with torch.autocast(crops.device.type, torch.bfloat16):
-        painted: Tensor = network(padded, vector)
+        painted: Tensor = network(moved, vector)
     return painted[..., top : top + height, left : left + width]
 
 

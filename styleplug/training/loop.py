@@ -73,28 +73,28 @@ _WEAK = 0.4
 class TrainConfig:
     """Settings of a training; they are stored with the weights."""
 
-    steps: int = 5000
-    batch_size: int = 4
-    crop_size: int = 224
+    steps: int = 5400
+    batch_size: int = 2
+    crop_size: int = 384
     """Pixels; crops are taken from photographs magnified by ``scales``."""
-    scales: tuple[float, float] = (1.0, 1.7)
+    scales: tuple[float, float] = (1.0, 1.5)
     style_size: int = 512
     """Geometric mean side of the artworks, in pixels: the stroke size."""
     content_weight: float = 1.0
-    style_weight: float = 35.0
+    style_weight: float = 60.0
     far: float = 0.5
     """Relative distance ‖G - A‖ / ‖A‖ from which on it counts as it is, not squared:
     dark artworks, which all photographs are far from, are not to outweigh the rest."""
     tv_weight: float = 5.0
-    learning_rate: float = 3e-3
+    learning_rate: float = 7e-4
     """Peak of a one-cycle schedule."""
-    vector_rate: float = 4.0
+    vector_rate: float = 6.0
     """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
-    varied_strength: float = 0.4
+    varied_strength: float = 0.3
     """Share of the crops that is trained at a strength below 1."""
-    any_share: float = 0.75
+    any_share: float = 0.5
     """Share of a batch whose styles are predicted, when a predictor is trained."""
-    any_size: int = 384
+    any_size: int = 512
     """Geometric mean side of the artworks that any style is learned from."""
     identity_share: float = 0.1
     """Share of the predicted styles whose picture is the content image itself."""
@@ -104,7 +104,7 @@ class TrainConfig:
     """Standard deviation, at most, of the noise that paintings are to be steady in."""
     shift: int = 4
     """Pixels, at most, of the movement that paintings are to be steady in."""
-    stability_weight: float = 100.0
+    stability_weight: float = 200.0
     """Weight of the mean squared difference of pixels that both make."""
     patience: int = 0
     """Steps without a better loss after which the training stops; 0: never."""
@@ -125,9 +125,9 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be at least {low}, got {getattr(self, name)}"
                 )
-        if self.shift > StyleNetwork.MARGIN:
+        if self.shift > StyleNetwork.STRIDE:
             raise ValueError(
-                f"shift must be at most {StyleNetwork.MARGIN}, got {self.shift}"
+                f"shift must be at most {StyleNetwork.STRIDE}, got {self.shift}"
             )
 
 
@@ -717,13 +717,10 @@ def draw_sheet(
 ) -> None:
     """Write a picture of the progress: a row for each style, at strength 1."""
     contents = photographs.crops(4, 384, (1.5, 1.5), _rng(7, 0)).to(styles.device)
-    m = network.MARGIN
-    padded = nn.functional.pad(contents, (m, m, m, m), mode="reflect")
     rows = [torch.cat(list(contents), dim=2)]
     with torch.no_grad(), torch.autocast(contents.device.type, torch.bfloat16):
         for style in styles:
-            out = network(padded, network.vector(style))[..., m:-m, m:-m].float()
-            rows.append(torch.cat(list(out), dim=2))
+            rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
     temporary = path.with_name(f".{path.name}.part")
     Image.fromarray(pixels.cpu().numpy()).save(temporary, "PNG")
