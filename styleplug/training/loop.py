@@ -63,8 +63,9 @@ _MEASURED = 32
 """Photographs that the figures are measured on, at most."""
 SCENES = Path(__file__).parents[1] / "demo" / "examples"
 """Pictures that are always at hand: landscapes and a still life, drawn by code."""
-_FIT_STEPS = 200
-"""Steps that fit a vector well enough, in three minutes on two CPU cores."""
+_FIT: dict[str, Any] = {"steps": 200, "learning_rate": 2e-3, "stability_weight": 0.0}
+"""Settings that fit vectors on a trunk, in three minutes on two CPU cores; steadiness
+is the trunk's concern."""
 _WEAK = 0.4
 """Share of the photographs' style distance that a good style stays below."""
 
@@ -803,11 +804,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
     add("--device", help="where to train (default: the best there is)")
     for field in _options():
-        default = f"{_FIT_STEPS}, or {field.default} with a trunk"
+        default = f"{field.default}"
+        if field.name in _FIT:
+            default = f"{_FIT[field.name]}, or {default} with a trunk"
         add(
             f"--{field.name.replace('_', '-')}",
             type=type(field.default),
-            help=f"(default: {default if field.name == 'steps' else field.default})",
+            help=f"(default: {default})",
         )
 
 
@@ -829,10 +832,8 @@ def run(args: argparse.Namespace) -> int:
     names = [
         field.name for field in _options() if getattr(args, field.name) is not None
     ]
-    fields = {name: getattr(args, name) for name in names}
-    if not train_trunk:
-        fields.setdefault("steps", _FIT_STEPS)
-        fields.setdefault("stability_weight", 0.0)  # the trunk's concern
+    fields = {} if train_trunk else dict(_FIT)
+    fields |= {name: getattr(args, name) for name in names}
     about = json.loads(args.about.read_text("utf-8")) if args.about else {}
     held_out = args.hold_out.read_text("utf-8").split() if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
