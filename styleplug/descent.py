@@ -70,7 +70,7 @@ class LBFGS(Descent):
 
     def tell(self, x: Tensor, loss: float, gradient: Tensor) -> None:
         if self.gradient is not None:
-            if not loss <= self.loss:
+            if not (loss <= self.loss and gradient.isfinite().all()):
                 self._shorten()
                 return
             self._learn(x - self.x, gradient - self.gradient)

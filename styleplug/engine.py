@@ -59,6 +59,8 @@ ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 _LUMA = (0.299, 0.587, 0.114)
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _TILE_SIZES = {"cpu": 1024}
+_LARGEST_BASE = 2048
+"""Pixels; a base is painted whole, so whatever a style says it must fit the memory."""
 
 
 class Stylizer:
@@ -223,7 +225,7 @@ class Stylizer:
         progress: Progress | None,
     ) -> None:
         device, dtype = self.device, self.dtype
-        base_size = self.info.base_size / style_scale
+        base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
         if tile_size is None and memory_limit is not None:
             tile_size = tile_size_within(
                 memory_limit, self._network, pixels, base_size, dtype

@@ -488,7 +488,8 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
     megapixels = image.width * image.height / 1e6
     return ImageTooLargeError(
         f"{path} has {megapixels:.0f} megapixels ({image.width} x {image.height}), the "
-        f"limit is {max_pixels / 1e6:.0f}; pass a larger max_pixels if you trust it."
+        f"limit is {max_pixels / 1e6:.0f}; make it smaller, or allow more with "
+        "max_pixels if you trust it."
     )
 
 

@@ -53,6 +53,7 @@ from .objective import (
     Weights,
     overlap_of,
 )
+from .rendering import is_out_of_memory
 from .training.losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
+        if not isinstance(self.iterations, int):
+            raise TypeError(f"iterations must be an integer, got {self.iterations!r}")
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -357,6 +360,17 @@ class _Run:
         if not self.styles:
             logger.warning("The mask is black: the picture stays as it is.")
             return
+        try:
+            self._descend()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                f"The memory of {self.device} does not suffice; allow less with "
+                "--memory (memory_limit= in Python), or use the CPU."
+            ) from error
+
+    def _descend(self) -> None:
         options = self.options
         self.sketch = self._sketch()
         levels = self._levels()
@@ -379,9 +393,10 @@ class _Run:
                         f"The loss of the first picture is not finite ({loss}); use "
                         "dtype='float32', or another loss network."
                     )
-                if not least or loss < least[-1]:
+                better = not least or loss < least[-1]
+                if better:
                     self.best = x
-                least.append(loss if not least else min(loss, least[-1]))
+                least.append(loss if better else least[-1])
                 descent.tell(x, loss, gradient)
                 ended = i + 1 == count or _has_stalled(least, tolerance)
                 if options.callback is not None:
@@ -628,7 +643,8 @@ def _match_statistics(style: Tensor, content: Tensor) -> Tensor:
         result: Tensor = (vectors * scale) @ vectors.T
         return result
 
-    given, wanted = style[0].flatten(1).double(), content[0].flatten(1).double()
+    # Not every device has doubles.
+    given, wanted = (x[0].flatten(1).cpu().double() for x in (style, content))
     matched = root(wanted, 0.5) @ root(given, -0.5) @ (given - given.mean(1)[:, None])
     matched = (matched + wanted.mean(1)[:, None]).clamp(0, 1)
     result: Tensor = matched.to(style).reshape(style.shape)

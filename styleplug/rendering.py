@@ -236,7 +236,7 @@ class Renderer:
         try:
             self._render(content, result, finish)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise MemoryLimitError(
                 f"Not even a tile of {SMALLEST_TILE} pixels fits the memory of "
@@ -388,7 +388,7 @@ class Renderer:
             try:
                 paint(tile, height, width)
             except (MemoryError, RuntimeError) as error:
-                if side <= SMALLEST_TILE or not _is_out_of_memory(error):
+                if side <= SMALLEST_TILE or not is_out_of_memory(error):
                     raise
                 logger.warning("out of memory at a tile of %d pixels, halved", side)
                 pending += _alike(tile, max(SMALLEST_TILE, side // 2))
@@ -603,7 +603,8 @@ def _sharpened(x: Tensor) -> Tensor:
     return x
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says, as devices word it, that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

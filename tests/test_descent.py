@@ -89,6 +89,16 @@ def test_it_steps_back_from_a_loss_that_is_not_finite(name, bad, target):
     assert loss < losses[0]
 
 
+def test_lbfgs_refuses_a_gradient_that_is_no_number(target):
+    descent = LBFGS()
+    descent.start(torch.full_like(target, 0.5), 10)
+    descent.tell(descent.ask(), *bowl(target)(descent.ask()))
+    good = descent.x
+    descent.tell(descent.ask(), 0.0, torch.full_like(target, math.nan))
+    assert descent.x is good
+    assert descent.ask().isfinite().all()
+
+
 def test_lbfgs_begins_with_waves_of_any_length_alike():
     x = torch.linspace(0, 4 * torch.pi, 65)[:-1].cos().expand(1, 3, 64, 64)
     fine = (8 * torch.linspace(0, 4 * torch.pi, 65)[:-1]).cos().expand(1, 3, 64, 64)

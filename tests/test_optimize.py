@@ -21,7 +21,7 @@ from styleplug.errors import (
     StyleNotFoundError,
     TrainingError,
 )
-from styleplug.objective import STYLE_LOSSES
+from styleplug.objective import STYLE_LOSSES, Objective
 from styleplug.optimize import StyleImage, optimize, optimize_file
 from styleplug.training.losses import LossNetwork, gram_loss, moments
 from tests.conftest import require
@@ -294,6 +294,34 @@ def test_too_little_memory_is_refused_and_the_least_is_told(
     content = np.zeros((900, 900, 3), np.uint8)
     with pytest.raises(MemoryLimitError, match="allow at least"):
         optimize(content, stripes, memory_limit=1_000_000, **shallow)
+
+
+def test_memory_that_runs_out_on_the_way_is_told(
+    content_image, stripes, shallow, monkeypatch
+):
+    def evaluate(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Objective, "__call__", evaluate)
+    with pytest.raises(MemoryLimitError, match="allow less with --memory"):
+        optimize(content_image, stripes, **shallow)
+
+
+def test_the_best_picture_survives_a_loss_that_is_no_number(
+    stripes, shallow, monkeypatch
+):
+    losses = iter([3.0, 1.0, float("nan"), 2.0])
+    pictures = []
+
+    def evaluate(self, x):
+        pictures.append(x.clone())
+        return next(losses), torch.rand_like(x) - 0.5
+
+    monkeypatch.setattr(Objective, "__call__", evaluate)
+    content = torch.rand(1, 3, 64, 64)
+    options = {**shallow, "iterations": 4, "tolerance": 0, "optimizer": "adam"}
+    result = optimize(content, stripes, **options)
+    torch.testing.assert_close(result, pictures[1])
 
 
 # Wild input
