@@ -31,6 +31,7 @@ METADATA_KEY = "styleplug"
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
+_MAX_NAME = 100
 _DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
 
@@ -39,7 +40,10 @@ class StyleInfo:
     """What a style file says about itself."""
 
     name: str
-    """Lower-case name with hyphens, e.g. ``starry-night``."""
+    """Lower-case name with hyphens, e.g. ``starry-night``.
+
+    A file's has 1 to 100 printable characters, no slashes and no leading dot.
+    """
     title: str = ""
     """Title of the artwork."""
     artist: str = ""
@@ -68,13 +72,31 @@ class StyleInfo:
     """Commit of the Hub repository it came from."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the safetensors metadata that :func:`read_info` reads back."""
+        """Return the safetensors metadata that :func:`read_info` reads back.
+
+        Raises ``ValueError`` for a name that it would refuse.
+        """
+        if not _is_name(self.name):
+            raise ValueError(
+                f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
+                f"and no leading dot, got {self.name[: 2 * _MAX_NAME]!r}"
+            )
         fields = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
             if not f.metadata.get("derived")
         }
         return {METADATA_KEY: json.dumps({"format": FORMAT, **fields}, sort_keys=True)}
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether a style may have this name: it is shown, and names files."""
+    return (
+        0 < len(name) <= _MAX_NAME
+        and name.isprintable()
+        and not name.startswith(".")
+        and {"/", "\\"}.isdisjoint(name)
+    )
 
 
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
@@ -177,13 +199,17 @@ def read_info(path: Path | str) -> StyleInfo:
                 f"{path} has the header field {name!r} that this styleplug cannot "
                 "read; upgrade styleplug."
             )
-    if not fields.get("name") or not 64 <= fields.get("base_size", 512) <= 4096:
-        raise InvalidStyleError(f"{path} has no valid name or base size in its header.")
-    return StyleInfo(
-        **fields,
-        path=path,
-        self_contained=len(header) > 2,
-    )
+    try:
+        info = StyleInfo(**fields, path=path, self_contained=len(header) > 2)
+        json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
+        if not _is_name(info.name) or not 64 <= info.base_size <= 4096:
+            raise ValueError
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidStyleError(
+            f"{path} has a name, a base size or text in its header that no style "
+            "has; use another style."
+        ) from error
+    return info
 
 
 def bundled_trunk() -> Path:

@@ -92,9 +92,35 @@ def test_a_foreign_network_is_pointed_to_convert(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("../../evil", "a/b", "a\\b", ".hidden", "..", "x" * 101),
+        *("a\nb", "a\0b", "\u202efdp.exe", "\ud800"),
+    ],
+)
+def test_a_name_that_leads_elsewhere_or_cannot_be_shown_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="style's name"):
+        StyleInfo(name).to_metadata()
+    fields = {"format": 1, "name": name}
+    header = {"__metadata__": {"styleplug": json.dumps(fields)}, "style": tensor(4)}
+    with pytest.raises(InvalidStyleError, match="name"):
+        read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 100, "Öl auf Leinwand", "no. 5, 1948", "星月夜"]
+)
+def test_names_of_any_language_are_names(tmp_path, name):
+    header = {"__metadata__": StyleInfo(name).to_metadata(), "style": tensor(4)}
+    assert read_info(write(tmp_path / "s", header, bytes(8))).name == name
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         pytest.param({"format": 99, "name": "x"}, id="format"),
+        pytest.param({"format": 1}, id="name-missing"),
+        pytest.param({"format": 1, "name": "x", "title": "\udfff"}, id="surrogate"),
         pytest.param({"format": 1, "name": ""}, id="no-name"),
         pytest.param({"format": 1, "name": "x", "base_size": 10**9}, id="base-size"),
         pytest.param({"format": 1, "name": "x", "network": "y"}, id="type"),
