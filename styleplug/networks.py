@@ -12,7 +12,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from .errors import InvalidStyleError
 from .style import StyleInfo, bundled_trunk, read_info, trunk_hash
+
+T = TypeVar("T")
 
 EPS = 1e-5
 
@@ -500,9 +502,30 @@ def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
     )
 
 
-@functools.lru_cache(maxsize=2)
+def once_per_file(load: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Let ``load`` give the same object again for as long as the file is the same."""
+
+    @functools.lru_cache(maxsize=2)
+    def kept(path: Path, _changed: tuple[int, int]) -> T:
+        return load(path)
+
+    @functools.wraps(load)
+    def loaded(path: Path) -> T:
+        try:
+            found = path.stat()
+        except OSError:
+            return load(path)  # which says what is wrong
+        return kept(path, (found.st_mtime_ns, found.st_size))
+
+    return loaded
+
+
+@once_per_file
 def load_trunk(path: Path) -> StyleNetwork:
-    """Load a trunk file; the same file gives the same object again."""
+    """Load a trunk file; the same file gives the same object again.
+
+    Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
+    """
     return _build(read_info(path), load_tensors(path))
 
 

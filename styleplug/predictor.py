@@ -9,7 +9,6 @@ picture's features do everywhere, not where.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,13 @@ from torch import Tensor, nn
 
 from .errors import InvalidImageError, InvalidStyleError
 from .images import Array, Picture
-from .networks import LoadedStyle, load_tensors, load_trunk, write_tensors
+from .networks import (
+    LoadedStyle,
+    load_tensors,
+    load_trunk,
+    once_per_file,
+    write_tensors,
+)
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
 
 
@@ -196,9 +201,11 @@ def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
     return torch.cat(means, dim=2) / full
 
 
-@functools.lru_cache(maxsize=2)
+@once_per_file
 def load_predictor(path: Path) -> tuple[StyleInfo, StylePredictor]:
     """Load a predictor file: its header, which names the trunk, and its network.
+
+    The same file gives the same objects again.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """

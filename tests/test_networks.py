@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -137,6 +138,16 @@ def test_a_trunk_is_loaded_once(network, tmp_path):
     path = tmp_path / "trunk.safetensors"
     info = save_trunk(path, network, StyleInfo(name="trunk"))
     assert load_trunk(path) is load_trunk(path)
+    assert hash_trunk(load_trunk(path)) == info.trunk
+
+
+def test_a_trunk_that_was_replaced_is_loaded_anew(network, tmp_path):
+    path = tmp_path / "trunk.safetensors"
+    save_trunk(path, network, StyleInfo(name="trunk"))
+    load_trunk(path)
+    other = StyleNetwork(**network.hyperparameters)
+    info = save_trunk(path, other, StyleInfo(name="trunk"))
+    os.utime(path, (0, 0))  # lest the clock is coarse
     assert hash_trunk(load_trunk(path)) == info.trunk
 
 

@@ -109,6 +109,18 @@ def test_a_predictor_is_kept_in_float16(predictor, folder, tmp_path):
     assert torch.equal(load_predictor(copy)[1](picture), predictor(picture))
 
 
+def test_a_predictor_is_loaded_once_until_its_file_changes(folder, tmp_path):
+    path = tmp_path / "predictor.safetensors"
+    shutil.copy(folder / "predictor.safetensors", path)
+    info, first = load_predictor(path)
+    assert load_predictor(path)[1] is first
+    other = StylePredictor(**first.hyperparameters)
+    save_predictor(path, other, info)
+    os.utime(path, (0, 0))  # lest the clock is coarse
+    weight = load_predictor(path)[1].head[0].weight
+    torch.testing.assert_close(weight, other.head[0].weight, rtol=0, atol=1e-3)
+
+
 def test_a_file_that_is_no_predictor_is_refused(folder, tiny_style):
     for path in (tiny_style, bundled_trunk()):
         with pytest.raises(InvalidStyleError, match="holds no style predictor"):
