@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Generator, Tensor
 
-from ..errors import TrainingError
+from .. import color
+from ..errors import ImageTooLargeError, StyleplugError, TrainingError
+from ..images import PICTURE_SUFFIXES, read_picture
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 class Photographs:
     """All photographs of a folder, held in memory as uint8.
 
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
-    read are skipped, counted in ``skipped`` and logged.
+    read are skipped, counted in ``skipped`` and logged. Those whose names are in
+    ``held_out`` are left out.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -37,26 +38,28 @@ class Photographs:
             raise TrainingError(f"{folder} is not a folder of pictures.")
         self._size = size
         left_out = set(held_out)
-        files = sorted(
-            f
-            for f in folder.rglob("*")
-            if f.suffix.lower() in SUFFIXES and f.name not in left_out
-        )
+        found = _images(folder.rglob("*"))
+        missing = left_out - {file.name for file in found}
+        if missing:
+            logger.warning(
+                "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
+            )
+        files = [file for file in found if file.name not in left_out]
         with ThreadPoolExecutor() as pool:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
         self.skipped = len(files) - len(self.images)
         if not self.images:
             raise TrainingError(
-                f"{folder} holds no readable photographs; JPEG, PNG, WebP and TIFF "
-                "files are looked for, also in folders below it."
+                f"{folder} holds no readable pictures; JPEG, PNG, WebP, TIFF and the "
+                "like are looked for, also in folders below it."
             )
 
     def _load(self, path: Path) -> Tensor | None:
         try:
             image = _open(path)
-        except _UNREADABLE as error:
-            logger.warning("skipped %s: %s", path, error)
+        except StyleplugError as error:
+            logger.warning("skipped: %s", error)
             return None
         scale = self._size / min(image.size)
         if scale < 1:
@@ -81,8 +84,7 @@ class Photographs:
 class Archive(Photographs):
     """All artworks of a folder, to learn any style from; held in memory as uint8.
 
-    Each has ``size`` pixels as the geometric mean of its sides. The files whose names
-    are in ``held_out`` are left out.
+    Each has ``size`` pixels as the geometric mean of its sides.
     """
 
     def artwork(self, i: int) -> Tensor:
@@ -93,7 +95,7 @@ class Archive(Photographs):
         try:
             return load_artwork(path, self._size)[0].mul(255).round().byte()
         except TrainingError as error:
-            logger.warning("skipped %s", error)
+            logger.warning("skipped: %s", error)
             return None
 
 
@@ -128,8 +130,13 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     """
     try:
         image = _open(Path(path))
-    except _UNREADABLE as error:
-        raise TrainingError(f"The artwork {path} cannot be read ({error}).") from error
+    except ImageTooLargeError as error:
+        raise TrainingError(
+            f"The artwork {path} is too large; make it smaller first, a few megapixels "
+            "are enough."
+        ) from error
+    except StyleplugError as error:
+        raise TrainingError(f"An artwork cannot be read: {error}") from error
     scale = size / (image.width * image.height) ** 0.5
     width = max(16, round(image.width * scale))
     height = max(16, round(image.height * scale))
@@ -137,23 +144,15 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     return _to_tensor(image)[None].float() / 255
 
 
-_UNREADABLE = (
-    OSError,
-    UnidentifiedImageError,
-    ValueError,
-    Image.DecompressionBombError,
-)
-
-
 def _open(path: Path) -> Image.Image:
-    """Return an upright RGB image; transparency becomes white paper."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            paper = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(paper, image)
-        return image.convert("RGB")
+    """Return an upright 8-bit sRGB image; transparency becomes white paper."""
+    picture = read_picture(path)
+    image = Image.fromarray(color.change_depth(picture.pixels, np.uint8))
+    if picture.alpha is None:
+        return image
+    paper = Image.new("RGB", image.size, "white")
+    alpha = Image.fromarray(color.change_depth(picture.alpha, np.uint8))
+    return Image.composite(image, paper, alpha)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -185,8 +184,9 @@ def folder_images(paths: Iterable[Path | str]) -> list[Path]:
     """Return image files of ``paths``, folders replaced by the images in them."""
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found += sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
-        else:
-            found.append(path)
+        found += _images(path.iterdir()) if path.is_dir() else [path]
     return found
+
+
+def _images(files: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)

@@ -1,11 +1,13 @@
 import logging
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from styleplug.errors import TrainingError
-from styleplug.training.data import Photographs, folder_images, load_artwork
+from styleplug.images import Picture, write_picture
+from styleplug.training.data import Archive, Photographs, folder_images, load_artwork
 
 
 def test_crops_are_repeated_by_the_same_generator(photographs):
@@ -38,8 +40,41 @@ def test_broken_photographs_are_skipped_and_counted(tmp_path, caplog):
     assert "cut.jpg" in caplog.text
 
 
+def test_a_photograph_with_a_broken_chunk_is_skipped(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good.png")
+    chunks = (tmp_path / "good.png").read_bytes().rpartition(b"IDAT")
+    (tmp_path / "broken.png").write_bytes(b"\0\0\0\0".join(chunks[::2]))
+    assert Photographs(tmp_path).skipped == 1
+
+
+def test_photographs_are_as_pillow_reads_and_resizes_them(photographs):
+    with Image.open(photographs / "0.jpg") as image:
+        expected = np.array(image.resize((64, 48), Image.Resampling.LANCZOS))
+    found = Photographs(photographs, size=48).images[0]
+    assert np.array_equal(found.permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_pictures_keep_their_tones(tmp_path, channels):
+    path = tmp_path / "deep.png"
+    if channels == 1:
+        Image.fromarray(np.full((32, 32), 0x4000, np.uint16)).save(path)
+    else:
+        picture = Picture.from_image(np.full((32, 32, 3), 0x4000, np.uint16))
+        write_picture(picture, picture.pixels, path, provenance={})
+    assert load_artwork(path, 32).mul(255).round().unique().tolist() == [64]
+
+
+def test_names_to_hold_out_that_match_no_file_are_told(photographs, caplog):
+    data = Archive(photographs, 64, held_out=["0.jpg", "my photo.jpg"])
+    assert len(data.images) == 5
+    assert "my photo.jpg" in caplog.text
+    assert "0.jpg" not in caplog.text
+
+
 def test_a_folder_without_photographs_is_an_error(tmp_path):
-    with pytest.raises(TrainingError, match="no readable photographs"):
+    with pytest.raises(TrainingError, match="no readable pictures"):
         Photographs(tmp_path)
     with pytest.raises(TrainingError, match="not a folder"):
         Photographs(tmp_path / "missing")
@@ -59,10 +94,26 @@ def test_transparent_paper_is_white(tmp_path):
     assert load_artwork(path, 32).min() == 1
 
 
-def test_an_artwork_that_cannot_be_read_is_an_error(tmp_path):
-    (tmp_path / "a.png").write_text("no image")
+def test_half_transparent_paint_is_laid_over_white_paper(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (40, 40), (255, 0, 0, 51)).save(path)
+    red, green, blue = load_artwork(path, 32).mul(255).round()[0, :, 0, 0].tolist()
+    assert (red, green, blue) == (255, 204, 204)
+
+
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_an_artwork_that_cannot_be_read_is_an_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(TrainingError, match=r"a\.png"):
         load_artwork(tmp_path / "a.png", 64)
+
+
+def test_an_artwork_of_too_many_pixels_is_an_error(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(TrainingError, match="make it smaller"):
+        load_artwork(path, 64)
 
 
 def test_folders_stand_for_the_images_in_them(photographs, artwork):
