@@ -6,13 +6,15 @@ import base64
 import dataclasses
 import functools
 import html
+import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -35,6 +37,8 @@ from .studio import (
     style_id,
     style_title,
 )
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 THUMBNAILS = Path.home() / ".cache" / "styleplug" / "thumbnails"
@@ -128,8 +132,14 @@ def build(
     with page:
         desk.lay_out()
         page.unload(desk.leave)
-    page.temp_file_sets.append(studio.files)
+    threading.Thread(target=_clean_regularly, args=[studio], daemon=True).start()
     return page
+
+
+def _clean_regularly(studio: Studio) -> NoReturn:
+    while True:
+        time.sleep(_CLEAN_EVERY)
+        studio.clean(_KEEP)
 
 
 def _sentences(function: F) -> F:
@@ -305,7 +315,11 @@ class _Desk:
         """Return the gallery, a visitor's own paintings first."""
         groups: dict[str, list[dict[str, str]]] = {}
         for name, info in self.studio.styles.items():
-            image = self.studio.thumbnail(info, self.thumbnails).read_bytes()
+            try:
+                image = self.studio.thumbnail(info, self.thumbnails).read_bytes()
+            except (StyleplugError, OSError) as error:
+                logger.warning("The style %s is left out: %s", name, error)
+                continue
             heading = period(info)
             words = f"{name} {style_title(info)} {info.artist} {info.year} {heading}"
             groups.setdefault(heading, []).append(
@@ -739,10 +753,7 @@ class _Desk:
         return _settings([own.id, *settings], {own.id: own})
 
     def _mask(self, path: str | None) -> Image.Image | None:
-        if path is None:
-            return None
-        with Image.open(self.studio.open(path).preview) as mask:
-            return mask.convert("L")
+        return None if path is None else self.studio.mask(path)
 
 
 def _photo(**options: Any) -> gr.Image:

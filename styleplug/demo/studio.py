@@ -9,6 +9,7 @@ no folder of this machine.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import ctypes
 import fnmatch
@@ -19,12 +20,15 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -140,29 +144,39 @@ class Studio:
     ) -> None:
         """Offer ``styles``, and of the Hub the repositories that match a pattern.
 
-        ``hub_styles`` are patterns such as ``owner/*``; none by default. ``folder``
-        takes the files that are made.
+        ``hub_styles`` are patterns such as ``owner/*``; none by default. What is made
+        lies in a folder of its own within ``folder``, until :meth:`clean` or the end of
+        the process removes it.
         """
-        self.styles = {style_id(info): info for info in styles}
+        self.styles: Mapping[str, StyleInfo] = {style_id(i): i for i in styles}
+        """Never changed but replaced, for others may be iterating over it."""
         self.limits = limits or Limits()
         self.hub_styles = tuple(hub_styles)
-        self.files: set[str] = set()
-        """All files made here, to be deleted by whoever serves them."""
-        self._folder = Path(folder or tempfile.gettempdir())
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="styleplug-", dir=folder))
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         self._engine = ThreadPoolExecutor(1, "styleplug")
+        self._adding = threading.Lock()
 
     # Styles
 
     def add_hub_style(self, name: str) -> StyleInfo:
-        """Fetch a style from the Hub and offer it, pinned to its commit."""
+        """Fetch a style from the Hub and offer it, pinned to its commit.
+
+        Offered is only what loads, as all visitors see it.
+        """
         if not isinstance(name, str) or name.count("/") != 1:
             raise StyleNotFoundError("Write a style on the Hub as owner/name.")
         name = name.strip()
         repo_id = name.partition("@")[0]
         if not any(fnmatch.fnmatchcase(repo_id, p) for p in self.hub_styles):
             raise StyleNotFoundError(f"This page may not use the Hub style {repo_id}.")
-        info = hub.style_info(hub.pull(name, token=False))
-        self.styles[style_id(info)] = info
+        path = hub.pull(name, token=False)
+        with _explained(path, name):
+            info = Stylizer(path, device="cpu").info
+        with self._adding:
+            self.styles = {**self.styles, style_id(info): info}
         return info
 
     def own_style(self, path: str, taken: Collection[str] = ()) -> OwnStyle:
@@ -193,7 +207,7 @@ class Studio:
         assert info.path is not None
         digest = hashlib.sha256(info.path.read_bytes())
         digest.update(EXAMPLES[-1].read_bytes())
-        path = cache / f"{info.name}-{digest.hexdigest()[:16]}.webp"
+        path = cache / f"{digest.hexdigest()[:32]}.webp"
         if not path.exists():
             scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
             thumbnail = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
@@ -208,10 +222,14 @@ class Studio:
         """Load the styles, and paint once so that the first visitor need not wait."""
 
         def paint() -> None:
-            for info in self.styles.values():
-                Stylizer(info.path or "", device="cpu")
-            if not ZERO_GPU:
-                Stylizer(info.path or "")(Image.open(EXAMPLES[0]).reduce(2))
+            loaded = None
+            for name, info in self.styles.items():
+                try:
+                    loaded = Stylizer(info.path or "", device="cpu").info.path
+                except StyleplugError as error:
+                    logger.warning("The style %s does not load: %s", name, error)
+            if loaded and not ZERO_GPU:
+                Stylizer(loaded)(Image.open(EXAMPLES[0]).reduce(2))
 
         self._engine.submit(paint)
 
@@ -268,6 +286,16 @@ class Studio:
         picture = self._read(path)
         preview = _shrink(picture, picture.pixels, self.limits.preview_side)
         return Content(path, self._save(preview, "photo"), *picture.size)
+
+    def mask(self, path: str) -> Image.Image:
+        """Read an uploaded mask in full size, RGB or RGBA; transparent counts as 0."""
+
+        def read() -> Image.Image:
+            picture = self._read(path)
+            return _shrink(picture, picture.pixels, max(picture.size))
+
+        with _explained(path):
+            return self.run(read)
 
     def preview(
         self, content: Content, settings: Settings, mask: Image.Image | None = None
@@ -395,9 +423,15 @@ class Studio:
 
     def _new_file(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(dir=self._folder)) / name
-        self.files.add(str(path))
-        return path
+        return Path(tempfile.mkdtemp(dir=self._folder)) / name
+
+    def clean(self, age: float) -> None:
+        """Remove the files that were last written more than ``age`` seconds ago."""
+        for folder in self._folder.glob("*"):
+            with suppress(OSError):  # of files that were removed or added meanwhile
+                written = max(f.stat().st_mtime for f in (folder, *folder.iterdir()))
+                if time.time() - written > age:
+                    shutil.rmtree(folder)
 
 
 def style_id(info: StyleInfo) -> str:
@@ -534,12 +568,12 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explained(path: str | os.PathLike[str], name: str | None = None) -> Iterator[None]:
     """Name the file in an error as the visitor knows it, without our folders."""
     try:
         yield
     except StyleplugError as error:
-        message = str(error).replace(str(path), Path(path).name)
+        message = str(error).replace(str(path), name or Path(path).name)
         if message == str(error):
             raise
         raise type(error)(message) from error

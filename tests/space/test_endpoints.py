@@ -90,14 +90,22 @@ def test_alpha_survives(client: Any, tmp_path: Path) -> None:
         assert result.getchannel("A").getextrema() == (77, 77)
 
 
-def test_a_mask_limits_the_painting(client: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("nothing", [(0, 255), (255, 0)], ids=["black", "clear"])
+def test_a_mask_limits_the_painting(
+    client: Any, tmp_path: Path, nothing: tuple[int, int]
+) -> None:
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
-    Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 80).convert("RGB").save(photo)
-    Image.new("L", (60, 40), 0).save(mask)
+    picture = Image.effect_mandelbrot((1000, 60), (-2, -1.5, 1, 1.5), 80)
+    picture.convert("RGB").save(photo)
+    image = Image.new("LA", (1000, 60), nothing)
+    image.paste((255, 255), (0, 0, 501, 60))
+    image.save(mask)
     result = client.predict(
         _upload(photo), "udnie", mask=_upload(mask), api_name="/stylize"
     )
-    assert np.array_equal(load(result), load(photo))
+    changed = (np.asarray(load(result)) != np.asarray(load(photo))).any(-1)
+    assert changed[:, :501].mean() > 0.9
+    assert not changed[:, 501:].any()
 
 
 @pytest.fixture

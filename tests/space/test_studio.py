@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from safetensors.numpy import save_file
 
 from styleplug import Stylizer, list_styles
 from styleplug.demo import studio as module
 from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
-from styleplug.errors import ImageTooLargeError, InvalidImageError, StyleNotFoundError
+from styleplug.errors import (
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidStyleError,
+    StyleNotFoundError,
+)
 from styleplug.style import StyleInfo
 
 STYLE = Settings("starry-night")
@@ -108,12 +117,12 @@ def painting(tmp_path: Path) -> str:
 
 
 def test_a_visitor_s_painting_is_a_style(
-    studio: Studio, photo: str, painting: str
+    studio: Studio, photo: str, painting: str, tmp_path: Path
 ) -> None:
     own = studio.own_style(painting)
     assert (own.id, own.title) == ("own:Sun-flowers", "Sun & flowers")
     assert load(own.path).size == (300, 200)
-    assert own.path in studio.files
+    assert tmp_path / "made" in Path(own.path).parents
     Path(painting).unlink()
     settings = Settings(own.id, own={own.id: own})
     result = studio.paint(photo, settings).path
@@ -209,6 +218,53 @@ def test_hub_styles_need_permission(styles: list[StyleInfo]) -> None:
     for name in ("bad/style", "other/two", "good", "x/good/y", "/etc/passwd"):
         with pytest.raises(StyleNotFoundError):
             studio.add_hub_style(name)
+
+
+def _pull(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let every Hub style be the file ``path``."""
+    monkeypatch.setattr(module.hub, "pull", lambda name, token: path)
+
+
+def test_a_hub_style_that_does_not_load_is_not_offered(
+    styles: list[StyleInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = StyleInfo("bad", network={"name": "johnson"}).to_metadata()
+    path = tmp_path / "model.safetensors"
+    save_file({"style": np.zeros(4, np.float16)}, path, metadata=header)
+    _pull(monkeypatch, path)
+    studio = Studio(styles, hub_styles=("*",))
+    before = studio.styles
+    with pytest.raises(InvalidStyleError) as refusal:
+        studio.add_hub_style("bad/style")
+    assert str(refusal.value).startswith("bad/style ")
+    assert str(tmp_path) not in str(refusal.value)
+    assert studio.styles is before
+
+
+def test_a_hub_style_is_added_while_others_look_at_the_list(
+    styles: list[StyleInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert styles[2].path is not None
+    _pull(monkeypatch, styles[2].path)
+    studio = Studio(styles[:2], hub_styles=("*",))
+    seen = []
+    for name in studio.styles:
+        studio.add_hub_style("good/style")
+        seen.append(name)
+    assert seen == ["melencolia", "starry-night"]
+    assert list(studio.styles) == [*seen, "udnie"]
+
+
+def test_a_style_that_does_not_load_leaves_the_others_to_be_warmed_up(
+    styles: list[StyleInfo], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = dataclasses.replace(styles[0], name="bad", path=tmp_path / "gone.safetensors")
+    studio = Studio([bad, *styles])
+    caplog.set_level("INFO")
+    studio.warm_up()
+    studio.run(lambda: None)
+    assert "The style bad does not load" in caplog.text
+    assert caplog.text.count("styleplug renders on") == len(styles) + 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 1e308, True, "1", None, [1]])
@@ -317,6 +373,51 @@ def test_a_thumbnail_is_painted_once(
     assert studio.thumbnail(styles[0], tmp_path / "cache") == first
     assert first.stat().st_mtime_ns == written
     assert studio.thumbnail(styles[1], tmp_path / "cache") != first
+
+
+def test_a_thumbnail_stays_in_the_cache_whatever_the_style_is_called(
+    studio: Studio, styles: list[StyleInfo], tmp_path: Path
+) -> None:
+    named = dataclasses.replace(styles[0], name="../../evil")
+    path = studio.thumbnail(named, tmp_path / "cache" / "thumbnails")
+    assert path.resolve().parent == tmp_path / "cache" / "thumbnails"
+
+
+def test_old_files_are_removed_with_their_folders_and_new_ones_kept(
+    studio: Studio, photo: str, tmp_path: Path
+) -> None:
+    old, new = studio.open(photo).preview, studio.open(photo).preview
+    batch = studio.paint_all([photo], STYLE)
+    [made] = (tmp_path / "made").iterdir()
+    before = time.time() - 100
+    for path in made.glob("*/*"):
+        if str(path) != new:
+            os.utime(path, (before, before))
+            os.utime(path.parent, (before, before))
+    studio.clean(50)
+    assert not Path(old).parent.exists()
+    assert not Path(batch.path).parent.exists()
+    assert Path(new).exists()
+    studio.clean(-1)
+    assert list(made.glob("*/*")) == []
+    made.rename(tmp_path / "taken away")
+    studio.clean(-1)
+    assert Path(studio.open(photo).preview).exists()
+
+
+def test_a_mask_keeps_its_size_and_its_transparent_parts_count_as_0(
+    studio: Studio, photo: str, content_image: Image.Image, tmp_path: Path
+) -> None:
+    mask = Image.new("RGBA", content_image.size, (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 40, 64))
+    path = tmp_path / "mask.png"
+    mask.save(path)
+    given = studio.mask(str(path))
+    assert given.size == content_image.size
+    painted = np.asarray(load(studio.paint(photo, STYLE, mask=given).path))
+    changed = (painted != np.asarray(content_image)).any(-1)
+    assert changed[:, :40].mean() > 0.9
+    assert not changed[:, 40:].any()
 
 
 @pytest.mark.parametrize(
