@@ -37,6 +37,11 @@ HEARTBEAT = 1.0
 PROGRESS_INTERVAL = 0.05
 """Seconds between two ``progress`` lines at least."""
 
+_OUT_OF_MEMORY = (
+    "There is not enough memory for this picture; close other programs, or make it "
+    "smaller."
+)
+
 FORMATS = {"u8": ("uint8", 1), "f32": ("<f4", 4)}
 PARAMETERS = frozenset(
     {"strength", "style_scale", "preserve_color", "tile_size", "memory_limit"}
@@ -172,6 +177,8 @@ class _Server:
             request.body = mmap.mmap(-1, size) if size else None
         except _RequestError as refusal:
             request.refusal = refusal
+        except (OSError, MemoryError):
+            request.refusal = _RequestError("MemoryLimitError", _OUT_OF_MEMORY)
         self._unanswered.add(request.id)
         self._input.take(size, request.body)
         self._requests.put(request)
@@ -200,6 +207,8 @@ class _Server:
             reply = _error(request.id, error.code, str(error))
         except StyleplugError as error:
             reply = _error(request.id, type(error).__name__, str(error))
+        except MemoryError:
+            reply = _error(request.id, "MemoryLimitError", _OUT_OF_MEMORY)
         except (ValueError, TypeError) as error:
             reply = _error(request.id, "InvalidRequest", str(error))
         except Exception as error:  # noqa: BLE001 - a client must get an answer

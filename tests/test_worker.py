@@ -312,15 +312,45 @@ def test_large_pictures_cross_while_the_other_side_is_slow(connect):
     assert answers == [(5, pixels.nbytes), (1, pixels.nbytes)]
 
 
+def serve(code):
+    """The command of a worker that loads styles by the ``load`` of ``code``."""
+    return [sys.executable, "-u", "-c", f"{code}\nworker.main(load, list)"]
+
+
+NO_MEMORY = """
+import mmap
+from styleplug import worker
+class Mmap(mmap.mmap):
+    def __new__(cls, fd, size):
+        if size > 1000:
+            raise OSError(12, "Cannot allocate memory")
+        return super().__new__(cls, fd, size)
+mmap.mmap = Mmap
+def load(style):
+    if style == "large":
+        raise MemoryError
+"""
+
+
+@pytest.mark.parametrize(
+    ("style", "side"), [("any", 20), ("large", 2)], ids=["to-receive", "to-paint"]
+)
+def test_a_lack_of_memory_is_told_and_the_next_request_served(connect, style, side):
+    server = connect(serve(NO_MEMORY))
+    pixels = noise(side, side, "uint8")
+    server.send(stylize_header(pixels, style, id=7), pixels.tobytes())
+    message = error_of(server)
+    assert (message["code"], message["id"]) == ("MemoryLimitError", 7)
+    assert "make it smaller" in message["message"]
+    assert server.request({"type": "hello"})[0]["protocol"] == worker.PROTOCOL
+
+
 def test_a_bug_is_answered_and_traced(monkeypatch):
     monkeypatch.chdir(ROOT)
-    code = (
-        "from styleplug import worker\n"
-        "def load(style): raise RuntimeError('oh no')\n"
-        "worker.main(load, list)"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", code],
+        serve(
+            "from styleplug import worker\ndef load(style): raise RuntimeError('oh no')"
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
