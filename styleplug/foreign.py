@@ -24,6 +24,12 @@ from .networks import (
     reflected,
 )
 
+_WIDTHS = range(1, 513)
+_BLOCKS = range(33)
+_CONVOLUTIONS = range(1, 4)
+"""Of a block."""
+_KERNELS = range(1, 10, 2)
+
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
 
@@ -190,7 +196,10 @@ class JohnsonNetwork(ForeignNetwork):
         transposed: bool = False,
         tanh: bool = False,
     ) -> None:
-        _check(*widths, blocks, *kernels, bottleneck)
+        _check(_WIDTHS, *widths, bottleneck)
+        _check(_BLOCKS, blocks)
+        _check(_KERNELS, *kernels)
+        _check(_CONVOLUTIONS, len(kernels))
         full, half, quarter = widths
         convolutions = {
             "enter": (full, 3, 9),
@@ -278,7 +287,8 @@ class MsgNetwork(ForeignNetwork):
     NAME = "msg-net"
 
     def __init__(self, width: int = 128, blocks: int = 6) -> None:
-        _check(width, blocks)
+        _check(_WIDTHS, width)
+        _check(_BLOCKS, blocks)
         self.width, self.block_count = width, blocks
         deep = 4 * width
         convolutions = {"enter": (64, 3, 7), "leave": (3, 64, 7)}
@@ -345,10 +355,10 @@ class MsgNetwork(ForeignNetwork):
         return run.convolve(f"{name}_2", F.relu(run.normalise(f"{name}_2", x)))
 
 
-def _check(*sizes: Any) -> None:
-    """Refuse sizes that no checkpoint has, before memory is spent on them."""
+def _check(allowed: range, *sizes: Any) -> None:
+    """Refuse sizes that no checkpoint has, before memory or time is spent on them."""
     for size in sizes:
-        if not isinstance(size, int) or not 0 <= size <= 512:
+        if not isinstance(size, int) or size not in allowed:
             raise ValueError(f"{size!r} is not the size of a network")
 
 
