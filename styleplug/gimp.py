@@ -129,8 +129,9 @@ def install(
 ) -> list[Profile]:
     """Put the plug-in into ``profiles``, by default all there are, and return them.
 
-    What an earlier version left there is replaced. Raises :class:`StyleplugError`
-    when there is no GIMP 3 or its folder cannot be written.
+    ``command`` starts the worker, by default :func:`worker_command`. What an earlier
+    version left there is replaced. Raises :class:`StyleplugError` when there is no
+    GIMP 3 or its folder cannot be written.
     """
     profiles = find_profiles() if profiles is None else list(profiles)
     if not profiles:
@@ -139,17 +140,23 @@ def install(
             "'styleplug gimp install' again (or set GIMP3_DIRECTORY)."
         )
     for profile in profiles:
+        if not profile.path.is_dir():
+            raise StyleplugError(
+                f"There is no folder {profile.path}; name the settings folder of "
+                "GIMP 3, which is there once GIMP has been started."
+            )
+    source, command = plugin_source(), list(command or worker_command())
+    for profile in profiles:
         target = profile.plugin
         # No file in it is named as the folder, so GIMP ignores it while it grows.
         partial = target.with_name(f".{PLUGIN}.partial")
         try:
             _remove(partial)
-            shutil.copytree(
-                plugin_source(), partial, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            partial.mkdir(parents=True)
+            for file in source.glob("*.py"):
+                shutil.copyfile(file, partial / file.name)
             (partial / "worker.json").write_text(
-                json.dumps({"command": list(command or worker_command())}, indent=2),
-                encoding="utf-8",
+                json.dumps({"command": command}, indent=2), encoding="utf-8"
             )
             (partial / f"{PLUGIN}.py").chmod(0o755)  # GIMP ignores it otherwise
             _remove(target)

@@ -21,7 +21,13 @@ STANDIN = [sys.executable, "-u", str(ROOT / "tests" / "gimp" / "standin_worker.p
 
 @pytest.fixture
 def profile(tmp_path):
-    return gimp.Profile(tmp_path / "GIMP" / "3.0")
+    return new_profile(tmp_path, "native")
+
+
+def new_profile(folder, kind):
+    path = folder / "GIMP" / "3.0"
+    path.mkdir(parents=True)
+    return gimp.Profile(path, kind)
 
 
 def failure(profile):
@@ -90,6 +96,32 @@ def test_install_replaces_an_older_version(profile):
 def test_install_without_gimp_says_what_to_do():
     with pytest.raises(StyleplugError, match="start GIMP 3 once"):
         gimp.install([], STANDIN)
+
+
+def test_install_into_a_folder_that_is_not_there_makes_none(tmp_path, capsys):
+    missing = tmp_path / "GIMP" / "3.O"
+    assert main(["gimp", "install", "--profile", str(missing)]) == 1
+    assert f"There is no folder {missing}; name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_install_touches_no_profile_before_all_is_known(profile, monkeypatch):
+    def refuse():
+        raise StyleplugError("styleplug is not installed")
+
+    monkeypatch.setattr(gimp, "worker_command", refuse)
+    with pytest.raises(StyleplugError, match="not installed"):
+        gimp.install([profile])
+    assert list(profile.path.iterdir()) == []
+
+
+def test_install_says_why_a_file_cannot_be_written(profile, monkeypatch):
+    def fill_up(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fill_up)
+    with pytest.raises(StyleplugError, match=r"\(No space left on device\)"):
+        gimp.install([profile], STANDIN)
 
 
 def test_uninstall_leaves_nothing_and_other_plug_ins_alone(profile):
@@ -193,7 +225,7 @@ def test_doctor_asks_the_flatpak_and_names_the_permission(
     tmp_path, monkeypatch, permitted
 ):
     """A stand-in for flatpak runs the client, or refuses as the sandbox does."""
-    profile = gimp.Profile(tmp_path / "GIMP" / "3.0", "flatpak")
+    profile = new_profile(tmp_path, "flatpak")
     gimp.install([profile], STANDIN)
     script = f'shift 3; exec {sys.executable} "$@"'
     if not permitted:
@@ -207,7 +239,7 @@ def test_doctor_asks_the_flatpak_and_names_the_permission(
 
 
 def test_doctor_knows_that_a_snap_sees_no_hidden_folders(tmp_path):
-    profile = gimp.Profile(tmp_path / "GIMP" / "3.0", "snap")
+    profile = new_profile(tmp_path, "snap")
     gimp.install([profile], ["/opt/venv/bin/python"])
     assert "Snap" in failure(profile).text
 
@@ -289,6 +321,7 @@ def test_the_wheel_carries_the_plug_in(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     site = tmp_path / "site"
+    (tmp_path / "3.0").mkdir()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "styleplug", "gimp", "install"),

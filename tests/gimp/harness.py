@@ -45,6 +45,7 @@ def start_gimp(folder, script, *arguments, command=STANDIN, options=(), env=()):
     """
     profile = gimp.Profile(folder / "profile")
     shutil.rmtree(profile.path, ignore_errors=True)
+    profile.path.mkdir(parents=True)
     gimp.install([profile], command)
     return subprocess.Popen(
         [
