@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import zipfile
@@ -242,39 +241,6 @@ def test_doctor_knows_that_a_snap_sees_no_hidden_folders(tmp_path):
     profile = new_profile(tmp_path, "snap")
     gimp.install([profile], ["/opt/venv/bin/python"])
     assert "Snap" in failure(profile).text
-
-
-def catalogue(texts):
-    """The bytes of a gettext catalogue (.mo) of ``texts``."""
-    pairs = [(b"", b"Content-Type: text/plain; charset=UTF-8\n")]
-    pairs += sorted((a.encode(), b.encode()) for a, b in texts.items())
-    at, strings, tables = 28 + 16 * len(pairs), b"", [b"", b""]
-    for which in (0, 1):
-        for pair in pairs:
-            tables[which] += struct.pack("<II", len(pair[which]), at + len(strings))
-            strings += pair[which] + b"\0"
-    second = 28 + len(tables[0])
-    head = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, second, 0, at)
-    return head + tables[0] + tables[1] + strings
-
-
-def test_messages_are_translated_by_a_catalogue_in_the_plug_ins_folder(profile):
-    gimp.install([profile], STANDIN)
-    (profile.plugin / "worker.json").unlink()
-    folder = profile.plugin / "locale" / "de" / "LC_MESSAGES"
-    folder.mkdir(parents=True)
-    text = (
-        "The plug-in does not know which Python holds styleplug. "
-        "Run “styleplug gimp install” in a terminal."
-    )
-    (folder / "styleplug_gimp.mo").write_bytes(catalogue({text: "Kein Python."}))
-    done = subprocess.run(
-        [sys.executable, profile.plugin / "worker_client.py"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LANGUAGE": "de"},
-    )
-    assert (done.returncode, done.stderr) == (1, "Kein Python.\n")
 
 
 def test_commands_examine_and_uninstall(profile, capsys):

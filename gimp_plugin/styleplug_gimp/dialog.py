@@ -16,7 +16,6 @@ gi.require_version("GimpUi", "3.0")
 gi.require_version("Gtk", "3.0")
 import layer as layers
 from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk
-from i18n import _
 from layer import LayerError, Settings, Thumbnail
 from worker_client import (
     PICTURE_SUFFIXES,
@@ -144,8 +143,8 @@ class _Picture(Gtk.ScrolledWindow):
         self.original: Any = None
         self._pressed = False
         self._fitted: tuple[Any, int, int] | None = None
-        self.set_tooltip_text(_("Press to see the layer as it is"))
-        self.get_accessible().set_name(_("Preview"))
+        self.set_tooltip_text("Press to see the layer as it is")
+        self.get_accessible().set_name("Preview")
         box.connect("button-press-event", self._press, True)
         box.connect("button-release-event", self._press, False)
         self.connect("size-allocate", lambda *_args: self._fit())
@@ -195,7 +194,7 @@ class StyleDialog:
         self._row_thumbnail = replace(row, mask=None)
         self._rows: dict[str, Any] = {}
         self._connected = self._rendering = self._cancelled = False
-        self._dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Neural Style"))
+        self._dialog = GimpUi.ProcedureDialog.new(procedure, config, "Neural Style")
         self._build()
         self._picture.original = self._pixbuf(self._thumbnail, self._thumbnail.pixels)
         self._picture.show_pixbuf(self._picture.original)
@@ -229,10 +228,10 @@ class StyleDialog:
         # GIMP's dark themes hardly show what is selected.
         self._mark = Gtk.CssProvider()
         self._mark.load_from_data(b":selected { box-shadow: inset 4px 0 currentColor }")
-        label = Gtk.Label.new_with_mnemonic(_("St_yle"))
+        label = Gtk.Label.new_with_mnemonic("St_yle")
         label.set_xalign(0)
         label.set_mnemonic_widget(self._list)
-        self._list.get_accessible().set_name(_("Style"))
+        self._list.get_accessible().set_name("Style")
         self._scrolled = Gtk.ScrolledWindow(
             hscrollbar_policy=Gtk.PolicyType.NEVER,
             shadow_type=Gtk.ShadowType.IN,
@@ -240,7 +239,7 @@ class StyleDialog:
         )
         self._scrolled.set_size_request(300, 240)
         self._scrolled.add(self._list)
-        other = Gtk.Button.new_with_mnemonic(_("Add a style _from elsewhere…"))
+        other = Gtk.Button.new_with_mnemonic("Add a style _from elsewhere…")
         other.connect("clicked", lambda _button: self._add_style())
 
         for name in ("strength", "style-scale"):
@@ -261,7 +260,7 @@ class StyleDialog:
             right.pack_start(widget, expand, expand, 0)
 
         self._bar = Gtk.ProgressBar(no_show_all=True)
-        self._bar.get_accessible().set_name(_("Progress"))
+        self._bar.get_accessible().set_name("Progress")
         self._spinner = Gtk.Spinner()
         self._status = Gtk.Label(xalign=0, ellipsize=3, selectable=False)
         status = Gtk.Box(spacing=6)
@@ -271,7 +270,7 @@ class StyleDialog:
         self._failure = Gtk.Label(xalign=0, wrap=True, max_width_chars=80)
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
-        self._again = self._info.add_button(_("_Try again"), 1)
+        self._again = self._info.add_button("_Try again", 1)
         self._info.connect("response", lambda *_args: self._try_again())
         self._failure.show()
 
@@ -333,22 +332,22 @@ class StyleDialog:
 
     def _add_style(self) -> None:
         dialog = Gtk.Dialog(
-            title=_("Add a Style"),
+            title="Add a Style",
             transient_for=self._dialog,
             modal=True,
             use_header_bar=False,
         )
         dialog.add_buttons(
-            _("_Cancel"), Gtk.ResponseType.CANCEL, _("_Add"), Gtk.ResponseType.OK
+            "_Cancel", Gtk.ResponseType.CANCEL, "_Add", Gtk.ResponseType.OK
         )
         dialog.set_default_response(Gtk.ResponseType.OK)
         label = Gtk.Label.new_with_mnemonic(
-            _("Any picture or _style file, or owner/name on the Hugging Face Hub:")
+            "Any picture or _style file, or owner/name on the Hugging Face Hub:"
         )
         label.set_xalign(0)
         entry = Gtk.Entry(activates_default=True, hexpand=True, width_chars=48)
         label.set_mnemonic_widget(entry)
-        browse = Gtk.Button.new_with_mnemonic(_("_Browse…"))
+        browse = Gtk.Button.new_with_mnemonic("_Browse…")
         browse.connect("clicked", lambda _button: self._browse(dialog, entry))
         grid = Gtk.Grid(row_spacing=6, column_spacing=6, border_width=12)
         grid.attach(label, 0, 0, 2, 1)
@@ -363,10 +362,10 @@ class StyleDialog:
 
     def _browse(self, parent: Any, entry: Any) -> None:
         chooser = Gtk.FileChooserNative.new(
-            _("Choose a Style"), parent, Gtk.FileChooserAction.OPEN, None, None
+            "Choose a Style", parent, Gtk.FileChooserAction.OPEN, None, None
         )
         styles = Gtk.FileFilter()
-        styles.set_name(_("Styles and pictures"))
+        styles.set_name("Styles and pictures")
         for suffix in (".safetensors", *PICTURE_SUFFIXES):
             styles.add_pattern(f"*{suffix}")
             styles.add_pattern(f"*{suffix.upper()}")
@@ -383,7 +382,7 @@ class StyleDialog:
         self._thread = PreviewThread(worker, self._on_styles, self._fail, rows)
         self._thread.start()
         if worker is None:
-            self._say(_("Starting styleplug…"), busy=True)
+            self._say("Starting styleplug…", busy=True)
         else:
             self._changed()
 
@@ -425,18 +424,14 @@ class StyleDialog:
         else:
             self._info.hide()
             self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
-        self._say(_("Painting the preview…"), busy=True)
+        self._say("Painting the preview…", busy=True)
         self._thread.wish(_Job(settings, self._thumbnail, self._on_preview, self._warn))
 
     def _on_preview(self, reply: dict[str, Any], data: bytes) -> None:
         self._picture.show_pixbuf(self._pixbuf(self._thumbnail, data))
         self._say(
-            _("Preview {width} x {height}, {seconds:.2f} s on {device}").format(
-                width=reply["width"],
-                height=reply["height"],
-                seconds=reply["seconds"],
-                device=_device(reply["device"]),
-            )
+            f"Preview {reply['width']} x {reply['height']}, {reply['seconds']:.2f} s "
+            f"on {_device(reply['device'])}"
         )
 
     def _pixbuf(self, thumbnail: Thumbnail, data: bytes) -> Any:
@@ -500,15 +495,12 @@ class StyleDialog:
         for response in (Gtk.ResponseType.OK, Gtk.ResponseType.HELP, 1, 2, 3):
             self._dialog.set_response_sensitive(response, not rendering)
         if rendering:
-            self._say(_("Painting the layer…"), busy=True)
+            self._say("Painting the layer…", busy=True)
 
     def _on_progress(self, fraction: float) -> None:
         self._bar.set_fraction(fraction)
         if not self._cancelled:
-            self._say(
-                _("Painting the layer… {percent:.0f} %").format(percent=100 * fraction),
-                busy=True,
-            )
+            self._say(f"Painting the layer… {100 * fraction:.0f} %", busy=True)
         self._pump()
 
     def _pump(self) -> None:
@@ -521,7 +513,7 @@ class StyleDialog:
             Gtk.ResponseType.DELETE_EVENT,
         ):
             self._cancelled = True
-            self._say(_("Stopping…"), busy=True)
+            self._say("Stopping…", busy=True)
 
     def _on_delete(self, _dialog: Any, _event: Any) -> bool:
         return self._rendering  # the response said it already
@@ -572,4 +564,4 @@ def _title(style: str) -> str:
 
 def _device(name: str) -> str:
     kind = name.split(":")[0]
-    return {"cpu": _("CPU"), "cuda": _("GPU")}.get(kind, f"GPU ({kind})")
+    return {"cpu": "CPU", "cuda": "GPU"}.get(kind, f"GPU ({kind})")

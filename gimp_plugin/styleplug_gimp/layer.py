@@ -16,7 +16,6 @@ import gi
 gi.require_version("Gegl", "0.4")
 gi.require_version("Gimp", "3.0")
 from gi.repository import Gegl, Gimp
-from i18n import _
 from worker_client import PIXEL_BYTES, CancelledError, Worker, WorkerError
 
 REPLACE = "replace"
@@ -78,26 +77,22 @@ class Settings:
 def check(image: Any, drawables: list[Any]) -> Any:
     """Return the one layer to stylize, or raise :class:`LayerError`."""
     if len(drawables) != 1:
-        raise LayerError(_("Neural Style works on one layer: select exactly one."))
+        raise LayerError("Neural Style works on one layer: select exactly one.")
     layer = drawables[0]
     if isinstance(layer, Gimp.LayerMask):
         raise LayerError(
-            _(
-                "The layer mask is selected, not the layer: click on the picture of "
-                "the layer in the Layers dialog first."
-            )
+            "The layer mask is selected, not the layer: click on the picture of "
+            "the layer in the Layers dialog first."
         )
     if not isinstance(layer, Gimp.Layer):
-        raise LayerError(_("A channel has no colours: select a layer."))
+        raise LayerError("A channel has no colours: select a layer.")
     if image.get_base_type() == Gimp.ImageBaseType.INDEXED:
         raise LayerError(
-            _(
-                "An indexed image has too few colours: convert it first with "
-                "Image > Mode > RGB."
-            )
+            "An indexed image has too few colours: convert it first with "
+            "Image > Mode > RGB."
         )
     if not layer.mask_intersect()[0]:
-        raise LayerError(_("The selection and the layer do not overlap."))
+        raise LayerError("The selection and the layer do not overlap.")
     return layer
 
 
@@ -105,13 +100,13 @@ def check_output(layer: Any, output: str) -> None:
     """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
     if output == NEW_LAYER:
         return
-    advice = _("Choose “New layer above” as the output.")
+    advice = "Choose “New layer above” as the output."
     if layer.is_group():
-        message = _("A layer group has no pixels of its own to replace.")
+        message = "A layer group has no pixels of its own to replace."
     elif _is_generated(layer):
-        message = _("The pixels of a link or vector layer cannot be replaced.")
+        message = "The pixels of a link or vector layer cannot be replaced."
     elif _is_locked(layer):
-        message = _("The pixels of the layer are locked. Unlock them, or:")
+        message = "The pixels of the layer are locked. Unlock them, or:"
     else:
         return
     raise LayerError(f"{message} {advice}")
@@ -215,7 +210,7 @@ def stylize(
         if new:
             _insert(image, layer, target, bands)
         elif not _merge(image, layer):
-            raise LayerError(_("GIMP cannot change this layer: its pixels are locked."))
+            raise LayerError("GIMP cannot change this layer: its pixels are locked.")
     finally:
         image.undo_group_end()
     layer.update(0, 0, *size)
@@ -281,8 +276,7 @@ def _twin(layer: Any) -> Any:
         twin.add_alpha()
         twin.set_lock_content(False)
         twin.set_lock_alpha(False)
-    # Translators: the name of a layer that holds the result for the layer {name}.
-    twin.set_name(_("{name} stylized").format(name=layer.get_name()))
+    twin.set_name(f"{layer.get_name()} stylized")
     return twin
 
 

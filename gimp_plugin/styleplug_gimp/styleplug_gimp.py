@@ -16,7 +16,6 @@ gi.require_version("Gegl", "0.4")
 gi.require_version("Gimp", "3.0")
 import layer as layers
 from gi.repository import Gegl, Gimp, GLib, GObject
-from i18n import _
 from layer import LayerError, Settings
 from worker_client import CancelledError, Worker, WorkerError, first_of, start
 
@@ -60,7 +59,7 @@ def run(
 
 def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
     layers.check_output(layer, settings.output)
-    Gimp.progress_init(_("Neural Style"))
+    Gimp.progress_init("Neural Style")
     worker: Worker = start()
     try:
         styles = worker.hello()
@@ -76,7 +75,7 @@ class NeuralStyle(Gimp.PlugIn):
     """Registers the procedure, its menu entry and its arguments."""
 
     def do_set_i18n(self, name: str) -> bool:
-        return False  # the strings given to GIMP are translated already
+        return False  # there are no translations
 
     def do_query_procedures(self) -> list[str]:
         return [PROCEDURE]
@@ -87,11 +86,11 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.set_image_types("RGB*, GRAY*")
         procedure.set_sensitivity_mask(Gimp.ProcedureSensitivityMask.DRAWABLE)
-        procedure.set_menu_label(_("_Neural Style…"))
+        procedure.set_menu_label("_Neural Style…")
         procedure.add_menu_path("<Image>/Filters/Artistic/")
         procedure.set_documentation(
-            _("Paint the layer in the style of an artwork"),
-            _(
+            "Paint the layer in the style of an artwork",
+            (
                 "Paints the layer anew in the style of an artwork, by a neural "
                 "network that runs on this computer. Honours the selection."
             ),
@@ -102,8 +101,8 @@ class NeuralStyle(Gimp.PlugIn):
         flags = GObject.ParamFlags.READWRITE
         procedure.add_string_argument(
             "style",
-            _("St_yle"),
-            _(
+            "St_yle",
+            (
                 "Name of a bundled style, full path of a .safetensors file or of any "
                 "picture, or owner/name on the Hugging Face Hub; empty for the first"
             ),
@@ -112,8 +111,8 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.add_double_argument(
             "strength",
-            _("Stren_gth"),
-            _("How far the picture is taken towards the style"),
+            "Stren_gth",
+            "How far the picture is taken towards the style",
             0.0,
             1.0,
             1.0,
@@ -121,8 +120,8 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.add_double_argument(
             "style-scale",
-            _("Stroke si_ze"),
-            _("Size of the brush strokes; 1 is as in the artwork"),
+            "Stroke si_ze",
+            "Size of the brush strokes; 1 is as in the artwork",
             0.25,
             4.0,
             1.0,
@@ -130,23 +129,21 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.add_boolean_argument(
             "preserve-color",
-            _("_Keep colours"),
-            _("Keep the colours of the layer, take only the brushwork"),
+            "_Keep colours",
+            "Keep the colours of the layer, take only the brushwork",
             False,
             flags,
         )
         output = Gimp.Choice.new()
-        output.add(
-            layers.REPLACE, 0, _("Replace layer"), _("Change the layer's pixels")
-        )
+        output.add(layers.REPLACE, 0, "Replace layer", "Change the layer's pixels")
         output.add(
             layers.NEW_LAYER,
             1,
-            _("New layer above"),
-            _("Leave the layer, put the result above it"),
+            "New layer above",
+            "Leave the layer, put the result above it",
         )
         procedure.add_choice_argument(
-            "output", _("O_utput"), _("Where the result goes"), output, "replace", flags
+            "output", "O_utput", "Where the result goes", output, "replace", flags
         )
         return procedure
 

@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from i18n import _
-
 PROTOCOL = 1
 PICTURE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -54,10 +52,8 @@ def start() -> Worker:
             raise ValueError("empty command")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkerError(
-            _(
-                "The plug-in does not know which Python holds styleplug. "
-                "Run “styleplug gimp install” in a terminal."
-            )
+            "The plug-in does not know which Python holds styleplug. "
+            "Run “styleplug gimp install” in a terminal."
         ) from error
     return Worker(command, float(config.get("silence_limit", 90)))
 
@@ -66,10 +62,7 @@ def first_of(styles: Sequence[Mapping[str, str]]) -> str:
     """Return the id of the style to take when none was chosen."""
     if not styles:
         raise WorkerError(
-            _(
-                "styleplug has no style yet. Run “styleplug pull OWNER/NAME” in a "
-                "terminal."
-            )
+            "styleplug has no style yet. Run “styleplug pull OWNER/NAME” in a terminal."
         )
     return styles[0]["id"]
 
@@ -109,10 +102,9 @@ class Worker:
             )
         except OSError as error:
             raise WorkerError(
-                _(
-                    "The Python that holds styleplug cannot be started: {command} "
-                    "({reason}). Run “styleplug gimp install” again in a terminal."
-                ).format(command=self._command[0], reason=error.strerror)
+                "The Python that holds styleplug cannot be started: "
+                f"{self._command[0]} ({error.strerror}). "
+                "Run “styleplug gimp install” again in a terminal."
             ) from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -142,10 +134,8 @@ class Worker:
         if reply.get("type") != "hello" or reply.get("protocol") != PROTOCOL:
             self.close()
             raise WorkerError(
-                _(
-                    "This plug-in and the installed styleplug do not belong to the "
-                    "same version. Run “styleplug gimp install” again in a terminal."
-                )
+                "This plug-in and the installed styleplug do not belong to the "
+                "same version. Run “styleplug gimp install” again in a terminal."
             )
         return list(reply["styles"])
 
@@ -312,10 +302,8 @@ class Worker:
     def _broken(self) -> WorkerError:
         self.close()
         return WorkerError(
-            _(
-                "What answered is not styleplug's worker. "
-                "Run “styleplug gimp doctor” in a terminal."
-            )
+            "What answered is not styleplug's worker. "
+            "Run “styleplug gimp doctor” in a terminal."
         )
 
     def _died(self) -> WorkerError:
@@ -323,11 +311,9 @@ class Worker:
         if self._silent:
             self.close()
             return WorkerError(
-                _(
-                    "styleplug gave no sign of life for {seconds:.0f} seconds and was "
-                    "ended. Try again; if it stays so, run “styleplug gimp doctor” "
-                    "in a terminal."
-                ).format(seconds=self._silence_limit)
+                "styleplug gave no sign of life for "
+                f"{self._silence_limit:.0f} seconds and was ended. Try again; if it "
+                "stays so, run “styleplug gimp doctor” in a terminal."
             )
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
@@ -336,18 +322,14 @@ class Worker:
             return self._broken()
         self.close()
         words = [line for line in self._last_words if line.strip()]
-        reason = words[-1] if words else _("exit code {code}").format(code=code)
+        reason = words[-1] if words else f"exit code {code}"
         if code == -9:
-            reason = _("it was killed, perhaps because memory ran out")
+            reason = "it was killed, perhaps because memory ran out"
         elif "No module named styleplug" in reason:
-            reason = _("styleplug is no longer installed in {python}").format(
-                python=self._command[0]
-            )
+            reason = f"styleplug is no longer installed in {self._command[0]}"
         return WorkerError(
-            _(
-                "styleplug ended before it was done: {reason}. Nothing was changed. "
-                "Run “styleplug gimp doctor” in a terminal to find out more."
-            ).format(reason=reason.rstrip("."))
+            f"styleplug ended before it was done: {reason.rstrip('.')}. Nothing was "
+            "changed. Run “styleplug gimp doctor” in a terminal to find out more."
         )
 
 
@@ -370,8 +352,9 @@ def check() -> str:
         worker.read(reply["bytes"])
     finally:
         worker.close()
-    return _("the worker answers, with {count} styles, and paints on {device}").format(
-        count=len(styles), device=reply["device"]
+    return (
+        f"the worker answers, with {len(styles)} styles, and paints on "
+        f"{reply['device']}"
     )
 
 
