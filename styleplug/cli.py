@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,7 +124,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in _COMMANDS:
         add(commands)
-    _add_train(commands, wanted=arguments[:1] == ["train"])
+    _add_train(commands, arguments)
     return parser
 
 
@@ -778,13 +779,13 @@ def _sample(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_train(commands: Commands, *, wanted: bool) -> None:
+def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
     parser = commands.add_parser("train", help="train a style from an artwork")
-    if wanted:  # its options live with the training, which imports torch
+    if arguments[:1] == ["train"]:  # its options live beside what imports torch
         from .training import loop
 
         loop.add_arguments(parser)
-        parser.set_defaults(run=loop.run)
+        parser.set_defaults(run=loop.run, command=shlex.join(["styleplug", *arguments]))
 
 
 def _add_demo(commands: Commands) -> None:

@@ -16,12 +16,12 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import io
 import json
 import logging
 import math
 import os
-import shlex
-import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +66,12 @@ SCENES = Path(__file__).parents[1] / "demo" / "examples"
 _FIT: dict[str, Any] = {"steps": 200, "learning_rate": 2e-3, "stability_weight": 0.0}
 """Settings that fit vectors on a trunk, in three minutes on two CPU cores; steadiness
 is the trunk's concern."""
+_TOLD = tuple(
+    field.name
+    for field in dataclasses.fields(StyleInfo)
+    if field.type == "str" and field.name != "trunk"
+)
+"""Header fields that are told about an artwork."""
 _WEAK = 0.4
 """Share of the photographs' style distance that a good style stays below."""
 
@@ -112,23 +118,31 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "steps": 1,
-            "batch_size": 1,
-            "patience": 0,
-            "noise": 0,
-            "shift": 0,
-            "crop_size": 48,
-            "style_size": 64,
+        stride = StyleNetwork.STRIDE
+        ranges = {
+            "steps": (1, math.inf),
+            "batch_size": (1, math.inf),
+            "patience": (0, math.inf),
+            "noise": (0, math.inf),
+            "shift": (0, stride),
+            "crop_size": (48, math.inf),
+            "style_size": (64, 4096),
         }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(
-                    f"{name} must be at least {low}, got {getattr(self, name)}"
-                )
-        if self.shift > StyleNetwork.STRIDE:
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}")
+        if self.crop_size % stride:
             raise ValueError(
-                f"shift must be at most {StyleNetwork.STRIDE}, got {self.shift}"
+                f"crop_size must be a multiple of {stride}, got {self.crop_size}"
+            )
+        low, high = self.scales
+        if not 0 < low <= high < math.inf:
+            raise ValueError(
+                "scales must be two numbers above 0, the larger last, "
+                f"got {low} and {high}"
             )
 
 
@@ -149,6 +163,7 @@ def train(
     measure: Path | None = None,
     checkpoint: Path | None = None,
     sheet: Path | None = None,
+    overwrite: bool = False,
     command: str = "",
 ) -> list[Path]:
     """Train a style for each artwork, write them into ``out``, return their paths.
@@ -164,22 +179,37 @@ def train(
     on. ``about`` gives the header fields of a style by the file name of its artwork.
     The photographs in ``measure`` are not trained on; the figures in the headers are
     measured on them. ``checkpoint`` is written every few minutes and continued from
-    when it is there; ``sheet`` is a picture of the progress.
+    when it is there; ``sheet`` is a picture of the progress. ``overwrite`` allows to
+    replace files in ``out``. ``command`` is what the headers name as having been run.
 
     In a process group of torch.distributed, every process takes its part of each
     batch, and the first one writes.
 
-    Raises :class:`~styleplug.errors.TrainingError` and
-    :class:`~styleplug.errors.DeviceError`.
+    Raises, before it trains, :class:`~styleplug.errors.TrainingError` and
+    :class:`~styleplug.errors.DeviceError`, and ``FileExistsError`` for a file that is
+    not to be replaced.
     """
     config = config or TrainConfig()
     device = pick_device(device)
     rank, processes = _place(config)
+    train_trunk = train_trunk or trunk is None
     infos = _describe(artworks, config, about or {})
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{out} cannot be made: {error.strerror}.") from error
+    paths = [out / f"{info.name}.safetensors" for info in infos]
+    out_trunk, out_predictor = (
+        out / bundled_trunk().name,
+        out / bundled_predictor().name,
+    )
+    results = paths.copy()
+    if train_trunk:
+        results.append(out_trunk)
+    if archive is not None:
+        results.append(out_predictor)
+    _check_places(
+        out,
+        results,
+        [path for path in (checkpoint, sheet) if path],
+        overwrite=overwrite,
+    )
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
     tests = Photographs(measure) if measure else photographs
@@ -191,7 +221,6 @@ def train(
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
     grams = _targets(artworks, loss_net, config, device)
 
-    train_trunk = train_trunk or trunk is None
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
     vectors = _first_vectors(network, artworks, start, new=trunk is None)
@@ -220,14 +249,15 @@ def train(
         )
 
     def save() -> None:
-        if rank == 0:
-            if checkpoint:
-                state.save(checkpoint)
-            if sheet:
-                shown = learner.vectors.detach()
-                if predictor is not None:
-                    shown = torch.cat([shown, sampler.examples(predictor)])
-                draw_sheet(sheet, network, shown, photographs)
+        if checkpoint and rank == 0:
+            state.save(checkpoint)
+
+    def draw() -> None:
+        if sheet and rank == 0:
+            shown = learner.vectors.detach()
+            if predictor is not None:
+                shown = torch.cat([shown, sampler.examples(predictor)])
+            draw_sheet(sheet, network, shown, photographs)
 
     report = _Report(config)
     saved = time.monotonic()
@@ -239,6 +269,7 @@ def train(
         report.add(state.step, losses, batch)
         if time.monotonic() - saved > _SAVE_EVERY:
             save()
+            draw()
             saved = time.monotonic()
     save()
     if state.stuck:
@@ -262,7 +293,7 @@ def train(
     ]
     if train_trunk:
         kept = StyleInfo("trunk", base_size=config.style_size, training=info)
-        save_trunk(out / bundled_trunk().name, network, kept)
+        save_trunk(out_trunk, network, kept)
     if predictor is not None and pictures is not None:
         told = StyleInfo(
             "predictor",
@@ -270,17 +301,46 @@ def train(
             base_size=config.style_size,
             training={**info, "artworks": len(pictures.images)},
         )
-        save_predictor(out / bundled_predictor().name, predictor, told)
-    trunks = bundled_trunk(), out / bundled_trunk().name
+        save_predictor(out_predictor, predictor, told)
+    trunks = bundled_trunk(), out_trunk
     found = {read_info(path).trunk for path in trunks if path.exists()}
     shared = hash_trunk(network) in found
-    paths = []
-    for told, style, measured in zip(infos, learner.vectors, figures, strict=True):
+    for path, told, style, measured in zip(
+        *(paths, infos, learner.vectors, figures), strict=True
+    ):
         told = dataclasses.replace(told, training=info, figures=measured)
-        paths.append(out / f"{told.name}.safetensors")
-        save_style(paths[-1], style, network, told, self_contained=not shared)
+        save_style(path, style, network, told, self_contained=not shared)
         _check(told)
+    draw()
     return paths
+
+
+def _check_places(
+    out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
+) -> None:
+    """Make the folder ``out`` of the results; raise unless all can be written."""
+    for path in results:
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"{path} is there already; add --overwrite, or name another --out."
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{out} cannot be made ({error.strerror}); name another folder."
+        ) from error
+    for path in (*results, *progress):
+        if path.is_dir():
+            raise TrainingError(f"{path} is a folder; name a file.")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise TrainingError(
+                f"{path} cannot be written ({error.strerror}); name another folder, "
+                "or create this one."
+            ) from error
 
 
 def _total(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
@@ -673,18 +733,11 @@ class _State:
             "best_step": self._best_step,
         }
         metadata = {"progress": json.dumps(progress), "identity": self._identity}
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            temporary.write_bytes(save(self._tensors(), metadata=metadata))
-            temporary.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            logger.warning(
-                "the checkpoint of step %d was not written (%s); the last good one "
-                "stays",
-                *(self.step, error.strerror),
-            )
+        _replace(
+            path,
+            save(self._tensors(), metadata=metadata),
+            f"the checkpoint of step {self.step}",
+        )
 
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint ``path`` if it is there."""
@@ -716,16 +769,33 @@ class _State:
 def draw_sheet(
     path: Path, network: StyleNetwork, styles: Tensor, photographs: Photographs
 ) -> None:
-    """Write a picture of the progress: a row for each style, at strength 1."""
+    """Write a picture of the progress: a row for each style, at strength 1.
+
+    When that fails, say so and keep the last one.
+    """
     contents = photographs.crops(4, 384, (1.5, 1.5), _rng(7, 0)).to(styles.device)
     rows = [torch.cat(list(contents), dim=2)]
     with torch.no_grad(), torch.autocast(contents.device.type, torch.bfloat16):
         for style in styles:
             rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
+    png = io.BytesIO()
+    Image.fromarray(pixels.cpu().numpy()).save(png, "PNG")
+    _replace(path, png.getvalue(), "the sheet")
+
+
+def _replace(path: Path, data: bytes, called: str) -> None:
+    """Write a file; when that fails, say so and keep the one that is there."""
     temporary = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels.cpu().numpy()).save(temporary, "PNG")
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        logger.warning(
+            "%s was not written (%s); the last good one stays", called, error.strerror
+        )
 
 
 def _describe(
@@ -734,20 +804,31 @@ def _describe(
     """Return the headers of the styles, as far as they are known before training."""
     infos = []
     for artwork in artworks:
-        fields: dict[str, Any] = {"name": _name(artwork.stem)}
-        fields.update(about.get(artwork.name, {}))
-        try:
-            infos.append(StyleInfo(**fields, base_size=config.style_size))
-        except TypeError as error:
-            raise TrainingError(
-                f"What is told about {artwork.name} has fields that a style does not "
-                f"have ({error})."
-            ) from error
+        fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
+        for name, value in fields.items():
+            if name not in _TOLD:
+                raise TrainingError(
+                    f"{name!r}, told about {artwork.name}, is none of the fields "
+                    f"{', '.join(_TOLD)}; correct it."
+                )
+            if not isinstance(value, str):
+                raise TrainingError(
+                    f"The {name} of {artwork.name} must be text, not {value!r}; put it "
+                    "in quotes."
+                )
+        infos.append(StyleInfo(**fields, base_size=config.style_size))
     names = [info.name for info in infos]
-    if not all(names) or len(set(names)) < len(names) or "trunk" in names:
+    reserved = {"", bundled_trunk().stem, bundled_predictor().stem}
+    for artwork, name in zip(artworks, names, strict=True):
+        if name.lower() in reserved or name != Path(name).name:
+            raise TrainingError(
+                f"The style of {artwork.name} cannot be called {name!r}; rename the "
+                "artwork, or name the style with --about."
+            )
+    if len({name.lower() for name in names}) < len(names):
         raise TrainingError(
-            f"The styles need names that differ, not {', '.join(map(repr, names))}; "
-            "rename the artworks, or name the styles with --about."
+            f"The styles need names that differ, not {', '.join(names)}; rename the "
+            "artworks, or name the styles with --about."
         )
     return infos
 
@@ -797,25 +878,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train a predictor of any style, and the trunk on, from --styles",
     )
     add("--styles", type=Path, help="folder of artworks for --any")
-    add("--hold-out", type=Path, help="text file: names in --styles to leave out")
+    add(
+        "--hold-out",
+        type=Path,
+        help="text file: names in --styles to leave out, one in each line",
+    )
     add("--about", type=Path, help="JSON: header fields by file name of the artwork")
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
+    add("--overwrite", action="store_true", help="replace files that are there already")
     add("--device", help="where to train (default: the best there is)")
-    for field in _options():
-        default = f"{field.default}"
+    for field in dataclasses.fields(TrainConfig):
+        values = field.default if isinstance(field.default, tuple) else (field.default,)
+        default = " ".join(map(str, values))
         if field.name in _FIT:
             default = f"{_FIT[field.name]}, or {default} with a trunk"
         add(
             f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
+            type=type(values[0]),
+            nargs=len(values) if len(values) > 1 else None,
             help=f"(default: {default})",
         )
 
 
-def _options() -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(TrainConfig) if f.name != "scales"]
+def _read_about(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        about = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{path} is not JSON ({error}); correct it.") from error
+    if not (
+        isinstance(about, dict)
+        and all(isinstance(fields, dict) for fields in about.values())
+    ):
+        raise TrainingError(
+            f"{path} must hold an object of fields for each artwork, such as "
+            '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
+        )
+    return about
+
+
+def _read_names(path: Path) -> list[str]:
+    lines = map(str.strip, path.read_text("utf-8-sig").splitlines())
+    return [line for line in lines if line]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -829,13 +934,13 @@ def run(args: argparse.Namespace) -> int:
     if not (args.artworks or args.any):
         raise TrainingError("Name at least one artwork to learn the style of.")
     train_trunk = args.any or args.new_trunk
-    names = [
-        field.name for field in _options() if getattr(args, field.name) is not None
-    ]
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     fields = {} if train_trunk else dict(_FIT)
-    fields |= {name: getattr(args, name) for name in names}
-    about = json.loads(args.about.read_text("utf-8")) if args.about else {}
-    held_out = args.hold_out.read_text("utf-8").split() if args.hold_out else ()
+    fields |= {name: value for name, value in given.items() if value is not None}
+    if args.scales:
+        fields["scales"] = tuple(args.scales)
+    about = _read_about(args.about) if args.about else {}
+    held_out = _read_names(args.hold_out) if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
     if out.suffix == ".safetensors":
         if len(artworks) != 1 or train_trunk:
@@ -859,7 +964,8 @@ def run(args: argparse.Namespace) -> int:
             measure=args.measure,
             checkpoint=args.checkpoint,
             sheet=args.sheet,
-            command=shlex.join(["styleplug", *sys.argv[1:]]),
+            overwrite=args.overwrite,
+            command=args.command,
         )
     for path in paths:
         logger.info("%s", path)

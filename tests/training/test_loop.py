@@ -1,21 +1,26 @@
 import copy
 import dataclasses
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from styleplug.cli import main
 from styleplug.engine import stylize
 from styleplug.errors import TrainingError
 from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
 from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
+from styleplug.training.data import Photographs
 from styleplug.training.learner import Learner
 from styleplug.training.loop import (
     TrainConfig,
@@ -24,13 +29,27 @@ from styleplug.training.loop import (
     _one_cycle,
     _place,
     _State,
+    draw_sheet,
     train,
 )
+from styleplug.training.losses import LossNetwork
 
 QUICK = TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def quick_calibration():
+    """Let the loss network be calibrated at a glance, in place of seconds."""
+    calibrate = LossNetwork.calibrate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            *(LossNetwork, "calibrate"),
+            lambda network, images: calibrate(network, images[:2, :, :64, :64]),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
 def trained(artwork, photographs, vgg, tmp_path_factory):
     """A trunk of four steps, its style, its checkpoint and its sheet."""
     out = tmp_path_factory.mktemp("trained")
@@ -68,17 +87,16 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
     trained, artwork, photographs, vgg, tmp_path
 ):
-    def run(out, checkpoint):
-        paths = train(
-            [artwork], photographs, vgg, out, config=QUICK, checkpoint=checkpoint
+    def run():
+        checkpoint = tmp_path / "run.ckpt"
+        train(
+            [artwork], photographs, vgg, tmp_path, config=QUICK, checkpoint=checkpoint
         )
-        return load_trunk(out / "trunk.safetensors").state_dict(), paths
+        return load_trunk(tmp_path / "trunk.safetensors").state_dict()
 
     class KilledError(Exception):
         pass
 
-    checkpoint = tmp_path / "run.ckpt"
-    half = tmp_path / "half.ckpt"
     crops = loop.Photographs.crops
 
     def killed_at_third(self, count, size, scales, rng):
@@ -90,9 +108,8 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         patch.setattr(loop, "_SAVE_EVERY", 0.0)
         patch.setattr(loop.Photographs, "crops", killed_at_third)
         with pytest.raises(KilledError):
-            run(tmp_path / "a", checkpoint)
-    checkpoint.rename(half)
-    resumed, _ = run(tmp_path / "b", half)
+            run()
+    resumed = run()
     reference = load_trunk(trained.with_name("trunk.safetensors")).state_dict()
     for name, tensor in reference.items():
         assert torch.equal(resumed[name], tensor), name
@@ -116,7 +133,9 @@ def test_a_damaged_checkpoint_is_refused(artwork, photographs, vgg, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError, match="damaged"):
-        train([artwork], photographs, vgg, tmp_path, checkpoint=checkpoint)
+        train(
+            [artwork], photographs, vgg, tmp_path, config=QUICK, checkpoint=checkpoint
+        )
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
@@ -136,6 +155,7 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
             config=config,
             trunk=trunk,
             measure=photographs,
+            overwrite=True,
         )
         return style
 
@@ -152,24 +172,90 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
 
 
 @pytest.mark.parametrize(
-    "about",
+    ("about", "said"),
     [
-        pytest.param({"name": "a", "colour": "red"}, id="unknown-field"),
-        pytest.param({"name": ""}, id="no-name"),
-        pytest.param({"name": "trunk"}, id="name-of-the-trunk"),
+        pytest.param({"colour": "red"}, "'colour'.*my_Stripes", id="unknown-field"),
+        pytest.param({"path": "a"}, "'path'.*my_Stripes", id="derived-field"),
+        pytest.param({"year": 1889}, "year of my_Stripes 1.png.*1889", id="number"),
+        pytest.param({"artist": ["A", "B"]}, "artist of my_Stripes", id="list"),
+        pytest.param({"name": None}, "name of my_Stripes", id="null"),
+        pytest.param({"name": ""}, "my_Stripes", id="no-name"),
+        pytest.param({"name": "trunk"}, "'trunk'", id="name-of-the-trunk"),
+        pytest.param({"name": "predictor"}, "'predictor'", id="name-of-the-predictor"),
+        pytest.param({"name": "a/b"}, "'a/b'", id="name-in-a-folder"),
     ],
 )
 def test_what_is_wrong_about_a_style_is_said_before_training(
-    artwork, photographs, vgg, tmp_path, about
+    artwork, photographs, vgg, tmp_path, about, said
 ):
-    with pytest.raises(TrainingError):
+    with pytest.raises(TrainingError, match=said):
         train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
+
+
+def test_two_styles_cannot_have_one_name(artwork, photographs, vgg, tmp_path):
+    with pytest.raises(TrainingError, match="names that differ"):
+        train([artwork, artwork], photographs, vgg, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["stripes", "trunk", "predictor"])
+def test_files_that_are_there_are_not_replaced(
+    artwork, photographs, vgg, tmp_path, name
+):
+    path = tmp_path / f"{name}.safetensors"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match=f"{name}.*--overwrite"):
+        train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            archive=photographs,
+            about={artwork.name: {"name": "stripes"}},
+        )
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "sheet"])
+@pytest.mark.parametrize("place", ["missing/file.png", "folder"])
+def test_a_file_that_could_not_be_written_is_told_before_training(
+    artwork, photographs, vgg, tmp_path, option, place
+):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(TrainingError, match=place):
+        train(
+            *([artwork], photographs, vgg, tmp_path / "out"),
+            **{option: tmp_path / place},
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_folder_without_write_permission_is_told_before_training(
+    artwork, photographs, vgg
+):
+    with pytest.raises(TrainingError, match="/proc"):
+        train([artwork], photographs, vgg, Path("/proc"))
 
 
 @pytest.mark.parametrize("setting", ["steps", "batch_size", "crop_size", "style_size"])
 def test_settings_that_cannot_work_are_named(setting):
     with pytest.raises(ValueError, match=setting):
         TrainConfig(**{setting: 0})
+
+
+def test_crops_fit_the_stride_of_the_network():
+    with pytest.raises(ValueError, match="crop_size must be a multiple of 8, got 100"):
+        TrainConfig(crop_size=100)
+
+
+def test_styles_are_trained_for_sizes_that_a_header_can_tell():
+    with pytest.raises(ValueError, match="style_size must be at most 4096, got 5000"):
+        TrainConfig(style_size=5000)
+
+
+@pytest.mark.parametrize("scales", [(0, 1), (2, 1), (1, float("nan"))])
+def test_scales_are_a_range_of_magnifications(scales):
+    with pytest.raises(ValueError, match="scales must be"):
+        TrainConfig(scales=scales)
 
 
 def test_each_round_deals_every_style_once():
@@ -221,6 +307,78 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, caplo
     assert "was not written" in caplog.text
 
 
+def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
+    photographs, tmp_path, caplog
+):
+    network = StyleNetwork((2, 2, 2)).requires_grad_(False)
+    path = tmp_path / "sheet.png"
+    path.write_text("the last one")
+    (tmp_path / ".sheet.png.part").mkdir()  # as good as a full disk
+    draw_sheet(path, network, network.new_style()[None], Photographs(photographs))
+    assert path.read_text() == "the last one"
+    assert "sheet was not written" in caplog.text
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command line asks of a training, which does not take place."""
+    found = {}
+
+    def train(artworks, content, loss_network, out, **options):
+        found.update(options, artworks=artworks, out=out)
+        return []
+
+    monkeypatch.setattr(loop, "train", train)
+    return found
+
+
+def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
+    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
+    assert main(words) == 0
+    assert shlex.split(asked["command"]) == ["styleplug", *words]
+    assert asked["config"] == TrainConfig(**loop._FIT)
+    assert not asked["overwrite"]
+
+
+def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("my photo.jpg \n\nother.png\n", "utf-8")
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps({artwork.name: {"title": "Stripes"}}), "utf-8")
+    words = [
+        *("train", str(artwork), "--loss-network", str(vgg)),
+        *("-o", str(tmp_path / "new.safetensors"), "--overwrite"),
+        *("--scales", "0.5", "2", "--hold-out", str(names), "--about", str(about)),
+    ]
+    assert main(words) == 0
+    assert asked["out"] == tmp_path
+    assert asked["overwrite"]
+    assert asked["config"].scales == (0.5, 2.0)
+    assert asked["held_out"] == ["my photo.jpg", "other.png"]
+    assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("{'a': 1}", "is not JSON", id="no-json"),
+        pytest.param("[]", "must hold an object", id="list"),
+        pytest.param('{"a.jpg": "Title"}', "must hold an object", id="no-fields"),
+    ],
+)
+def test_about_holds_fields_for_each_artwork(
+    asked, artwork, vgg, tmp_path, capsys, text, said
+):
+    about = tmp_path / "about.json"
+    about.write_text(text, "utf-8")
+    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert f"about.json {said}" in error
+    assert error.count("\n") == 1
+    assert not asked
+
+
 def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp_path):
     trunk = trained.with_name("trunk.safetensors")
     config = dataclasses.replace(QUICK, steps=1, learning_rate=1e-12)
@@ -244,6 +402,7 @@ def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_p
             photographs,
             vgg,
             tmp_path,
+            config=QUICK,
             trunk=bundled_trunk(),
             start=[trained],
         )
@@ -253,6 +412,7 @@ def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_p
             photographs,
             vgg,
             tmp_path,
+            config=QUICK,
             trunk=trained.with_name("trunk.safetensors"),
             start=[trained, trained],
         )
