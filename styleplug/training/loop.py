@@ -223,6 +223,8 @@ def train(
 
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
+    trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
+    shared = train_trunk or hash_trunk(network) in {read_info(p).trunk for p in trunks}
     vectors = _first_vectors(network, artworks, start, new=trunk is None)
     predictor = None
     if pictures is not None:
@@ -302,9 +304,6 @@ def train(
             training={**info, "artworks": len(pictures.images)},
         )
         save_predictor(out_predictor, predictor, told)
-    trunks = bundled_trunk(), out_trunk
-    found = {read_info(path).trunk for path in trunks if path.exists()}
-    shared = hash_trunk(network) in found
     for path, told, style, measured in zip(
         *(paths, infos, learner.vectors, figures), strict=True
     ):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from styleplug.cli import main
 from styleplug.engine import stylize
-from styleplug.errors import TrainingError
+from styleplug.errors import InvalidStyleError, TrainingError
 from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
 from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
@@ -234,6 +234,19 @@ def test_a_folder_without_write_permission_is_told_before_training(
 ):
     with pytest.raises(TrainingError, match="/proc"):
         train([artwork], photographs, vgg, Path("/proc"))
+
+
+def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
+    artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    (tmp_path / "trunk.safetensors").write_text("no trunk")
+    monkeypatch.setattr(_State, "descend", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(InvalidStyleError, match="trunk"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=QUICK,
+            trunk=bundled_trunk(),
+        )
 
 
 @pytest.mark.parametrize("setting", ["steps", "batch_size", "crop_size", "style_size"])
