@@ -163,7 +163,7 @@ def compare_with_lbfgs(
         grams = {r: r.grams(artwork_of(name)) for r in (rod, fast)}
         wanted = {r: {"relu4_1": r.network(content)["relu4_1"]} for r in (rod, fast)}
         ours = objective(rod, Stylizer(name, device="cpu")(content)).item()
-    image = content.clone().requires_grad_()
+    image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     descent = torch.optim.LBFGS(
         [image], max_iter=iterations, tolerance_grad=0, tolerance_change=0
     )

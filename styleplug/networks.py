@@ -60,7 +60,7 @@ class StyleNetwork(nn.Module):
     NAME = "conditional"
     STRIDE = 8
     """Height and width of the input must be multiples of this."""
-    MARGIN = 24
+    MARGIN = 8
     """Pixels of context that the input should have around what is wanted."""
 
     def __init__(
