@@ -76,7 +76,7 @@ class StyleInfo:
 
         Raises ``ValueError`` for a name that it would refuse.
         """
-        if not _is_name(self.name):
+        if not is_style_name(self.name):
             raise ValueError(
                 f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
                 f"and no leading dot, got {self.name[: 2 * _MAX_NAME]!r}"
@@ -89,7 +89,7 @@ class StyleInfo:
         return {METADATA_KEY: json.dumps({"format": FORMAT, **fields}, sort_keys=True)}
 
 
-def _is_name(name: str) -> bool:
+def is_style_name(name: str) -> bool:
     """Tell whether a style may have this name: it is shown, and names files."""
     return (
         0 < len(name) <= _MAX_NAME
@@ -202,7 +202,7 @@ def read_info(path: Path | str) -> StyleInfo:
     try:
         info = StyleInfo(**fields, path=path, self_contained=len(header) > 2)
         json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
-        if not _is_name(info.name) or not 64 <= info.base_size <= 4096:
+        if not is_style_name(info.name) or not 64 <= info.base_size <= 4096:
             raise ValueError
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidStyleError(

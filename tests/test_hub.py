@@ -26,8 +26,12 @@ GHOST_COMMIT = "0" * 40
 
 
 def style_bytes(name: str = "wave", size: int = 4000, **header: Any) -> bytes:
-    """Return a style file of one tensor, which is all that the Hub side looks at."""
+    """Return a style file of one tensor, which is all that the Hub side looks at.
+
+    ``name`` is the style's, or that of a repository, owner/style.
+    """
     tensor = {"dtype": "F16", "shape": [size], "data_offsets": [0, 2 * size]}
+    name = name.rpartition("/")[2]
     metadata = StyleInfo(name=name, license="mit").to_metadata()
     text = json.dumps({"__metadata__": metadata, "style": tensor, **header}).encode()
     return struct.pack("<Q", len(text)) + text + bytes(2 * size)

@@ -48,7 +48,13 @@ from ..networks import (
     save_trunk,
 )
 from ..predictor import StylePredictor, capture, load_predictor, save_predictor
-from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
+from ..style import (
+    StyleInfo,
+    bundled_predictor,
+    bundled_trunk,
+    is_style_name,
+    read_info,
+)
 from .data import Archive, Photographs, crop, folder_images, glimpse, load_artwork
 from .learner import Batch, Learner, Losses, objective
 from .losses import STYLE_LAYERS, LossNetwork, gram_matrix, style_loss
@@ -817,9 +823,9 @@ def _describe(
                 )
         infos.append(StyleInfo(**fields, base_size=config.style_size))
     names = [info.name for info in infos]
-    reserved = {"", bundled_trunk().stem, bundled_predictor().stem}
+    reserved = {bundled_trunk().stem, bundled_predictor().stem}
     for artwork, name in zip(artworks, names, strict=True):
-        if name.lower() in reserved or name != Path(name).name:
+        if name.lower() in reserved or not is_style_name(name):
             raise TrainingError(
                 f"The style of {artwork.name} cannot be called {name!r}; rename the "
                 "artwork, or name the style with --about."

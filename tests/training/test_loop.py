@@ -197,6 +197,15 @@ def test_two_styles_cannot_have_one_name(artwork, photographs, vgg, tmp_path):
         train([artwork, artwork], photographs, vgg, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "trunk", "Predictor", "up/there", "n" * 101])
+def test_a_name_that_no_style_can_have_is_refused_before_training(
+    artwork, photographs, vgg, tmp_path, name
+):
+    about = {artwork.name: {"name": name}}
+    with pytest.raises(TrainingError, match="cannot be called"):
+        train([artwork], photographs, vgg, tmp_path, about=about)
+
+
 @pytest.mark.parametrize("name", ["stripes", "trunk", "predictor"])
 def test_files_that_are_there_are_not_replaced(
     artwork, photographs, vgg, tmp_path, name
