@@ -10,8 +10,8 @@ distance, and the style distances there are compared.
 
 With ``--lbfgs N`` our objective (content + style weight * style + total variation, as
 trained) on N photographs of four styles is set beside that after 500 iterations of
-L-BFGS on it from the photograph, at 384 pixels. The loss network computes in bfloat16
-there, and in float32 what is compared.
+L-BFGS on it from the photograph. The loss network computes in bfloat16 there, and in
+float32 what is compared.
 
 Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
 (SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
@@ -269,9 +269,8 @@ def main() -> None:
             figures[name] = controls(name)
             print(name, figures[name], flush=True)
         figures |= compare_with_peers(Rod(), contents)
-    small = [load(path, 384) for path in photos()[: args.lbfgs]]
     rods = Rod(), Rod(torch.bfloat16)
-    for name, content in itertools.product(OPTIMIZED, small):
+    for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
         figures[f"{name} / L-BFGS"] = compare_with_lbfgs(*rods, name, content)
         print(name, figures[f"{name} / L-BFGS"], flush=True)
     for path in bundled_styles().values():
