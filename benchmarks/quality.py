@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     contents = [load(path, 512) for path in photos()[: args.photographs]]
+    rod = Rod()
     with torch.inference_mode():
         if args.sheets:
             for name in bundled_styles():
@@ -268,11 +269,13 @@ def main() -> None:
         for name in bundled_styles():
             figures[name] = controls(name)
             print(name, figures[name], flush=True)
-        figures |= compare_with_peers(Rod(), contents)
-    rods = Rod(), Rod(torch.bfloat16)
-    for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
-        figures[f"{name} / L-BFGS"] = compare_with_lbfgs(*rods, name, content)
-        print(name, figures[f"{name} / L-BFGS"], flush=True)
+        figures |= compare_with_peers(rod, contents)
+    if args.lbfgs:
+        fast = Rod(torch.bfloat16)
+        for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
+            found = compare_with_lbfgs(rod, fast, name, content)
+            figures[f"{name} / L-BFGS"] = found
+            print(name, found, flush=True)
     for path in bundled_styles().values():
         print(read_info(path).name, dict(read_info(path).figures))
     if args.json:

@@ -138,7 +138,7 @@ class Moments:
     @functools.cached_property
     def root(self) -> Tensor:
         """R (B, C, K) with R Rᵀ the covariance, but for its last 2 per cent."""
-        values, vectors = symmetric_eigen(self.covariance.detach())
+        values, vectors = _symmetric_eigen(self.covariance.detach())
         values = values.clamp(min=0)
         rest = values.cumsum(dim=1) <= _NEGLIGIBLE * values.sum(dim=1, keepdim=True)
         kept = slice(int(rest.sum(dim=1).min()), None)
@@ -289,7 +289,7 @@ def wasserstein_loss(found: Moments, wanted: Moments) -> Tensor:
     return squared.clamp(min=0) / wanted.energy
 
 
-def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (B, K), rising, and eigenvectors (B, K, K) of (B, K, K).
 
     On a Mac's GPU they come from the CPU: torch has no kernel for them there.
@@ -303,7 +303,7 @@ def _inverse_root(matrix: Tensor) -> Tensor:
     """Return M^-½ of symmetric (B, K, K), 0 where M is."""
     if not matrix.isfinite().all():
         return torch.full_like(matrix, torch.nan)
-    values, vectors = symmetric_eigen(matrix)
+    values, vectors = _symmetric_eigen(matrix)
     least = 1e-6 * values[:, -1:].clamp(min=1e-12)
     scale = torch.where(values > least, values.clamp(min=least).rsqrt(), 0)
     root: Tensor = (vectors * scale[:, None, :]) @ vectors.transpose(1, 2)
