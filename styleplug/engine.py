@@ -31,7 +31,13 @@ from .images import (
     read_to_paint,
     write_picture,
 )
-from .networks import LoadedStyle, StyleNetwork, load_style, save_style
+from .networks import (
+    LoadedStyle,
+    StyleNetwork,
+    load_style,
+    once_per_file,
+    save_style,
+)
 from .predictor import capture
 from .rendering import (
     BYTES_PER_PIXEL,
@@ -457,12 +463,11 @@ def _load(
         path = hub.locate(style, cache_dir=cache_dir, token=token)
     elif not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
-    found = path.stat()
-    return _load_once(path, (found.st_mtime_ns, found.st_size))
+    return _load_file(path)
 
 
-@functools.lru_cache(maxsize=32)
-def _load_once(path: Path, _changed: tuple[int, int]) -> LoadedStyle:
+@once_per_file(32)
+def _load_file(path: Path) -> LoadedStyle:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return load_style(path)._replace(info=hub.style_info(path))
     try:

@@ -502,25 +502,33 @@ def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
     )
 
 
-def once_per_file(load: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Let ``load`` give the same object again for as long as the file is the same."""
+def once_per_file(
+    count: int,
+) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Let a loader give the same object again for as long as the file is the same.
 
-    @functools.lru_cache(maxsize=2)
-    def kept(path: Path, _changed: tuple[int, int]) -> T:
-        return load(path)
+    Kept are those of the last ``count`` files.
+    """
 
-    @functools.wraps(load)
-    def loaded(path: Path) -> T:
-        try:
-            found = path.stat()
-        except OSError:
-            return load(path)  # which says what is wrong
-        return kept(path, (found.st_mtime_ns, found.st_size))
+    def decorate(load: Callable[[Path], T]) -> Callable[[Path], T]:
+        @functools.lru_cache(maxsize=count)
+        def kept(path: Path, _changed: tuple[int, int]) -> T:
+            return load(path)
 
-    return loaded
+        @functools.wraps(load)
+        def loaded(path: Path) -> T:
+            try:
+                found = path.stat()
+            except OSError:
+                return load(path)  # which says what is wrong
+            return kept(path, (found.st_mtime_ns, found.st_size))
+
+        return loaded
+
+    return decorate
 
 
-@once_per_file
+@once_per_file(2)
 def load_trunk(path: Path) -> StyleNetwork:
     """Load a trunk file; the same file gives the same object again.
 

@@ -201,7 +201,7 @@ def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
     return torch.cat(means, dim=2) / full
 
 
-@once_per_file
+@once_per_file(2)
 def load_predictor(path: Path) -> tuple[StyleInfo, StylePredictor]:
     """Load a predictor file: its header, which names the trunk, and its network.
 
