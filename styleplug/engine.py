@@ -511,6 +511,16 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has bfloat16 in hardware; emulated it is very slow."""
+    if device.type == "cpu":
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return wide and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
+
+
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """Return ``dtype``, or the fastest that ``device`` computes in, not emulates."""
     if isinstance(dtype, str):
@@ -521,14 +531,10 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
                 f"dtype must be float32, bfloat16 or float16, got {dtype!r}"
             )
         return dtype
-    if device.type == "cpu":
-        capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        bf16 = capable and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if bf16 else torch.float32
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
+    if computes_bfloat16(device):
         return torch.bfloat16
+    if device.type == "cpu":
+        return torch.float32
     return torch.float16
 
 

@@ -206,6 +206,23 @@ def test_a_device_that_is_not_there_is_an_error(tiny_style):
             Stylizer(tiny_style, device=device)
 
 
+@pytest.mark.parametrize(
+    ("capability", "hardware", "dtype"),
+    [
+        pytest.param("AVX512", True, torch.bfloat16, id="computed"),
+        pytest.param("AVX512", False, torch.float32, id="avx512-emulates"),
+        pytest.param("AVX2", False, torch.float32, id="avx2-emulates"),
+        pytest.param("DEFAULT", True, torch.float32, id="torch-cannot-use-it"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_it_is_not_emulated(
+    tiny_style, monkeypatch, capability, hardware, dtype
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: hardware)
+    assert Stylizer(tiny_style, device="cpu").dtype == dtype
+
+
 def test_a_dtype_that_cannot_compute_is_refused(tiny_style):
     with pytest.raises(ValueError, match="dtype"):
         Stylizer(tiny_style, dtype="int8")

@@ -80,7 +80,11 @@ class Learner(nn.Module):
         if batch.noise is None:
             return losses
         noisy = batch.crops + batch.noise
-        again = paint(self.network, noisy, styles, batch.strength, batch.shift)
+        again = paint(
+            *(self.network, noisy, styles, batch.strength),
+            dtype=loss_network.dtype,
+            shift=batch.shift,
+        )
         difference = (again - painted).square().mean(dim=(1, 2, 3))
         return losses._replace(instability=difference)
 
@@ -98,10 +102,14 @@ def paint(
     crops: Tensor,
     styles: Tensor,
     strength: Tensor,
+    *,
+    dtype: torch.dtype,
     shift: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Return what the network makes of crops (B, 3, H, W), moved by ``shift`` in it,
-    by up to its stride."""
+    """Return what the network makes of crops (B, 3, H, W), computing in ``dtype``.
+
+    They are moved by ``shift`` in it, by up to its stride.
+    """
     height, width = crops.shape[2:]
     margin = network.STRIDE if any(shift) else 0
     top, left = (margin + pixels for pixels in shift)
@@ -109,7 +117,8 @@ def paint(
     moved = reflected(crops, (top, left, bottom, right))
     moved = moved.contiguous(memory_format=torch.channels_last)
     vector = network.vector(styles, strength)
-    with torch.autocast(crops.device.type, torch.bfloat16):
+    low = dtype != torch.float32
+    with torch.autocast(crops.device.type, dtype, enabled=low):
         painted: Tensor = network(moved, vector)
     return painted[..., top : top + height, left : left + width]
 
@@ -126,7 +135,7 @@ def objective(
 
     ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
     """
-    painted = paint(network, crops, styles, strength)
+    painted = paint(network, crops, styles, strength, dtype=loss_network.dtype)
     stylized = mix(crops, painted, strength)
     with torch.no_grad():
         wanted = loss_network(crops)

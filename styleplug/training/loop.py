@@ -3,11 +3,12 @@
     styleplug train ARTWORK...
     styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
+    styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
 
 The first fits the vectors of new styles on the bundled trunk, in minutes. The second
 trains a trunk together with the styles that will share it, in an hour or more. The
 third goes on training a trunk and its styles, together with a predictor that finds
-the vector of any picture.
+the vector of any picture; the fourth only the predictor.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from .. import hub
-from ..engine import pick_device
+from ..engine import computes_bfloat16, pick_device
 from ..errors import TrainingError
 from ..images import read_picture
 from ..networks import (
@@ -227,7 +228,8 @@ def train(
     pictures = None
     if archive is not None:
         pictures = Archive(archive, config.any_size, held_out)
-    loss_net = LossNetwork(loss_network, dtype=_fast_dtype(device)).to(device)
+    dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    loss_net = LossNetwork(loss_network, dtype=dtype).to(device)
     rng = _rng(config.seed, -1)
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
     grams = _targets(artworks, loss_net, config, device)
@@ -599,12 +601,6 @@ def _figures(
     return dict(zip(names, means, strict=True))
 
 
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cpu" and not torch.backends.mkldnn.is_available():
-        return torch.float32
-    return torch.bfloat16
-
-
 def _rng(seed: int, step: int) -> Generator:
     """Return the generator of one step, so that a resumed run repeats the schedule."""
     return Generator().manual_seed(seed * 1_000_003 + step + 1)
@@ -785,7 +781,7 @@ def draw_sheet(
     """
     contents = photographs.crops(4, 384, (1.5, 1.5), _rng(7, 0)).to(styles.device)
     rows = [torch.cat(list(contents), dim=2)]
-    with torch.no_grad(), torch.autocast(contents.device.type, torch.bfloat16):
+    with torch.no_grad():
         for style in styles:
             rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
@@ -889,6 +885,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--styles", type=Path, help="folder of artworks for --any")
     add(
+        "--keep-trunk", action="store_true", help="with --any: leave the trunk as it is"
+    )
+    add(
         "--hold-out",
         type=Path,
         help="text file: names in --styles to leave out, one in each line",
@@ -943,9 +942,11 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError("--any and --styles go together; give both or neither.")
     if not (args.artworks or args.any):
         raise TrainingError("Name at least one artwork to learn the style of.")
-    train_trunk = args.any or args.new_trunk
+    if args.keep_trunk and (args.new_trunk or not args.any):
+        raise TrainingError("--keep-trunk goes with --any, and not with --new-trunk.")
+    train_trunk = (args.any or args.new_trunk) and not args.keep_trunk
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    fields = {} if train_trunk else dict(_FIT)
+    fields = {} if args.any or args.new_trunk else dict(_FIT)
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.scales:
         fields["scales"] = tuple(args.scales)
@@ -953,7 +954,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = _read_names(args.hold_out) if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
     if out.suffix == ".safetensors":
-        if len(artworks) != 1 or train_trunk:
+        if len(artworks) != 1 or args.any or args.new_trunk:
             raise TrainingError(f"{out} is one file; name a folder for several.")
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent

@@ -469,6 +469,59 @@ def test_any_style_is_learned_from_an_archive(
     assert vector.shape == (1, load_style(trained).network.style_size)
 
 
+def test_a_predictor_is_learned_while_the_trunk_stays(
+    trained, photographs, vgg, tmp_path
+):
+    trunk = trained.with_name("trunk.safetensors")
+    config = dataclasses.replace(QUICK, any_size=64)
+    train(
+        *([], photographs, vgg, tmp_path),
+        config=config,
+        trunk=trunk,
+        archive=photographs,
+    )
+    assert os.listdir(tmp_path) == ["predictor.safetensors"]
+    info, _ = load_predictor(tmp_path / "predictor.safetensors")
+    assert info.trunk == read_info(trunk).trunk
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param(["--keep-trunk"], "goes with --any", id="alone"),
+        pytest.param(
+            ["--keep-trunk", "--new-trunk", "--any", "--styles", "."],
+            "not with --new-trunk",
+            id="new-trunk",
+        ),
+    ],
+)
+def test_only_a_predictor_is_trained_without_the_trunk(
+    asked, artwork, capsys, options, said
+):
+    assert main(["train", str(artwork), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert not asked
+
+
+@pytest.mark.parametrize("capable", [False, True])
+def test_the_loss_network_computes_in_what_the_device_has(
+    artwork, photographs, vgg, tmp_path, monkeypatch, capable
+):
+    made = []
+
+    class Told(LossNetwork):
+        def __init__(self, *args, **keywords):
+            super().__init__(*args, **keywords)
+            made.append(self.dtype)
+
+    monkeypatch.setattr(loop, "LossNetwork", Told)
+    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: capable)
+    config = dataclasses.replace(QUICK, steps=1)
+    train([artwork], photographs, vgg, tmp_path, config=config, device="cpu")
+    assert made == [torch.bfloat16 if capable else torch.float32]
+
+
 def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_path):
     first, then = tmp_path / "first", tmp_path / "then"
     config = dataclasses.replace(
