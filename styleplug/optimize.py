@@ -31,7 +31,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, resize
-from .engine import Stylizer, pick_device
+from .engine import Stylizer, computes_bfloat16, pick_device
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -697,14 +697,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
         if dtype not in _BYTES_PER_PIXEL:
             raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
         return dtype
-    if device.type == "cpu":
-        capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        fast = capable and torch.cpu._is_avx512_bf16_supported()
-    else:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(
-            including_emulation=False
-        )
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if computes_bfloat16(device) else torch.float32
 
 
 class _Callable(ModuleType):
