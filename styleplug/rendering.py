@@ -311,7 +311,7 @@ class Renderer:
 
     def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
         """Paint the level that the base's ``change`` (1, 3, h, w) is magnified to."""
-        magnified = _resize(change, level.bounds)
+        magnified = _resize(_smoothed(change), level.bounds)
         finer = torch.empty_like(magnified)
 
         def change_here(region: Region) -> Tensor:
@@ -519,9 +519,9 @@ class _Octave:
             math.ceil(region.bottom / 2),
             math.ceil(region.right / 2),
         )
-        half = half.grow(1).clip(self.content.bounds)
+        half = half.grow(2).clip(self.content.bounds)
         change = self.stylized.read(half) - self.content.read(half).clamp_(0, 1)
-        enlarged = _doubled(change)
+        enlarged = _doubled(_smoothed(change))
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
         return enlarged[..., top : top + region.height, left : left + region.width]
 
@@ -598,16 +598,30 @@ def _doubled_along(dim: int, x: Tensor) -> Tensor:
     return out.flatten(dim, dim + 1)
 
 
+def _smoothed(x: Tensor) -> Tensor:
+    """Return (1, 3, h, w) so that its pixels do not show when it is magnified.
+
+    Doubling it then is about doubling by cubic B-splines, whose jags are fainter than
+    the bilinear ones; the network would take them for strokes along the axes.
+    """
+    return _with_neighbours(x, 0.2)
+
+
 def _sharpened(x: Tensor) -> Tensor:
     """Return (1, 3, h, w) made up for what it loses when it is enlarged, and averaged.
 
     Enlarging and averaging blurs by about (1, 6, 1) / 8 along height and width.
     """
+    return _with_neighbours(x, -0.25)
+
+
+def _with_neighbours(x: Tensor, share: float) -> Tensor:
+    """Return (1, 3, h, w) with a share of both neighbours along each side."""
     for dim in (2, 3):
         last = x.shape[dim] - 1
         before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, last)], dim)
         after = torch.cat([x.narrow(dim, 1, last), x.narrow(dim, last, 1)], dim)
-        x = x.lerp(before.add_(after).div_(2), -0.25)
+        x = x.lerp(before.add_(after).div_(2), share)
     return x
 
 
