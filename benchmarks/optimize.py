@@ -276,7 +276,7 @@ def iteration(size: int) -> dict[str, Any]:
             *(content, style),
             loss_network=network,
             tolerance=0,
-            iterations=4 * count,
+            iterations=2 * count,
             callback=callback,
         )
         steps = [b - a for a, b in itertools.pairwise(processor)][-count + 1 :]
@@ -323,12 +323,12 @@ def peak(what: str, size: int) -> None:
             leaf = content.clone().requires_grad_()
             network(leaf)["relu4_1"].sum().backward()
     elif what == "ours":
-        optimize(content, style, loss_network=network, iterations=60, tolerance=0)
+        optimize(content, style, loss_network=network, iterations=20, tolerance=0)
     else:
         large = torch.nn.functional.interpolate(content, (3000, 4000), mode="bicubic")
         pixels = (large.clamp(0, 1)[0] * 255).byte().permute(1, 2, 0).numpy()
         del large
-        optimize(pixels, style, loss_network=network, iterations=32, tolerance=0)
+        optimize(pixels, style, loss_network=network, iterations=16, tolerance=0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

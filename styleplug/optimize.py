@@ -5,10 +5,10 @@ the picture is changed by gradient descent until its features in a fixed network
 those of the content image, and their statistics those of the style image. It works for
 any style image, and takes a minute where a trained style takes a moment.
 
-The picture grows from coarse to fine: the style image is taken at the size of each
-level, so strokes are a fraction of the picture, and most of the way is gone where
-iterations are cheap. Large levels are computed in tiles: the statistics of the whole
-are measured first, then every tile adds its share of the exact gradient.
+A large picture grows from coarse to fine: the style image is taken at the size of each
+level, so strokes are a fraction of the picture. Large levels are computed in tiles: the
+statistics of the whole are measured first, then every tile adds its share of the exact
+gradient.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ PRESERVE_COLOR = (False, True, "luminance", "statistics")
 _BLEND = {"gram": 0.6, "mean_std": 0.2, "wasserstein": 0.2}
 """The style loss where none is named."""
 _LUMA = (0.299, 0.587, 0.114)
-_COARSEST = 128
-"""Least geometric mean side of the first level, in pixels."""
+_COARSEST = 256
+"""Least geometric mean side of the first level, in pixels. A level of half that costs a
+third of the time and brings no lower loss (measured at 256 pixels)."""
 _SMALLEST_TILE = 256
 _MEMORY = 4 << 30
 """Bytes of working memory where the caller names none."""

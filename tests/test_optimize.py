@@ -177,7 +177,7 @@ def test_fast_begins_with_what_is_seen_of_the_style_at_once(
 
 def test_what_was_painted_finely_comes_back_at_its_level(stripes, shallow, tiny_style):
     shallow["iterations"] = 1
-    pixels = np.random.default_rng(0).random((260, 270, 3), np.float32)
+    pixels = np.random.default_rng(0).random((520, 530, 3), np.float32)
     stylized = styleplug.stylize(pixels, tiny_style)
     result = optimize(pixels, stripes, init=str(tiny_style), **shallow)
     assert result == pytest.approx(stylized.clip(0, 1), abs=1 / 255)
@@ -437,7 +437,7 @@ def test_a_loss_that_is_not_finite_at_the_start_is_told(
 
 
 def test_the_callback_sees_the_picture_grow(stripes, shallow):
-    content = np.zeros((300, 280, 3), np.uint8)
+    content = np.zeros((540, 520, 3), np.uint8)
     seen = []
     result = optimize(
         content,
