@@ -6,7 +6,14 @@ import torch
 
 from styleplug.errors import MemoryLimitError
 from styleplug.networks import FrozenNetwork, StyleNetwork
-from styleplug.rendering import GRID, Canvas, Region, Renderer
+from styleplug.rendering import (
+    GRID,
+    Canvas,
+    Region,
+    Renderer,
+    _doubled,
+    _smoothed,
+)
 
 CPU = torch.device("cpu")
 
@@ -104,6 +111,17 @@ def test_the_large_shapes_of_two_resolutions_agree(network):
     assert np.abs(rendered - preview).mean() < 0.25 * change
 
 
+def test_magnifying_a_smoothed_change_keeps_slopes_and_fades_jags():
+    down = torch.arange(12.0)[:, None]
+    slope = (down + 2 * torch.arange(10.0)).expand(1, 3, -1, -1)
+    magnified = _doubled(_smoothed(slope))[..., 4:-4, 4:-4]
+    steps = magnified.diff(dim=2), magnified.diff(dim=3)
+    for step, wanted in zip(steps, (0.5, 1.0), strict=True):
+        torch.testing.assert_close(step, torch.full_like(step, wanted))
+    jags = (-1.0) ** (down + torch.arange(10)).expand(1, 3, -1, -1)
+    assert _smoothed(jags)[..., 1:-1, 1:-1].abs().max() < 0.4
+
+
 def test_a_low_strength_changes_little(network):
     pixels = picture(150, 200, "float32")
     changes = [
@@ -116,10 +134,27 @@ def test_a_low_strength_changes_little(network):
 
 def test_progress_rises_to_one_with_the_tiles(network):
     seen: list[float] = []
-    render(network, picture(200, 300), tile_size=64, progress=seen.append)
+    options = {"base_size": 64, "tile_size": 64, "progress": seen.append}
+    render(network, picture(200, 300), **options)
     assert seen == sorted(seen)
     assert len(seen) > 20
     assert seen[-1] == 1.0
+    seen.clear()
+    render(network, picture(200, 300), **options | {"base_size": 32})
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_the_last_octave_of_a_large_picture_is_the_photographs(network):
+    pixels = 0.25 + picture(384, 384, "float32") / 2
+
+    def finest_change(base_size):
+        change = torch.from_numpy(render(network, pixels, base_size=base_size) - pixels)
+        coarse = change.reshape(192, 2, 192, 2, 3).mean(dim=(1, 3))
+        finest = change.reshape(192, 2, 192, 2, 3) - coarse[:, None, :, None]
+        return (finest.square().mean() / change.square().mean()).item()
+
+    assert finest_change(384 / 6) < 0.3 * finest_change(384 / 5.9)
 
 
 def test_an_exception_from_progress_ends_the_rendering(network):
