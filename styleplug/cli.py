@@ -80,7 +80,10 @@ def _complain(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Show what the library logs as warnings, one line each."""
+    """Show what the library logs as warnings, one line each.
+
+    A command that lets it tell more does so for itself only.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(
         # over a progress bar that may be on the line
@@ -91,11 +94,13 @@ def _notes_on_stderr() -> Iterator[None]:
         )
     )
     logger = logging.getLogger("styleplug")
+    level = logger.level
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class _Version(argparse.Action):

@@ -73,16 +73,26 @@ class Learner(nn.Module):
         if self.predictor is not None:
             vectors += [self.predictor(glimpse) for glimpse in batch.glimpses]
         styles = torch.cat(vectors)
-        losses, painted = objective(
-            *(self.network, loss_network, batch.crops),
-            *(styles, batch.strength, batch.grams),
+        dtype = loss_network.dtype
+        painted = paint(self.network, batch.crops, styles, batch.strength, dtype=dtype)
+        stylized = mix(batch.crops, painted, batch.strength)
+        with torch.no_grad():
+            wanted = loss_network(batch.crops)
+            wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
+        features = loss_network(stylized)
+        losses = Losses(
+            content_loss(features, wanted),
+            style_loss(features, batch.grams),
+            tv_loss(stylized),
+            (stylized - batch.crops).square().mean(dim=(1, 2, 3)),
+            torch.zeros_like(batch.strength),
         )
         if batch.noise is None:
             return losses
         noisy = batch.crops + batch.noise
         again = paint(
             *(self.network, noisy, styles, batch.strength),
-            dtype=loss_network.dtype,
+            dtype=dtype,
             shift=batch.shift,
         )
         difference = (again - painted).square().mean(dim=(1, 2, 3))
@@ -121,31 +131,3 @@ def paint(
     with torch.autocast(crops.device.type, dtype, enabled=low):
         painted: Tensor = network(moved, vector)
     return painted[..., top : top + height, left : left + width]
-
-
-def objective(
-    network: StyleNetwork,
-    loss_network: LossNetwork,
-    crops: Tensor,
-    styles: Tensor,
-    strength: Tensor,
-    grams: dict[str, Tensor],
-) -> tuple[Losses, Tensor]:
-    """Return the losses of a batch, and what the network made of it.
-
-    ``crops`` is (B, 3, H, W) in [0, 1], ``styles`` (B, K), ``strength`` (B,).
-    """
-    painted = paint(network, crops, styles, strength, dtype=loss_network.dtype)
-    stylized = mix(crops, painted, strength)
-    with torch.no_grad():
-        wanted = loss_network(crops)
-        wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
-    features = loss_network(stylized)
-    losses = Losses(
-        content_loss(features, wanted),
-        style_loss(features, grams),
-        tv_loss(stylized),
-        (stylized - crops).square().mean(dim=(1, 2, 3)),
-        torch.zeros_like(strength),
-    )
-    return losses, painted

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -360,6 +361,12 @@ def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
     assert shlex.split(asked["command"]) == ["styleplug", *words]
     assert asked["config"] == TrainConfig(**loop._FIT)
     assert not asked["overwrite"]
+
+
+def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):
+    level = logging.getLogger("styleplug").level
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 0
+    assert logging.getLogger("styleplug").level == level
 
 
 def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
