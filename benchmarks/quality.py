@@ -10,8 +10,8 @@ distance, and the style distances there are compared.
 
 With ``--lbfgs N`` our objective (content + style weight * style + total variation, as
 trained) on N photographs of four styles is set beside that after 500 iterations of
-L-BFGS on it from the photograph. The loss network computes in bfloat16 there, and in
-float32 what is compared.
+L-BFGS on it from the photograph. The loss network computes in bfloat16 there, where the
+machine has it, and in float32 what is compared.
 
 Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
 (SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
@@ -34,6 +34,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
+from styleplug.engine import computes_bfloat16
 from styleplug.style import bundled_styles, read_info
 from styleplug.training.data import load_artwork
 from styleplug.training.losses import (
@@ -271,7 +272,8 @@ def main() -> None:
             print(name, figures[name], flush=True)
         figures |= compare_with_peers(rod, contents)
     if args.lbfgs:
-        fast = Rod(torch.bfloat16)
+        capable = computes_bfloat16(torch.device("cpu"))
+        fast = Rod(torch.bfloat16) if capable else rod
         for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
             found = compare_with_lbfgs(rod, fast, name, content)
             figures[f"{name} / L-BFGS"] = found

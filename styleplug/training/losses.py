@@ -156,24 +156,26 @@ def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
     ``weight`` (1, 1, H, W) is the share of each position; without it all have 1 / HW.
     Where the weights of several tiles sum to 1, so do their moments to the whole's.
     """
-    positions = features.permute(0, 2, 3, 1).flatten(1, 2)
     share = None if weight is None else weight.to(features.dtype).reshape(-1, 1)
-    mean, gram = _Moments.apply(positions, share)
+    mean, gram = _Moments.apply(features, share)
     return Moments(mean, gram)
 
 
 class _Moments(torch.autograd.Function):
-    """Moments of (B, N, C) with shares (N, 1), and their gradient, in one product each.
+    """Moments of (B, C, H, W), shares (HW, 1), and their gradient, a product each.
 
     Autograd would take two for the second moments. Sums over parts are in float32, so
-    that bfloat16 does not coarsen them.
+    that bfloat16 does not coarsen them. The gradient is no view of another tensor: so
+    autograd adds to it in place what comes from deeper layers.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, share: Tensor | None
+        ctx: Any, features: Tensor, share: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        positions = _positions(features)
         ctx.save_for_backward(positions, share)
+        ctx.shape = features.shape
         count = positions.shape[1]
         weight = positions.new_ones(count, 1) if share is None else share
         weighted = positions if share is None else positions * share
@@ -190,8 +192,21 @@ class _Moments(torch.autograd.Function):
         scale = 1 / positions.shape[1] if share is None else 1
         both = (scale * (gram + gram.transpose(1, 2))).to(positions.dtype)
         shift = (scale * mean[:, None]).to(positions.dtype)
-        slope = torch.baddbmm(shift, positions, both)
-        return (slope if share is None else slope.mul_(share)), None
+        slope = torch.empty(
+            ctx.shape,
+            dtype=positions.dtype,
+            device=positions.device,
+            memory_format=torch.channels_last,
+        )
+        torch.baddbmm(shift, positions, both, out=_positions(slope))
+        if share is not None:
+            _positions(slope).mul_(share)
+        return slope, None
+
+
+def _positions(features: Tensor) -> Tensor:
+    """Return (B, H W, C), a view where (B, C, H, W) is in channels_last."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
