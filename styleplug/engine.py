@@ -41,6 +41,7 @@ from .networks import (
 from .predictor import capture
 from .rendering import (
     BYTES_PER_PIXEL,
+    LUMA,
     SMALLEST_TILE,
     Canvas,
     Region,
@@ -62,7 +63,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
-_LUMA = (0.299, 0.587, 0.114)
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _TILE_SIZES = {"cpu": 1024}
 _LARGEST_BASE = 2048
@@ -412,7 +412,7 @@ def _finish(
 ) -> Tensor:
     """Return what is written: ``stylized`` (1, 3, h, w) in colour and where wanted."""
     if preserve_color:
-        luma = content.new_tensor(_LUMA)[:, None, None]
+        luma = content.new_tensor(LUMA)[:, None, None]
         change = (luma * (stylized - content)).sum(dim=1, keepdim=True)
         lowest, highest = content.clamp(max=0), content.clamp(min=1)
         stylized = (content + change).clamp(lowest, highest)

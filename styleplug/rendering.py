@@ -34,6 +34,8 @@ from .networks import FrozenNetwork, Moments, StyleNetwork, mix, reflected
 logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in lightness (ITU-R BT.601)."""
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel of a tile, its border included; benchmarks/memory.py
 measures it."""
@@ -237,6 +239,7 @@ class Renderer:
         self._overlap = _overlap(network)
         self._progress = progress
         self._done = self._work = 0
+        self._color = 1.0
 
     def render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         """Stylize ``content`` into ``result``, a canvas of the same size.
@@ -277,7 +280,7 @@ class Renderer:
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
             pixels = content.read(content.bounds)
-            stylized = _so_far(content, pixels, _resize(change, content.bounds))
+            stylized = self._so_far(content, pixels, _resize(change, content.bounds))
             emit(content.bounds, pixels, stylized)
         below: _Octave | None = None
         while levels:
@@ -291,7 +294,7 @@ class Renderer:
             else:
                 self._paint_octave(level, below, use)
             if painted is not None:
-                below = _Octave(level, painted)
+                below = _Octave(level, painted, self._muted)
 
     def _halve(self, canvas: Canvas) -> Canvas:
         """Return the image at half size."""
@@ -320,7 +323,23 @@ class Renderer:
         live = functools.partial(self._live, moments={})
         stylized = self._run(x, live)
         self._report(size[0] * size[1])
-        return mix(x, stylized, self.strength) - x
+        painted = mix(x, stylized, self.strength)
+        color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
+        self._color = min(1.0, color)
+        return painted - self._muted(x)
+
+    def _muted(self, pixels: Tensor) -> Tensor:
+        """Return the photograph with no more colour than the painting has.
+
+        Of it only detail is seen that is finer than what is painted.
+        """
+        if self._color == 1:
+            return pixels
+        return _luma(pixels).lerp(pixels, self._color)
+
+    def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
+        """Return ``pixels`` of a level as they are so far, in [0, 1]."""
+        return (self._muted(level.clamped(pixels)) + change).clamp_(0, 1)
 
     def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
         """Paint the level that the base's ``change`` (1, 3, h, w) is magnified to."""
@@ -341,7 +360,7 @@ class Renderer:
         for band in _bands(level.bounds):
             within = band.within(level.bounds)
             pixels = level.read(band)
-            x = magnified[within].add_(level.clamped(pixels)).clamp_(0, 1)
+            x = self._so_far(level, pixels, magnified[within])
             stylized = mix(x, _upon(x, finer[within]), self.strength)
             emit(band, pixels, stylized.clamp_(0, 1))
 
@@ -363,7 +382,7 @@ class Renderer:
         """Give a level what is painted at half its size, upon its own detail."""
         for band in _bands(level.bounds):
             pixels = level.read(band)
-            emit(band, pixels, _so_far(level, pixels, magnify(band)))
+            emit(band, pixels, self._so_far(level, pixels, magnify(band)))
             self._report(band.area // _COPIED)
 
     def _paint(self, level: Canvas, magnify: _Magnify, use: _Use) -> None:
@@ -392,7 +411,7 @@ class Renderer:
             )
             seen = window.clip(level.bounds)
             pixels = level.read(seen)
-            x = _so_far(level, pixels, magnify(seen))
+            x = self._so_far(level, pixels, magnify(seen))
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
@@ -421,7 +440,7 @@ class Renderer:
     def _measure(self, level: Canvas, magnify: _Magnify) -> dict[str, Moments]:
         """Return the statistics of a level, measured on a sample of it."""
         patches = [
-            _so_far(level, level.read(patch), magnify(patch))
+            self._so_far(level, level.read(patch), magnify(patch))
             for patch in _sample(level.bounds)
         ]
         moments: dict[str, Moments] = {}
@@ -520,17 +539,26 @@ def _upon(x: Tensor, finer: Tensor) -> Tensor:
     return torch.add(x, finer, alpha=_FINE_WEIGHT, out=finer)
 
 
-def _so_far(level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
-    """Return ``pixels`` of a level as they are so far, in [0, 1]."""
-    return (level.clamped(pixels) + change).clamp_(0, 1)
+def _luma(x: Tensor) -> Tensor:
+    """Return the lightness (B, 1, H, W) of (B, 3, H, W)."""
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _colorfulness(x: Tensor) -> float:
+    """Return how much the colours of (1, 3, h, w), without their lightness, vary."""
+    color = (x - _luma(x)).flatten(2)
+    return color.var(dim=2, correction=0).sum().sqrt().item()
 
 
 class _Octave:
     """The change from content to stylized image, magnified region by region."""
 
-    def __init__(self, content: Canvas, stylized: Canvas) -> None:
+    def __init__(
+        self, content: Canvas, stylized: Canvas, muted: Callable[[Tensor], Tensor]
+    ) -> None:
         self.content = content
         self.stylized = stylized
+        self.muted = muted
 
     def __call__(self, region: Region) -> Tensor:
         half = Region(
@@ -540,7 +568,8 @@ class _Octave:
             math.ceil(region.right / 2),
         )
         half = half.grow(2).clip(self.content.bounds)
-        change = self.stylized.read(half) - self.content.read(half).clamp_(0, 1)
+        content = self.muted(self.content.read(half).clamp_(0, 1))
+        change = self.stylized.read(half) - content
         enlarged = _doubled(_smoothed(change))
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
         return enlarged[..., top : top + region.height, left : left + region.width]

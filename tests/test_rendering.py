@@ -145,6 +145,16 @@ def test_progress_rises_to_one_with_the_tiles(network):
     assert seen[-1] == 1.0
 
 
+@pytest.mark.parametrize("ratio", [1.5, 3, 7])
+def test_a_grey_painting_stays_grey_in_the_finest_detail(network, ratio):
+    network.weights["leave"].data[:] = network.weights["leave"].data.mean(dim=0)
+    network.bias.data[:] = 0
+    pixels = np.random.default_rng(0).random((240, 240, 3), np.float32)
+    out = render(network, pixels, base_size=240 / ratio)
+    assert out.std() > 0.05
+    assert np.ptp(out, axis=2).max() < 0.01
+
+
 def test_the_last_octave_of_a_large_picture_is_the_photographs(network):
     pixels = 0.25 + picture(384, 384, "float32") / 2
 
