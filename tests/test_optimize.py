@@ -455,6 +455,14 @@ def test_the_callback_sees_the_picture_grow(stripes, shallow):
     assert np.array_equal(seen[-1][1], result)
 
 
+def test_a_picture_below_512_pixels_has_one_level(stripes, shallow):
+    count = itertools.count()
+    content = np.zeros((300, 280, 3), np.uint8)
+    shallow.update(tolerance=0, callback=lambda *_: next(count))
+    optimize(content, stripes, **shallow)
+    assert next(count) == 4
+
+
 def test_it_stops_when_nothing_improves(content_image, shallow):
     shallow["iterations"] = 10_000
     count = itertools.count()
