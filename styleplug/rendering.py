@@ -542,7 +542,8 @@ def _upon(x: Tensor, finer: Tensor) -> Tensor:
 def _luma(x: Tensor) -> Tensor:
     """Return the lightness (B, 1, H, W) of (B, 3, H, W)."""
     red, green, blue = x.split(1, dim=1)
-    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    luma: Tensor = LUMA[0] * red
+    return luma.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _colorfulness(x: Tensor) -> float:
