@@ -118,7 +118,7 @@ class Options:
     style_scale: float = 1.0
     init: str = "content"
     optimizer: str = "lbfgs"
-    iterations: int = 200
+    iterations: int = 120
     tolerance: float = 1e-3
     preserve_color: bool | str = False
     mask: Any = None
