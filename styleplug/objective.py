@@ -10,7 +10,7 @@ pixels, tile by tile, exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,12 +105,11 @@ class _Tiled:
             for core in self.bounds.cut(side)
         ]
 
-    def features(self, x: Tensor, tile: _Tile) -> Features:
-        """Return the features of a tile's core; ``x`` is its window."""
-        return {
-            layer: f[_scaled(tile.core, layer).within(_scaled(tile.window, layer))]
-            for layer, f in self.network(x).items()
-        }
+    def walk(self, x: Tensor, tile: _Tile) -> Iterator[tuple[str, Tensor]]:
+        """Yield layers and features of a tile's core; ``x`` is its window."""
+        for layer, f in self.network.walk(x):
+            core, window = _scaled(tile.core, layer), _scaled(tile.window, layer)
+            yield layer, f[core.within(window)]
 
     def shares(self, region: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """Return how much each position of the layers counts, (1, 1, h, w), sum 1."""
@@ -148,22 +147,17 @@ class _Tiled:
         return _scaled(tile.core, layer).area / _scaled(self.bounds, layer).area
 
     def moments(
-        self, features: Features, tile: _Tile, shares: Mapping[str, Tensor] | None
-    ) -> Statistics:
+        self,
+        layer: str,
+        features: Tensor,
+        tile: _Tile,
+        shares: Mapping[str, Tensor] | None,
+    ) -> Moments:
         """Return what a tile adds to the moments of the whole."""
         if shares is not None:
-            return {
-                layer: moments(features[layer], self.crop(share, tile, layer))
-                for layer, share in shares.items()
-            }
-        found = {}
-        for layer, f in features.items():
-            part = self.part(tile, layer)
-            own = moments(f)
-            found[layer] = (
-                own if part == 1 else Moments(own.mean * part, own.gram * part)
-            )
-        return found
+            return moments(features, self.crop(shares[layer], tile, layer))
+        own, part = moments(features), self.part(tile, layer)
+        return own if part == 1 else Moments(own.mean * part, own.gram * part)
 
 
 def _scaled(region: Region, layer: str) -> Region:
@@ -253,9 +247,8 @@ class Objective:
         for tile, wanted in zip(self.view.tiles, self.wanted, strict=True):
             window = tile.window.within(self.view.bounds)
             leaf = x[window].detach().clone().requires_grad_()
-            features = self.view.features(leaf, tile)
+            features, found = self._see(leaf, tile)
             part = self._local(features, wanted, tile)
-            found = self._found(features, tile)
             if not slopes:
                 part = part + self._style(found)
             loss += part.item()
@@ -269,7 +262,7 @@ class Objective:
         return loss, gradient
 
     def _features(self, x: Tensor, tile: _Tile) -> Features:
-        return self.view.features(x[tile.window.within(self.view.bounds)], tile)
+        return dict(self.view.walk(x[tile.window.within(self.view.bounds)], tile))
 
     def _target(
         self, style: Style, image: Tensor, tile_size: int, seed: int
@@ -281,9 +274,10 @@ class Objective:
         parts = []
         samples: dict[str, list[Tensor]] = {layer: [] for layer in picks}
         for tile in view.tiles:
-            features = view.features(image[tile.window.within(view.bounds)], tile)
-            features = {layer: features[layer] for layer in layers}
-            parts.append(view.moments(features, tile, shares))
+            features = dict(view.walk(image[tile.window.within(view.bounds)], tile))
+            parts.append(
+                {k: view.moments(k, features[k], tile, shares) for k in layers}
+            )
             for layer, pick in picks.items():
                 chosen = view.crop(pick, tile, layer).flatten().to(image.device)
                 samples[layer].append(features[layer][0].flatten(1).T[chosen])
@@ -315,20 +309,23 @@ class Objective:
                 total = total + weight * found.sum()
         return total
 
-    def _found(self, features: Features, tile: _Tile) -> list[Statistics]:
-        """Return what a tile adds to the statistics that each style is about."""
-        if not self.moment_losses:
-            return [{} for _ in self.targets]
-        features = {layer: features[layer] for layer in self.weights.style_layers}
-        everywhere: Statistics | None = None
-        found = []
-        for target in self.targets:
-            if target.shares is not None:
-                found.append(self.view.moments(features, tile, target.shares))
-            else:
-                everywhere = everywhere or self.view.moments(features, tile, None)
-                found.append(everywhere)
-        return found
+    def _see(self, x: Tensor, tile: _Tile) -> tuple[Features, list[Statistics]]:
+        """Return the features of a tile, whose window is ``x``, and what it adds to
+        the statistics that each style is about."""
+        features: Features = {}
+        found: list[Statistics] = [{} for _ in self.targets]
+        for layer, f in self.view.walk(x, tile):
+            features[layer] = f
+            if not self.moment_losses or layer not in self.weights.style_layers:
+                continue
+            everywhere: Moments | None = None
+            for target, statistics in zip(self.targets, found, strict=True):
+                if target.shares is None:
+                    everywhere = everywhere or self.view.moments(layer, f, tile, None)
+                    statistics[layer] = everywhere
+                else:
+                    statistics[layer] = self.view.moments(layer, f, tile, target.shares)
+        return features, found
 
     def _style(self, found: Sequence[Statistics]) -> Tensor:
         """Return the part of the loss that is about statistics of the whole."""
@@ -345,7 +342,8 @@ class Objective:
         """Return the style part of the loss, and its gradient by the statistics."""
         with torch.no_grad():
             parts = [
-                self._found(self._features(x, tile), tile) for tile in self.view.tiles
+                self._see(x[tile.window.within(self.view.bounds)], tile)[1]
+                for tile in self.view.tiles
             ]
         found = [_sum(part) for part in zip(*parts, strict=True)]
         found = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,16 +100,22 @@ class LossNetwork(nn.Module):
             convolution.bias.data /= divisor
 
     def forward(self, image: Tensor) -> Features:
+        return dict(self.walk(image))
+
+    def walk(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the layers and their features as they are computed.
+
+        Of what is made of features before the next ones, the gradient is computed when
+        backward comes there, and does not wait for it in memory.
+        """
         from torchvision.transforms.functional import normalize
 
         x = normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        features = {}
         for i, module in enumerate(self.stack):
             x = module(x)
             if i in self.taps:
-                features[self.taps[i]] = x
-        return features
+                yield self.taps[i], x
 
 
 @dataclass(frozen=True, eq=False)
