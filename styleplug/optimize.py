@@ -3,7 +3,7 @@
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks":
 the picture is changed by gradient descent until its features in a fixed network are
 those of the content image, and their statistics those of the style image. It works for
-any style image, and takes a minute where a trained style takes a moment.
+any style image, and takes minutes where a trained style takes a moment.
 
 A large picture grows from coarse to fine: the style image is taken at the size of each
 level, so strokes are a fraction of the picture. Large levels are computed in tiles: the
