@@ -41,11 +41,11 @@ from .networks import (
 from .predictor import capture
 from .rendering import (
     BYTES_PER_PIXEL,
-    LUMA,
     SMALLEST_TILE,
     Canvas,
     Region,
     Renderer,
+    luma,
     tile_size_within,
 )
 from .style import StyleInfo
@@ -412,8 +412,7 @@ def _finish(
 ) -> Tensor:
     """Return what is written: ``stylized`` (1, 3, h, w) in colour and where wanted."""
     if preserve_color:
-        luma = content.new_tensor(LUMA)[:, None, None]
-        change = (luma * (stylized - content)).sum(dim=1, keepdim=True)
+        change = luma(stylized - content)
         lowest, highest = content.clamp(max=0), content.clamp(min=1)
         stylized = (content + change).clamp(lowest, highest)
     if mask is not None:

@@ -53,7 +53,7 @@ from .objective import (
     Weights,
     overlap_of,
 )
-from .rendering import is_out_of_memory
+from .rendering import is_out_of_memory, luma
 from .training.losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ PRESERVE_COLOR = (False, True, "luminance", "statistics")
 
 _BLEND = {"gram": 0.6, "mean_std": 0.2, "wasserstein": 0.2}
 """The style loss where none is named."""
-_LUMA = (0.299, 0.587, 0.114)
 _COARSEST = 256
 """Least geometric mean side of the first level, in pixels. A level of half that costs a
 third of the time and brings no lower loss (measured at 256 pixels)."""
@@ -429,7 +428,7 @@ class _Run:
         x = self._grown(self.content)[..., :height, :width]
         content = _tensor(self.picture, self.device)
         if self.options.preserve_color in (True, "luminance"):
-            x = (content + _luma(x - content)).clamp(0, 1)
+            x = (content + luma(x - content)).clamp(0, 1)
         if self.mask is not None:
             x = content.lerp(x, self.mask[..., :height, :width])
         painted = x[0].permute(1, 2, 0).contiguous().cpu().numpy()
@@ -623,12 +622,8 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, width, 0, height), mode="replicate")
 
 
-def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-
-
 def _grey(x: Tensor) -> Tensor:
-    return _luma(x).expand(-1, 3, -1, -1).contiguous()
+    return luma(x).expand(-1, 3, -1, -1).contiguous()
 
 
 def _match_statistics(style: Tensor, content: Tensor) -> Tensor:

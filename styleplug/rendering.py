@@ -34,7 +34,7 @@ from .networks import FrozenNetwork, Moments, StyleNetwork, mix, reflected
 logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
-LUMA = (0.299, 0.587, 0.114)
+_LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in lightness (ITU-R BT.601)."""
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel of a tile, its border included; benchmarks/memory.py
@@ -335,7 +335,7 @@ class Renderer:
         """
         if self._color == 1:
             return pixels
-        return _luma(pixels).lerp(pixels, self._color)
+        return luma(pixels).lerp(pixels, self._color)
 
     def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
         """Return ``pixels`` of a level as they are so far, in [0, 1]."""
@@ -539,16 +539,16 @@ def _upon(x: Tensor, finer: Tensor) -> Tensor:
     return torch.add(x, finer, alpha=_FINE_WEIGHT, out=finer)
 
 
-def _luma(x: Tensor) -> Tensor:
+def luma(x: Tensor) -> Tensor:
     """Return the lightness (B, 1, H, W) of (B, 3, H, W)."""
     red, green, blue = x.split(1, dim=1)
-    luma: Tensor = LUMA[0] * red
-    return luma.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    light: Tensor = _LUMA[0] * red
+    return light.add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def _colorfulness(x: Tensor) -> float:
     """Return how much the colours of (1, 3, h, w), without their lightness, vary."""
-    color = (x - _luma(x)).flatten(2)
+    color = (x - luma(x)).flatten(2)
     return color.var(dim=2, correction=0).sum().sqrt().item()
 
 

@@ -965,9 +965,10 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError("Name at least one artwork to learn the style of.")
     if args.keep_trunk and (args.new_trunk or not args.any):
         raise TrainingError("--keep-trunk goes with --any, and not with --new-trunk.")
-    train_trunk = (args.any or args.new_trunk) and not args.keep_trunk
+    only_fit = not (args.any or args.new_trunk)
+    train_trunk = not (only_fit or args.keep_trunk)
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    fields = {} if args.any or args.new_trunk else dict(_FIT)
+    fields = dict(_FIT) if only_fit else {}
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.scales:
         fields["scales"] = tuple(args.scales)
@@ -975,7 +976,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = _read_names(args.hold_out) if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
     if out.suffix == ".safetensors":
-        if len(artworks) != 1 or args.any or args.new_trunk:
+        if len(artworks) != 1 or not only_fit:
             raise TrainingError(f"{out} is one file; name a folder for several.")
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent
