@@ -207,6 +207,28 @@ class Canvas:
         self.pixels[region.top : region.bottom, region.left : region.right] = part
 
 
+class _Half(Canvas):
+    """An image at half its size, averaged when it is read: it takes no memory.
+
+    Read values are in [0, 1].
+    """
+
+    def __init__(self, whole: Canvas) -> None:
+        super().__init__(whole.pixels, whole.device)
+        self._whole = whole
+        height, width = whole.bounds.height, whole.bounds.width
+        self.bounds = Region(0, 0, math.ceil(height / 2), math.ceil(width / 2))
+
+    def read(self, region: Region) -> Tensor:
+        size = region.height, region.width, 3
+        out = torch.empty(size, device=self.device).permute(2, 0, 1)[None]
+        for band in _bands(region, 1 << 18):
+            doubled = Region(*(2 * side for side in band)).clip(self._whole.bounds)
+            pixels = self._whole.read(doubled).clamp_(0, 1)
+            out[band.within(region)] = _halved(pixels)
+        return out
+
+
 Finish = Callable[[Region, Tensor, Tensor], Tensor]
 """From a region, its content and its stylized pixels to what is written there."""
 
@@ -266,8 +288,9 @@ class Renderer:
         levels = []
         if ratio >= _FINER:
             levels.append(content)
-            for _ in range(int(math.log2(ratio / _FINER))):
-                levels.append(self._halve(levels[-1]))
+            for i in range(int(math.log2(ratio / _FINER))):
+                half = _Half(levels[-1])
+                levels.append(self._kept(half) if i else half)
         self._done = 0
         large = ratio >= _LARGE
         self._work = base[0] * base[1] + sum(level.bounds.area for level in levels)
@@ -296,19 +319,12 @@ class Renderer:
             if painted is not None:
                 below = _Octave(level, painted, self._muted)
 
-    def _halve(self, canvas: Canvas) -> Canvas:
-        """Return the image at half size."""
-        bounds = canvas.bounds
-        half = self._blank(
-            Region(0, 0, math.ceil(bounds.height / 2), math.ceil(bounds.width / 2)),
-            canvas,
-        )
-        for band in _bands(canvas.bounds):
-            tensor = _halved(canvas.read(band).clamp_(0, 1))
-            top = band.top // 2
-            region = Region(top, 0, top + tensor.shape[2], tensor.shape[3])
-            half.write(region, tensor)
-        return half
+    def _kept(self, half: _Half) -> Canvas:
+        """Return a copy that is not averaged each time it is read."""
+        kept = self._blank(half.bounds, half)
+        for band in _bands(half.bounds):
+            kept.write(band, half.read(band))
+        return kept
 
     def _blank(self, bounds: Region, like: Canvas) -> Canvas:
         """Return a canvas to fill: 8 bits a channel where ``like`` has no more."""
@@ -524,7 +540,8 @@ def tile_size_within(
     between = 36 * min(height * width, largest_first)  # three changes in float32
     if height * width > largest_first:
         per_channel = 1 if content.dtype == np.uint8 else 2
-        between += 2 * per_channel * height * width  # 3 channels at 1/4, 1/16, ...
+        # Of 3 channels, what is painted at 1/4, 1/16, ..., the photograph from 1/16 on.
+        between += int(1.25 * per_channel * height * width)
     least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
     if memory_limit < least:
         raise MemoryLimitError(
@@ -600,11 +617,12 @@ def _spread(side: int, patch: int, count: int) -> list[int]:
     return [int((i + 0.5) * gap) // GRID * GRID for i in range(count)]
 
 
-def _bands(bounds: Region) -> Iterator[Region]:
-    """Cut an image into bands of about a megapixel, an even number of rows each."""
-    rows = max(2, (1 << 20) // bounds.width // 2 * 2)
-    for top in range(0, bounds.height, rows):
-        yield Region(top, 0, min(top + rows, bounds.height), bounds.width)
+def _bands(region: Region, area: int = 1 << 20) -> Iterator[Region]:
+    """Cut a region into bands of about that area, an even number of rows each."""
+    rows = max(2, area // region.width // 2 * 2)
+    for top in range(region.top, region.bottom, rows):
+        bottom = min(top + rows, region.bottom)
+        yield Region(top, region.left, bottom, region.right)
 
 
 def _resize(x: Tensor, bounds: Region) -> Tensor:

@@ -12,6 +12,8 @@ from styleplug.rendering import (
     Region,
     Renderer,
     _doubled,
+    _Half,
+    _halved,
     _smoothed,
 )
 
@@ -81,6 +83,17 @@ def test_a_canvas_reads_arrays_that_cannot_be_written():
     pixels = picture(8, 8)
     pixels.flags.writeable = False
     assert Canvas(pixels, CPU).read(Region(0, 0, 8, 8)).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("region", [Region(0, 0, 26, 176), Region(3, 5, 26, 40)])
+def test_a_half_of_a_half_reads_what_averaging_twice_gives(region):
+    whole = Canvas(picture(101, 703), CPU)
+    twice = _halved(_halved(whole.read(whole.bounds)))
+    found = _Half(_Half(whole))
+    assert found.bounds == Region(0, 0, 26, 176)
+    assert torch.allclose(
+        found.read(region), twice[region.within(found.bounds)], atol=1e-6
+    )
 
 
 def test_the_result_does_not_depend_on_the_tile_size(network):
