@@ -242,7 +242,17 @@ def train(
     loss_net = LossNetwork(loss_network, dtype=dtype).to(device)
     rng = _rng(config.seed, -1)
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
-    grams = _targets(artworks, loss_net, config, device)
+    wanted = _targets(artworks, loss_net, config, device)
+    learned_from, grams = loss_net, wanted
+    if not train_trunk:
+        seen = [
+            load_artwork(path, config.style_size)[0].mul(255).byte()
+            for path in artworks
+        ]
+        if pictures is not None:
+            seen += pictures.images
+        learned_from = _thinned(loss_net, photographs, seen, config, device)
+        grams = _targets(artworks, learned_from, config, device)
 
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
@@ -266,7 +276,7 @@ def train(
     )
     if checkpoint:
         state.resume(checkpoint)
-    sampler = _Sampler(photographs, pictures, grams, loss_net, config, device)
+    sampler = _Sampler(photographs, pictures, grams, learned_from, config, device)
     parallel: nn.Module = learner
     if processes > 1:
         parallel = nn.parallel.DistributedDataParallel(
@@ -288,7 +298,7 @@ def train(
     saved = time.monotonic()
     while state.step < config.steps and not state.stuck:
         batch = sampler.batch(state.step, rank, processes)
-        losses = parallel(batch, loss_net)
+        losses = parallel(batch, learned_from)
         loss = _total(losses, batch, config)
         state.descend(loss)
         report.add(state.step, losses, batch)
@@ -313,7 +323,7 @@ def train(
         "steps": state.step,
     }
     figures = [
-        _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(grams, i))
+        _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(wanted, i))
         for i, style in enumerate(learner.vectors.detach())
     ]
     if train_trunk:
@@ -652,6 +662,27 @@ def _targets(
             for layer, found in grams.items():
                 found.append(gram_matrix(features[layer]))
     return {layer: torch.cat(found) for layer, found in grams.items() if found}
+
+
+def _thinned(
+    loss_net: LossNetwork,
+    photographs: Photographs,
+    artworks: Sequence[Tensor],
+    config: TrainConfig,
+    device: torch.device,
+) -> LossNetwork:
+    """Return a loss network that costs less, made for such photographs and artworks.
+
+    It is for what cannot make use of what it does not see: vectors on a trunk that
+    stays as it is.
+    """
+    size, rng, count = config.crop_size, _rng(config.seed, -2), 8
+    crops = [
+        crop(artworks[i * len(artworks) // count], size, (1.0, 1.0), rng)
+        for i in range(count)
+    ]
+    crops += photographs.crops(count, size, config.scales, rng)
+    return loss_net.thinned(torch.stack(crops).to(device))
 
 
 class _State:

@@ -251,6 +251,37 @@ def test_calibration_only_scales_the_features(vgg):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_thinned_network_that_keeps_all_gives_the_same_features(vgg):
+    network = LossNetwork(vgg)
+    images = torch.rand(3, 3, 64, 64)
+    network.calibrate(images)
+    thin = network.thinned(images, kept=1.0)
+    for layer, expected in network(images).items():
+        torch.testing.assert_close(thin(images)[layer], expected, rtol=0.02, atol=0.02)
+
+
+def test_a_thinned_network_has_fewer_weights_the_less_it_keeps(vgg):
+    network = LossNetwork(vgg)
+    images = torch.rand(3, 3, 64, 64)
+    network.calibrate(images)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    sizes, errors = [], []
+    for kept in (0.999, 0.9, 0.5):
+        thin = network.thinned(images, kept)
+        sizes.append(sum(t.numel() for t in thin.parameters()))
+        deepest = thin(images)["relu4_1"] - network(images)["relu4_1"]
+        errors.append(deepest.square().mean().item())
+    assert sum(t.numel() for t in before.values()) > sizes[0] > sizes[1] > sizes[2]
+    assert errors[0] < errors[1] < errors[2]
+    torch.testing.assert_close(dict(network.state_dict()), before)
+
+
+def test_a_network_thinned_on_black_pictures_stays_finite(vgg):
+    network = LossNetwork(vgg)
+    thin = network.thinned(torch.zeros(2, 3, 32, 32))
+    assert thin(torch.rand(1, 3, 32, 32))["relu4_1"].isfinite().all()
+
+
 def test_only_the_layers_that_are_asked_for_are_computed(vgg):
     network = LossNetwork(vgg, ("relu2_1",))
     assert set(network(torch.rand(1, 3, 16, 16))) == {"relu2_1"}
