@@ -242,17 +242,15 @@ def train(
     loss_net = LossNetwork(loss_network, dtype=dtype).to(device)
     rng = _rng(config.seed, -1)
     loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
-    wanted = _targets(artworks, loss_net, config, device)
+    images = [load_artwork(path, config.style_size) for path in artworks]
+    wanted = _targets(images, loss_net, device)
     learned_from, grams = loss_net, wanted
     if not train_trunk:
-        seen = [
-            load_artwork(path, config.style_size)[0].mul(255).byte()
-            for path in artworks
-        ]
+        seen = [image[0].mul(255).round().byte() for image in images]
         if pictures is not None:
             seen += pictures.images
         learned_from = _thinned(loss_net, photographs, seen, config, device)
-        grams = _targets(artworks, learned_from, config, device)
+        grams = _targets(images, learned_from, device)
 
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
@@ -649,16 +647,13 @@ def _one_cycle(progress: float) -> float:
 
 
 def _targets(
-    artworks: Sequence[Path],
-    loss_net: LossNetwork,
-    config: TrainConfig,
-    device: torch.device,
+    images: Sequence[Tensor], loss_net: LossNetwork, device: torch.device
 ) -> dict[str, Tensor]:
     """Return the Gram matrices of all artworks, (N, C, C) for each style layer."""
     grams: dict[str, list[Tensor]] = {layer: [] for layer in STYLE_LAYERS}
     with torch.no_grad():
-        for path in artworks:
-            features = loss_net(load_artwork(path, config.style_size).to(device))
+        for image in images:
+            features = loss_net(image.to(device))
             for layer, found in grams.items():
                 found.append(gram_matrix(features[layer]))
     return {layer: torch.cat(found) for layer, found in grams.items() if found}

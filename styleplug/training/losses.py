@@ -119,8 +119,8 @@ class LossNetwork(nn.Module):
                 thin.stack[i] = _split(module, wanted, given, kept)
                 x = wanted
             else:
-                x = module(x.clone())
-            thin_x = thin.stack[i](thin_x.clone())
+                x = module(x)
+            thin_x = thin.stack[i](thin_x)
         return thin
 
     def forward(self, image: Tensor) -> Features:
@@ -154,7 +154,7 @@ def _split(
     input in the thinned network. Between the two are as many channels as ``kept`` of
     the variance needs, in eights.
     """
-    y, z = _rows(wanted), _rows(given)
+    y, z = (_positions(f).flatten(0, 1).float() for f in (wanted, given))
     mean, mean_z = y.mean(dim=0), z.mean(dim=0)
     y, z = y - mean, z - mean_z
     square, cross = (z.T @ z).cpu(), (z.T @ y).cpu()
@@ -176,11 +176,6 @@ def _split(
     last.bias.data = mean.cpu() - basis @ inner @ (mean_z.cpu() - bias)
     pair = nn.Sequential(first, last).requires_grad_(False).to(convolution.weight)
     return pair.to(memory_format=torch.channels_last)
-
-
-def _rows(features: Tensor) -> Tensor:
-    """Return (B H W, C), in float32."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2).float()
 
 
 @dataclass(frozen=True, eq=False)
