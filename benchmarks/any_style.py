@@ -28,9 +28,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
+from styleplug.losses import STYLE_LAYERS
 from styleplug.style import bundled_predictor, bundled_styles
 from styleplug.training.data import load_artwork
-from styleplug.training.losses import STYLE_LAYERS
 
 HELD_OUT = (Path(__file__).parent / "held_out.txt").read_text("utf-8").split()
 AMOUNTS = [0.4, 0.7, 0.85, 1.0]

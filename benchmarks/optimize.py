@@ -16,7 +16,7 @@ the best precision of the machine: bfloat16 where it has that in hardware. Times
 processor times of all threads, as other programs may run beside.
 
 The distances of fidelity are means over relu1_1 ... relu4_1 of the losses of
-styleplug.training.losses. Our style weight is swept, and what is compared lies where
+styleplug.losses. Our style weight is swept, and what is compared lies where
 our content loss (relu4_2) is that of the peers' result.
 
 The loss that is to be reached is that of the picture which the peers' recipe gives, its
@@ -44,9 +44,7 @@ import torch
 from torch import Tensor
 
 from styleplug import optimize
-from styleplug.engine import computes_bfloat16
-from styleplug.training.data import load_artwork
-from styleplug.training.losses import (
+from styleplug.losses import (
     LossNetwork,
     content_loss,
     gram_loss,
@@ -54,6 +52,8 @@ from styleplug.training.losses import (
     moments,
     sliced_wasserstein_distance,
 )
+from styleplug.networks import training_dtype
+from styleplug.training.data import load_artwork
 
 ASSETS = Path(os.environ["STYLEPLUG_ASSETS"])
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -74,7 +74,7 @@ PAIRS = [
     ("stata", "dore_engraving"),
 ]
 STYLE_WEIGHTS = (10, 30, 90, 270)
-OURS = torch.bfloat16 if computes_bfloat16(torch.device("cpu")) else torch.float32
+OURS = training_dtype(torch.device("cpu"))
 CHUNK = 50
 """Iterations of the peers' from one time that they are kept to the next."""
 PHOTOGRAPHS = ("blonde_girl", "chicago", "lion", "venice_boat", "golden_gate")

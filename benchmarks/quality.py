@@ -35,16 +35,16 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
-from styleplug.engine import computes_bfloat16
-from styleplug.style import bundled_styles, read_info
-from styleplug.training.data import load_artwork
-from styleplug.training.losses import (
+from styleplug.losses import (
     LossNetwork,
     content_loss,
     gram_matrix,
     style_loss,
     tv_loss,
 )
+from styleplug.networks import training_dtype
+from styleplug.style import bundled_styles, read_info
+from styleplug.training.data import load_artwork
 
 ASSETS = Path(os.environ["STYLEPLUG_ASSETS"])
 PHOTOGRAPHS = [
@@ -277,8 +277,8 @@ def main() -> None:
             print(name, figures[name], flush=True)
         figures |= compare_with_peers(rod, contents)
     if args.lbfgs:
-        capable = computes_bfloat16(torch.device("cpu"))
-        fast = Rod(torch.bfloat16) if capable else rod
+        dtype = training_dtype(torch.device("cpu"))
+        fast = rod if dtype == torch.float32 else Rod(dtype)
         for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
             found = compare_with_lbfgs(rod, fast, name, content)
             figures[f"{name} / L-BFGS"] = found

@@ -787,10 +787,12 @@ def _sample(args: argparse.Namespace) -> int:
 def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
     parser = commands.add_parser("train", help="train a style from an artwork")
     if arguments[:1] == ["train"]:  # its options live beside what imports torch
-        from .training import loop
+        from .training import command
 
-        loop.add_arguments(parser)
-        parser.set_defaults(run=loop.run, command=shlex.join(["styleplug", *arguments]))
+        command.add_arguments(parser)
+        parser.set_defaults(
+            run=command.run, command=shlex.join(["styleplug", *arguments])
+        )
 
 
 def _add_demo(commands: Commands) -> None:

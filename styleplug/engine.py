@@ -34,6 +34,7 @@ from .images import (
 from .networks import (
     LoadedStyle,
     StyleNetwork,
+    computes_bfloat16,
     load_style,
     once_per_file,
     save_style,
@@ -508,16 +509,6 @@ def pick_device(device: str | torch.device | None) -> torch.device:
             + (f"{accelerator.type} or cpu." if accelerator else "cpu.")
         )
     return chosen
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has bfloat16 in hardware; emulated it is very slow."""
-    if device.type == "cpu":
-        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        return wide and torch.cpu._is_avx512_bf16_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
-    )
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

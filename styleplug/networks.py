@@ -209,6 +209,51 @@ class StyleNetwork(nn.Module):
         return _resize_kernel(self.weights[name]) if up else self.weights[name]
 
 
+def paint(
+    network: StyleNetwork,
+    crops: Tensor,
+    styles: Tensor,
+    strength: Tensor,
+    *,
+    dtype: torch.dtype,
+    shift: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Return what the network makes of crops (B, 3, H, W), computing in ``dtype``.
+
+    They are moved by ``shift`` in it, by up to its stride.
+    """
+    height, width = crops.shape[2:]
+    margin = network.STRIDE if any(shift) else 0
+    top, left = (margin + pixels for pixels in shift)
+    bottom, right = (margin - pixels for pixels in shift)
+    moved = reflected(crops, (top, left, bottom, right))
+    moved = moved.contiguous(memory_format=torch.channels_last)
+    vector = network.vector(styles, strength)
+    with autocast(crops.device, dtype):
+        painted: Tensor = network(moved, vector)
+    return painted[..., top : top + height, left : left + width]
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has bfloat16 in hardware; emulated it is very slow."""
+    if device.type == "cpu":
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return wide and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """Return what gradients are computed in: bfloat16 where the device has it."""
+    return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which convolutions compute in ``dtype``."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def mix(content: Tensor, stylized: Tensor, strength: Tensor | float) -> Tensor:
     """Return the result at ``strength``, a number or (B,): the last step of rendering.
 

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from . import vgg
 from .descent import resize
-from .rendering import GRID, Region
-from .training.losses import (
+from .losses import (
     Features,
     LossNetwork,
     MomentLoss,
@@ -34,6 +33,7 @@ from .training.losses import (
     tv_loss,
     wasserstein_loss,
 )
+from .rendering import GRID, Region
 
 Statistics = dict[str, Moments]
 

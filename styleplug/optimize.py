@@ -31,7 +31,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, resize
-from .engine import Stylizer, computes_bfloat16, pick_device
+from .engine import Stylizer, pick_device
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -45,6 +45,8 @@ from .images import (
     read_to_paint,
     write_picture,
 )
+from .losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
+from .networks import training_dtype
 from .objective import (
     LEAST_SIDE,
     STYLE_LOSSES,
@@ -54,7 +56,6 @@ from .objective import (
     overlap_of,
 )
 from .rendering import is_out_of_memory, luma
-from .training.losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -693,7 +694,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
         if dtype not in _BYTES_PER_PIXEL:
             raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
         return dtype
-    return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    return training_dtype(device)
 
 
 class _Callable(ModuleType):

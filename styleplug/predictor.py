@@ -9,37 +9,67 @@ picture's features do everywhere, not where.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .encoder import StyleEncoder
 from .errors import InvalidImageError, InvalidStyleError
-from .images import Array, Picture
+from .images import Array, Picture, read_picture
+from .losses import (
+    CONTENT_LAYERS,
+    Features,
+    content_loss,
+    gram_matrix,
+    huber,
+    style_loss,
+    tv_loss,
+)
 from .networks import (
     LoadedStyle,
+    StyleNetwork,
+    autocast,
     load_tensors,
     load_trunk,
     once_per_file,
+    paint,
+    training_dtype,
     write_tensors,
 )
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
+
+SCENES = Path(__file__).parent / "demo" / "examples"
+"""Pictures that are always at hand: landscapes and a still life, drawn by code."""
+STEPS = 24
+"""Steps that a captured vector is refined by."""
+VIEW = 224
+"""Geometric mean side, in pixels, of what it is refined on."""
+_RATE = 0.065
+"""Learning rate of the first step on a vector."""
+_STYLE_WEIGHT = 60.0
+_FAR = 0.5
+_TV_WEIGHT = 5.0
+_IDENTITY_WEIGHT = 300.0
 
 
 class StylePredictor(nn.Module):
     """Maps a style image to a style vector of a trunk.
 
-    ``widths`` are the channels of the encoder at 1/2, 1/4, 1/8 and 1/16. Of each
-    stage, and of the picture itself, the mean and standard deviation of every channel
-    are taken, and the correlations of ``rank`` projections; two layers of ``hidden``
-    units map them to the vector.
+    Of the picture's colours and of all components that its encoder gives, the mean and
+    the standard deviation are taken, and the correlations of a layer's components; two
+    layers of ``hidden`` units map them to the vector.
+    ``widths`` and ``ranks`` are those of the encoder.
     """
 
     NAME = "predictor"
-    SIZE = 256
+    SIZE = 512
     """Geometric mean side, in pixels, of the style images it is trained with."""
     SHORTEST = 32
     """Side, in pixels, that a style image has at least."""
@@ -47,30 +77,25 @@ class StylePredictor(nn.Module):
     def __init__(
         self,
         style_size: int,
-        widths: Sequence[int] = (32, 64, 96, 128),
-        rank: int = 24,
-        hidden: int = 384,
+        widths: Sequence[int] = (16, 32, 64, 128, 192),
+        ranks: Sequence[int] = (12, 24, 40, 48),
+        hidden: int = 288,
     ) -> None:
         super().__init__()
+        self.encoder = StyleEncoder(widths, ranks)
         self.hyperparameters = {
             "style_size": style_size,
-            "widths": list(widths),
-            "rank": rank,
+            **self.encoder.hyperparameters,
             "hidden": hidden,
         }
-        inputs = (12, *widths[:-1])
-        self.stages = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2 if i else 1, padding=1)
-            for i, (before, after) in enumerate(zip(inputs, widths, strict=True))
-        )
-        self.deepest = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        self.projections = nn.ModuleList(
-            nn.Conv2d(width, rank, 1, bias=False) for width in widths
-        )
-        pairs = rank * (rank - 1) // 2
-        statistics = 2 * (3 + sum(widths)) + len(widths) * pairs
+        pairs = sum(rank * (rank - 1) // 2 for rank in ranks)
+        size = 2 * (3 + sum(ranks)) + pairs
+        self.usual: Tensor
+        self.spread: Tensor
+        self.register_buffer("usual", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
         self.head = nn.Sequential(
-            nn.Linear(statistics, hidden),
+            nn.Linear(size, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
@@ -90,22 +115,27 @@ class StylePredictor(nn.Module):
         Height and width are at least :attr:`SHORTEST`, their geometric mean is
         :attr:`SIZE`.
         """
-        x = (image - 0.5) * 4
-        found = [_mean_and_deviation(x)]
-        x = F.pixel_unshuffle(_even(x), 2)
-        for i, (stage, project) in enumerate(
-            zip(self.stages, self.projections, strict=True)
-        ):
-            x = F.relu(stage(x))
-            if i == len(self.stages) - 1:
-                x = x + F.relu(self.deepest(x))
-            found += [_mean_and_deviation(x), _correlations(project(x))]
-        vector: Tensor = self.head(torch.cat(found, dim=1))
+        return self.predict(self.statistics(image))
+
+    def predict(self, statistics: Tensor) -> Tensor:
+        """Return (B, K) style vectors for (B, S) statistics."""
+        vector: Tensor = self.head(self.standardise(statistics))
         return vector
+
+    def statistics(self, image: Tensor) -> Tensor:
+        """Return (B, S): what the style of (B, 3, H, W) pictures is told by."""
+        found = [_mean_and_deviation((image - 0.5) * 4)]
+        for x in self.encoder.components(_even(image)):
+            found += [_mean_and_deviation(x), _correlations(x)]
+        return torch.cat(found, dim=1)
+
+    def standardise(self, statistics: Tensor) -> Tensor:
+        """Return (B, S) as deviations from what is usual."""
+        return (statistics - self.usual) / self.spread
 
 
 def _even(x: Tensor) -> Tensor:
-    return x[..., : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
+    return x[..., : x.shape[2] // 8 * 8, : x.shape[3] // 8 * 8]
 
 
 def _mean_and_deviation(x: Tensor) -> Tensor:
@@ -123,12 +153,70 @@ def _correlations(x: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2))[:, row, column]
 
 
+def grams(encoder: StyleEncoder, image: Tensor) -> Features:
+    """Return the Gram matrices of a style image (1, 3, H, W) by the encoder."""
+    features = encoder(_even(image))
+    return {layer: gram_matrix(found) for layer, found in features.items()}
+
+
+class View(NamedTuple):
+    """What a step of :func:`refine` looks at."""
+
+    contents: Tensor
+    """(B, 3, H, W) in [0, 1], one for each style; H and W are multiples of 8."""
+    itself: bool = False
+    """Whether they show the style images, which are to stay as they are."""
+
+
+def refine(
+    network: StyleNetwork,
+    encoder: StyleEncoder,
+    vectors: Tensor,
+    wanted: Features,
+    views: Sequence[View],
+) -> Tensor:
+    """Return style vectors (B, K) nearer to their styles, by a step for each view.
+
+    It is descent on the vectors. The encoder stands in for the loss network; it is
+    fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
+    the Gram matrices of the styles, (B, C, C), see :func:`grams`.
+    """
+    dtype = training_dtype(vectors.device)
+    strength = vectors.new_ones(len(vectors))
+    with torch.inference_mode(False), torch.enable_grad():
+        vectors = vectors.detach().clone().requires_grad_(True)
+        # It forgets its past in a few steps: there are no more.
+        optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95))
+        for step, (contents, itself) in enumerate(views):
+            falling = 0.5 * (1 + math.cos(math.pi * step / len(views)))
+            optimizer.param_groups[0]["lr"] = _RATE * (0.1 + 0.9 * falling)
+            painted = paint(network, contents, vectors, strength, dtype=dtype)
+            with autocast(vectors.device, dtype):
+                with torch.no_grad():
+                    seen = encoder(contents)
+                found = encoder(painted)
+            if itself:
+                difference = (painted - contents).square().mean(dim=(1, 2, 3))
+                style = _IDENTITY_WEIGHT * difference
+            else:
+                style = _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
+            content = {layer: seen[layer] for layer in CONTENT_LAYERS}
+            content_part = content_loss(found, content)
+            loss = content_part + style + _TV_WEIGHT * tv_loss(painted)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+    return vectors.detach()
+
+
 def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedStyle:
     """Return the style of a picture, called ``name``.
 
     All that can be seen of the picture is looked at, made small: strokes are captured
-    relative to it. ``folder`` holds the predictor and its trunk, those that are bundled
-    or that a training left there.
+    relative to it. What the predictor sees is refined on the scenes that are at hand,
+    in a few seconds; the same picture gives the same style again at once. ``folder``
+    holds the predictor and its trunk, those that are bundled or that a training left
+    there.
 
     Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
@@ -142,8 +230,8 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
             f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."
         )
-    with torch.no_grad():
-        vector = predictor(_small(_visible(picture, name)))[0]
+    small = _small(_visible(picture, name))[0].mul(255).round().byte()
+    vector = _vector(network, predictor, tuple(small.shape), small.numpy().tobytes())
     header = StyleInfo(
         name=name,
         title=name,
@@ -153,6 +241,43 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
         training={"captured": True},
     )
     return LoadedStyle(header, network, vector)
+
+
+@functools.lru_cache(maxsize=16)
+def _vector(
+    network: StyleNetwork,
+    predictor: StylePredictor,
+    shape: tuple[int, ...],
+    pixels: bytes,
+) -> Tensor:
+    """Return the vector (K,) of a picture of ``shape`` (3, h, w), 8 bits each."""
+    with torch.inference_mode(False), torch.no_grad():
+        image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
+        image = image.reshape(1, *shape).float() / 255
+        vectors = predictor(image)
+        wanted = grams(predictor.encoder, image)
+    scenes, own = _scenes(), View(_half(image), itself=True)
+    views = [View(scenes[i % len(scenes)]) for i in range(STEPS)]
+    return refine(network, predictor.encoder, vectors, wanted, views)[0]
+
+
+def _half(image: Tensor) -> Tensor:
+    """Return (B, 3, H, W) at half the size, height and width multiples of 8."""
+    size = [max(32, round(side / 16) * 8) for side in image.shape[2:]]
+    return F.interpolate(
+        image, size, mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+@functools.cache
+def _scenes() -> list[Tensor]:
+    """Return the pictures at hand, (1, 3, H, W) in [0, 1], each also mirrored."""
+    found = []
+    with torch.inference_mode(False):
+        for path in sorted(SCENES.glob("*.jpg")):
+            scene = _small(read_picture(path).pixels, 2 * VIEW)
+            found += [_half(scene), _half(scene).flip(3)]
+    return found
 
 
 def _visible(picture: Picture, name: str) -> Array:
@@ -167,9 +292,12 @@ def _visible(picture: Picture, name: str) -> Array:
     return picture.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _small(pixels: Array) -> Tensor:
-    """Return (1, 3, h, w) in [0, 1] as a predictor wants it, of (H, W, 3) pixels."""
-    size, shortest = StylePredictor.SIZE, StylePredictor.SHORTEST
+def _small(pixels: Array, size: int = StylePredictor.SIZE) -> Tensor:
+    """Return (1, 3, h, w) in [0, 1], of (H, W, 3) pixels, as a predictor wants it.
+
+    ``size`` is the geometric mean side.
+    """
+    shortest = StylePredictor.SHORTEST
     sides = pixels.shape[:2]
     scale = size / (sides[0] * sides[1]) ** 0.5
     # What is longer than this is a line, and bent, lest it takes all memory.

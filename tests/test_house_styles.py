@@ -28,7 +28,7 @@ def assets() -> Path:
 
 @pytest.fixture(scope="module")
 def rod(assets):
-    from styleplug.training.losses import LossNetwork
+    from styleplug.losses import LossNetwork
 
     (path,) = (assets / "vgg").glob("*.safetensors")
     network = LossNetwork(path)
@@ -42,8 +42,8 @@ def rod(assets):
 @pytest.mark.assets
 @pytest.mark.parametrize("name", bundled_styles())
 def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name):
+    from styleplug.losses import gram_matrix, style_loss
     from styleplug.training.data import load_artwork
-    from styleplug.training.losses import gram_matrix, style_loss
 
     network, content = rod
     catalogue = json.loads((CARDS / "styles.json").read_text("utf-8"))

@@ -98,8 +98,8 @@ def test_what_must_start_fast_imports_no_torch(module: str) -> None:
     assert found & {"torch", "torchvision", "huggingface_hub"} == set()
 
 
-@parametrize_modules("training", "optimize")
-def test_torchvision_is_for_training_only(module: Path) -> None:
+@parametrize_modules("losses")
+def test_torchvision_is_for_the_loss_network_only(module: Path) -> None:
     assert "torchvision" not in external_imports(module)
 
 

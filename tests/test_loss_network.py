@@ -128,7 +128,7 @@ def test_only_the_convolutions_that_are_needed_cross_the_network(
 def test_the_loss_network_of_the_training_loads_it(
     server: HubServer, client: HubClient, weights: tuple[Path, dict[str, bytes]]
 ) -> None:
-    from styleplug.training.losses import LossNetwork
+    from styleplug.losses import LossNetwork
 
     serve(server, hub.LOSS_NETWORK, weights[0])
     file = client("hub.loss_network_file", "relu2_1")

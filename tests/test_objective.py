@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from styleplug.losses import LossNetwork
 from styleplug.objective import STYLE_LOSSES, Objective, Style, Weights, overlap_of
-from styleplug.training.losses import LossNetwork
 
 CONTENT = "relu2_1"
 LAYERS = ("relu1_1", "relu2_1")

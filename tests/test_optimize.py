@@ -21,9 +21,9 @@ from styleplug.errors import (
     StyleNotFoundError,
     TrainingError,
 )
+from styleplug.losses import LossNetwork, gram_loss, moments
 from styleplug.objective import STYLE_LOSSES, Objective
 from styleplug.optimize import StyleImage, optimize, optimize_file
-from styleplug.training.losses import LossNetwork, gram_loss, moments
 from tests.conftest import require
 
 

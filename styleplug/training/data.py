@@ -87,6 +87,10 @@ class Archive(Photographs):
     Each has ``size`` pixels as the geometric mean of its sides.
     """
 
+    def draw(self, rng: Generator) -> Tensor:
+        """Return an artwork at random, (3, H, W) uint8."""
+        return self.images[int(torch.randint(len(self.images), (), generator=rng))]
+
     def artwork(self, i: int) -> Tensor:
         """Return artwork ``i`` as (1, 3, H, W) in [0, 1]."""
         return self.images[i][None].float() / 255
@@ -121,6 +125,20 @@ def glimpse(image: Tensor, size: int, rng: Generator) -> Tensor:
     return F.interpolate(
         part, target, mode="bilinear", antialias=True, align_corners=False
     )
+
+
+def recoloured(images: Tensor, rng: Generator) -> Tensor:
+    """Return (B, 3, H, W) pictures in [0, 1], every other one in other colours.
+
+    They are mixed and moved by a random affine map, so that a few
+    pictures show many palettes.
+    """
+    count = len(images)
+    chosen = torch.rand(count, 1, 1, generator=rng) < 0.5
+    mixing = torch.eye(3) + 0.25 * chosen * torch.randn(count, 3, 3, generator=rng)
+    moved = 0.5 + 0.08 * chosen * torch.randn(count, 3, 1, generator=rng)
+    found: Tensor = mixing @ (images.flatten(2) - 0.5) + moved
+    return found.clamp(0, 1).reshape(images.shape)
 
 
 def load_artwork(path: Path | str, size: int) -> Tensor:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..networks import StyleNetwork, mix, reflected
+from ..losses import (
+    CONTENT_LAYERS,
+    LossNetwork,
+    content_loss,
+    huber,
+    style_loss,
+    tv_loss,
+)
+from ..networks import StyleNetwork, mix, paint, training_dtype
 from ..predictor import StylePredictor
-from .losses import CONTENT_LAYERS, LossNetwork, content_loss, style_loss, tv_loss
+from .config import TrainConfig
+from .data import Photographs
+from .state import step_rng
+
+
+def load_loss_network(
+    path: Path, photographs: Photographs, config: TrainConfig, device: torch.device
+) -> LossNetwork:
+    """Return the loss network, calibrated on some of the photographs."""
+    network = LossNetwork(path, dtype=training_dtype(device)).to(device)
+    rng = step_rng(config.seed, -1)
+    network.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
+    return network
 
 
 class Batch(NamedTuple):
@@ -48,6 +69,21 @@ class Losses(NamedTuple):
     """Mean squared difference to the content image's pixels."""
     instability: Tensor
     """Mean squared difference between what two looks at the content are painted to."""
+
+
+def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
+    """Return what is minimised, the mean over the batch."""
+    wanted = torch.where(
+        batch.itself,
+        config.identity_weight * losses.difference,
+        config.style_weight * batch.strength**2 * huber(losses.style, config.far),
+    )
+    return (
+        config.content_weight * losses.content
+        + wanted
+        + config.tv_weight * losses.variation
+        + config.stability_weight * losses.instability
+    ).mean()
 
 
 class Learner(nn.Module):
@@ -105,29 +141,3 @@ class Learner(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad
         }
-
-
-def paint(
-    network: StyleNetwork,
-    crops: Tensor,
-    styles: Tensor,
-    strength: Tensor,
-    *,
-    dtype: torch.dtype,
-    shift: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Return what the network makes of crops (B, 3, H, W), computing in ``dtype``.
-
-    They are moved by ``shift`` in it, by up to its stride.
-    """
-    height, width = crops.shape[2:]
-    margin = network.STRIDE if any(shift) else 0
-    top, left = (margin + pixels for pixels in shift)
-    bottom, right = (margin - pixels for pixels in shift)
-    moved = reflected(crops, (top, left, bottom, right))
-    moved = moved.contiguous(memory_format=torch.channels_last)
-    vector = network.vector(styles, strength)
-    low = dtype != torch.float32
-    with torch.autocast(crops.device.type, dtype, enabled=low):
-        painted: Tensor = network(moved, vector)
-    return painted[..., top : top + height, left : left + width]

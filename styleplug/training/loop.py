@@ -1,50 +1,38 @@
-"""``styleplug train``: learn styles from artworks and photographs.
-
-    styleplug train ARTWORK...
-    styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
-    styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
-    styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
-
-The first fits the vectors of new styles on the bundled trunk, in minutes. The second
-trains a trunk together with the styles that will share it, in an hour or more. The
-third goes on training a trunk and its styles, together with a predictor that finds
-the vector of any picture; the fourth only the predictor.
-"""
+"""The training of trunks, of styles on them, and of a predictor together with them."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
 import dataclasses
 import io
-import json
 import logging
-import math
-import os
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
-from .. import hub
-from ..engine import computes_bfloat16, pick_device
+from ..engine import pick_device
 from ..errors import TrainingError
 from ..images import read_picture
+from ..losses import (
+    CONTENT_LAYERS,
+    STYLE_LAYERS,
+    LossNetwork,
+    content_loss,
+    gram_matrix,
+    style_loss,
+)
 from ..networks import (
     StyleNetwork,
     hash_trunk,
     load_style,
     load_trunk,
+    paint,
     save_style,
     save_trunk,
 )
@@ -56,38 +44,16 @@ from ..style import (
     is_style_name,
     read_info,
 )
-from .data import Archive, Photographs, crop, folder_images, glimpse, load_artwork
-from .learner import Batch, Learner, Losses, paint
-from .losses import (
-    CONTENT_LAYERS,
-    STYLE_LAYERS,
-    LossNetwork,
-    content_loss,
-    gram_matrix,
-    style_loss,
-)
+from .amortize import checkpoint_of_lessons, taught_predictor
+from .config import TrainConfig
+from .data import Archive, Photographs, crop, glimpse, load_artwork
+from .learner import Batch, Learner, Losses, load_loss_network, total_loss
+from .state import SAVE_EVERY, State, check_places, replace_file, step_rng
 
 logger = logging.getLogger(__name__)
 
-_SAVE_EVERY = 180.0
-"""Seconds between two checkpoints."""
-_KEEP_EVERY = 50
-"""Steps between two states that a loss that is not finite steps back to."""
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
-SCENES = Path(__file__).parents[1] / "demo" / "examples"
-"""Pictures that are always at hand: landscapes and a still life, drawn by code."""
-_FIT: dict[str, Any] = {
-    "steps": 190,
-    "batch_size": 1,
-    "crop_size": 192,
-    "scales": (0.5, 0.75),
-    "learning_rate": 1.7e-2,
-    "stability_weight": 0.0,
-}
-"""Settings that fit vectors on a trunk, in a minute on two CPU cores without
-bfloat16. Crops show as much of a photograph as a trunk's do, at half the size: a step
-costs a quarter, and gets as far. Steadiness is the trunk's concern."""
 _TOLD = tuple(
     field.name
     for field in dataclasses.fields(StyleInfo)
@@ -96,76 +62,6 @@ _TOLD = tuple(
 """Header fields that are told about an artwork."""
 _WEAK = 0.4
 """Share of the photographs' style distance that a good style stays below."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training; they are stored with the weights."""
-
-    steps: int = 5400
-    batch_size: int = 2
-    crop_size: int = 384
-    """Pixels; crops are taken from photographs magnified by ``scales``."""
-    scales: tuple[float, float] = (1.0, 1.5)
-    style_size: int = 512
-    """Geometric mean side of the artworks, in pixels: the stroke size."""
-    content_weight: float = 1.0
-    style_weight: float = 60.0
-    far: float = 0.5
-    """Relative distance ‖G - A‖ / ‖A‖ from which on it counts as it is, not squared:
-    dark artworks, which all photographs are far from, are not to outweigh the rest."""
-    tv_weight: float = 5.0
-    learning_rate: float = 7e-4
-    """Peak of a one-cycle schedule."""
-    vector_rate: float = 6.0
-    """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
-    varied_strength: float = 0.3
-    """Share of the crops that is trained at a strength below 1."""
-    any_share: float = 0.5
-    """Share of a batch whose styles are predicted, when a predictor is trained."""
-    any_size: int = 512
-    """Geometric mean side of the artworks that any style is learned from."""
-    identity_share: float = 0.1
-    """Share of the predicted styles whose picture is the content image itself."""
-    identity_weight: float = 300.0
-    """Weight of the mean squared difference of pixels there, in place of the style."""
-    noise: float = 0.03
-    """Standard deviation, at most, of the noise that paintings are to be steady in."""
-    shift: int = 4
-    """Pixels, at most, of the movement that paintings are to be steady in."""
-    stability_weight: float = 200.0
-    """Weight of the mean squared difference of pixels that both make."""
-    patience: int = 0
-    """Steps without a better loss after which the training stops; 0: never."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        stride = StyleNetwork.STRIDE
-        ranges = {
-            "steps": (1, math.inf),
-            "batch_size": (1, math.inf),
-            "patience": (0, math.inf),
-            "noise": (0, math.inf),
-            "shift": (0, stride),
-            "crop_size": (48, math.inf),
-            "style_size": (64, 4096),
-        }
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-            if value > most:
-                raise ValueError(f"{name} must be at most {most}, got {value}")
-        if self.crop_size % stride:
-            raise ValueError(
-                f"crop_size must be a multiple of {stride}, got {self.crop_size}"
-            )
-        low, high = self.scales
-        if not 0 < low <= high < math.inf:
-            raise ValueError(
-                "scales must be two numbers above 0, the larger last, "
-                f"got {low} and {high}"
-            )
 
 
 def train(
@@ -195,11 +91,12 @@ def train(
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
     there nor bundled hold it themselves. ``start`` are styles of the trunk that the
     vectors begin from, one for each artwork; without them, vectors on the bundled trunk
-    begin where its predictor sees them. ``archive`` is a folder of artworks: a
-    predictor of any style is learned from them, but for those named in ``held_out``,
-    and written as ``predictor.safetensors``; one of the trunk's, beside it, is trained
-    on. ``about`` gives the header fields of a style by the file name of its artwork.
-    The photographs in ``measure`` are not trained on; the figures in the headers are
+    begin where its predictor sees them. ``archive`` is a folder of artworks, but for
+    those named in ``held_out``: the trunk is trained on them, too, in the styles that
+    a predictor finds, which learns along and is written as ``predictor.safetensors``.
+    It is the one beside the trunk, or a new one, whose encoder takes lessons first.
+    ``about`` gives the header fields of a style by the file name of its artwork. The
+    photographs in ``measure`` are not trained on; the figures in the headers are
     measured on them. ``checkpoint`` is written every few minutes and continued from
     when it is there; ``sheet`` is a picture of the progress. ``overwrite`` allows to
     replace files in ``out``. ``command`` is what the headers name as having been run.
@@ -214,7 +111,7 @@ def train(
     config = config or TrainConfig()
     device = pick_device(device)
     rank, processes = _place(config)
-    train_trunk = train_trunk or trunk is None
+    train_trunk = train_trunk or trunk is None or archive is not None
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk, out_predictor = (
@@ -226,29 +123,21 @@ def train(
         results.append(out_trunk)
     if archive is not None:
         results.append(out_predictor)
-    _check_places(
-        out,
-        results,
-        [path for path in (checkpoint, sheet) if path],
-        overwrite=overwrite,
-    )
+    lessons = checkpoint_of_lessons(checkpoint) if archive else None
+    progress = [path for path in (checkpoint, lessons, sheet) if path]
+    check_places(out, results, progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
     tests = Photographs(measure) if measure else photographs
     pictures = None
     if archive is not None:
         pictures = Archive(archive, config.any_size, held_out)
-    dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    loss_net = LossNetwork(loss_network, dtype=dtype).to(device)
-    rng = _rng(config.seed, -1)
-    loss_net.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
+    loss_net = load_loss_network(loss_network, photographs, config, device)
     images = [load_artwork(path, config.style_size) for path in artworks]
     wanted = _targets(images, loss_net, device)
     learned_from, grams = loss_net, wanted
     if not train_trunk:
         seen = [image[0].mul(255).round().byte() for image in images]
-        if pictures is not None:
-            seen += pictures.images
         learned_from = _thinned(loss_net, photographs, seen, config, device)
         grams = _targets(images, learned_from, device)
 
@@ -259,11 +148,13 @@ def train(
     vectors = _first_vectors(network, artworks, start, new=trunk is None)
     predictor = None
     if pictures is not None:
-        typical = vectors.mean(dim=0) if artworks else network.photo.detach()
-        predictor = _first_predictor(trunk, typical).to(device)
+        predictor = taught_predictor(
+            *(trunk, network, photographs, pictures, loss_net, config, lessons)
+        )
+        predictor.head.requires_grad_(True)
     learner = Learner(network, vectors, predictor)
-    state = _State(
-        learner,
+    state = State(
+        learner.learned(),
         config,
         {
             "config": dataclasses.asdict(config),
@@ -297,10 +188,10 @@ def train(
     while state.step < config.steps and not state.stuck:
         batch = sampler.batch(state.step, rank, processes)
         losses = parallel(batch, learned_from)
-        loss = _total(losses, batch, config)
+        loss = total_loss(losses, batch, config)
         state.descend(loss)
         report.add(state.step, losses, batch)
-        if time.monotonic() - saved > _SAVE_EVERY:
+        if time.monotonic() - saved > SAVE_EVERY:
             save()
             draw()
             saved = time.monotonic()
@@ -345,55 +236,6 @@ def train(
     return paths
 
 
-def _check_places(
-    out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
-) -> None:
-    """Make the folder ``out`` of the results; raise unless all can be written."""
-    for path in results:
-        if path.exists() and not overwrite:
-            raise FileExistsError(
-                f"{path} is there already; add --overwrite, or name another --out."
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"{out} cannot be made ({error.strerror}); name another folder."
-        ) from error
-    for path in (*results, *progress):
-        if path.is_dir():
-            raise TrainingError(f"{path} is a folder; name a file.")
-        try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise TrainingError(
-                f"{path} cannot be written ({error.strerror}); name another folder, "
-                "or create this one."
-            ) from error
-
-
-def _total(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
-    """Return what is minimised, the mean over the batch."""
-    wanted = torch.where(
-        batch.itself,
-        config.identity_weight * losses.difference,
-        config.style_weight * batch.strength**2 * _huber(losses.style, config.far),
-    )
-    return (
-        config.content_weight * losses.content
-        + wanted
-        + config.tv_weight * losses.variation
-        + config.stability_weight * losses.instability
-    ).mean()
-
-
-def _huber(squared: Tensor, far: float) -> Tensor:
-    """Return squared distances, growing as the distance does where that is ``far``."""
-    distance = squared.clamp(min=far * far).sqrt()
-    return torch.where(distance > far, far * (2 * distance - far), squared)
-
-
 def _place(config: TrainConfig) -> tuple[int, int]:
     """Return the rank of this process, and how many share the work."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -436,19 +278,6 @@ def _first_vectors(
     return network.photo.detach().repeat(len(artworks), 1)
 
 
-def _first_predictor(trunk: Path | None, typical: Tensor) -> StylePredictor:
-    """Return the predictor beside the trunk, or a new one that predicts ``typical``."""
-    if trunk is not None:
-        path = trunk.with_name(bundled_predictor().name)
-        if path.exists():
-            info, predictor = load_predictor(path)
-            if info.trunk == read_info(trunk).trunk:
-                return copy.deepcopy(predictor).requires_grad_(True)
-    predictor = StylePredictor(len(typical))
-    predictor.begin_at(typical)
-    return predictor
-
-
 class _Sampler:
     """Draws the batch of each step, the same in every run with the same seed."""
 
@@ -475,7 +304,7 @@ class _Sampler:
     def batch(self, step: int, rank: int, processes: int) -> Batch:
         """Return the part of the batch of ``step`` that falls to one process."""
         config = self._config
-        rng = _rng(config.seed, step)
+        rng = step_rng(config.seed, step)
         size = config.batch_size
         crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
         strength = torch.rand(size, generator=rng)
@@ -550,7 +379,9 @@ class _Sampler:
         assert self._archive is not None
         images = self._archive.images
         seen = [
-            glimpse(images[i * len(images) // count], StylePredictor.SIZE, _rng(7, i))
+            glimpse(
+                images[i * len(images) // count], StylePredictor.SIZE, step_rng(7, i)
+            )
             for i in range(count)
         ]
         return torch.cat([predictor(image.to(self._device)) for image in seen])
@@ -625,25 +456,13 @@ def _figures(
     return dict(zip(names, means, strict=True))
 
 
-def _rng(seed: int, step: int) -> Generator:
-    """Return the generator of one step, so that a resumed run repeats the schedule."""
-    return Generator().manual_seed(seed * 1_000_003 + step + 1)
-
-
 def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:
     """Return ``dealt`` of ``count`` styles: each epoch deals every style once."""
     picks = []
     for i in range(step * dealt, (step + 1) * dealt):
-        order = torch.randperm(count, generator=_rng(seed + 1, i // count))
+        order = torch.randperm(count, generator=step_rng(seed + 1, i // count))
         picks.append(int(order[i % count]))
     return torch.tensor(picks, dtype=torch.long)
-
-
-def _one_cycle(progress: float) -> float:
-    warmup = 0.05
-    if progress < warmup:
-        return 0.04 + 0.96 * progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 def _targets(
@@ -671,147 +490,13 @@ def _thinned(
     It is for what cannot make use of what it does not see: vectors on a trunk that
     stays as it is.
     """
-    size, rng, count = config.crop_size, _rng(config.seed, -2), 8
+    size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
     crops = [
         crop(artworks[i * len(artworks) // count], size, (1.0, 1.0), rng)
         for i in range(count)
     ]
     crops += photographs.crops(count, size, config.scales, rng)
     return loss_net.thinned(torch.stack(crops).to(device))
-
-
-class _State:
-    """What goes on from step to step, and all that a checkpoint holds."""
-
-    def __init__(
-        self, learner: Learner, config: TrainConfig, identity: dict[str, Any]
-    ) -> None:
-        self.step = 0
-        self._config = config
-        self._learned = learner.learned()
-        self._identity = json.dumps(identity)
-        vectors = [learner.vectors] if learner.vectors.requires_grad else []
-        others = [p for p in self._learned.values() if p is not learner.vectors]
-        rates = [(others, 1.0), (vectors, config.vector_rate)]
-        groups = [{"params": p, "times": times} for p, times in rates if p]
-        self._optimizer = torch.optim.Adam(groups)
-        self._slowdown = 1.0
-        self._average = 0.0
-        """Of the loss, over the last hundred steps or so."""
-        self._best = math.inf
-        self._best_step = 0
-        self._good = self._tensors()
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the loss has not fallen for as long as the patience lasts."""
-        patience = self._config.patience
-        return 0 < patience <= self.step - self._best_step
-
-    def descend(self, loss: Tensor) -> None:
-        """Take one step; from a loss that is not finite, step back and slow down."""
-        rate = self._config.learning_rate * _one_cycle(self.step / self._config.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * self._slowdown * group["times"]
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._learned.values(), 1.0)
-        self.step += 1
-        if not torch.isfinite(norm):
-            self._step_back()
-            return
-        self._optimizer.step()
-        if self.step % _KEEP_EVERY == 0:
-            self._good = self._tensors()
-        self._watch(loss.detach())
-
-    def _watch(self, loss: Tensor) -> None:
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(loss)
-            loss /= dist.get_world_size()
-        weight = max(0.01, 1 / self.step)
-        self._average += weight * (loss.item() - self._average)
-        warming = self.step <= self._config.patience
-        if warming or self._average < 0.995 * self._best:
-            self._best, self._best_step = self._average, self.step
-
-    def _step_back(self) -> None:
-        if self._slowdown == 1.0:
-            logger.warning(
-                "step %d: the loss is not finite; going on from the last good step "
-                "with a lower learning rate",
-                self.step,
-            )
-        self._slowdown /= 2
-        if self._slowdown < 1e-3:
-            raise TrainingError(
-                "The loss does not stay finite; lower --learning-rate or "
-                "--style-weight."
-            )
-        self._load(self._good)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return copies of the weights and of Adam's moments."""
-        tensors = {}
-        for name, parameter in self._learned.items():
-            tensors[name] = parameter.detach().clone().contiguous()
-            for key, value in self._optimizer.state[parameter].items():
-                tensors[f"{name}#{key}"] = value.clone().contiguous()
-        return tensors
-
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self._learned.items():
-            parameter.data.copy_(tensors[name])
-            adam = {
-                key: tensors[f"{name}#{key}"].clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}#{key}" in tensors
-            }
-            for key in adam.keys() - {"step"}:
-                adam[key] = adam[key].to(parameter.device)
-            self._optimizer.state[parameter] = adam
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint; when that fails, say so and keep the last one."""
-        progress = {
-            "step": self.step,
-            "slowdown": self._slowdown,
-            "average": self._average,
-            "best": self._best,
-            "best_step": self._best_step,
-        }
-        metadata = {"progress": json.dumps(progress), "identity": self._identity}
-        _replace(
-            path,
-            save(self._tensors(), metadata=metadata),
-            f"the checkpoint of step {self.step}",
-        )
-
-    def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there."""
-        if not path.exists():
-            return
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                if metadata.get("identity") != self._identity:
-                    raise TrainingError(
-                        f"The checkpoint {path} belongs to another training; name "
-                        "another file, or give the settings it was made with."
-                    )
-                progress = json.loads(metadata["progress"])
-                names = list(file.keys())
-                self._load({name: file.get_tensor(name) for name in names})
-                self.step = int(progress["step"])
-                self._slowdown = float(progress["slowdown"])
-                self._average = float(progress["average"])
-                self._best = float(progress["best"])
-                self._best_step = int(progress["best_step"])
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise TrainingError(
-                f"The checkpoint {path} is damaged ({error}); delete it to start anew."
-            ) from error
-        self._good = self._tensors()
 
 
 def draw_sheet(
@@ -821,7 +506,7 @@ def draw_sheet(
 
     When that fails, say so and keep the last one.
     """
-    contents = photographs.crops(4, 384, (1.5, 1.5), _rng(7, 0)).to(styles.device)
+    contents = photographs.crops(4, 384, (1.5, 1.5), step_rng(7, 0)).to(styles.device)
     rows = [torch.cat(list(contents), dim=2)]
     with torch.no_grad():
         for style in styles:
@@ -829,21 +514,7 @@ def draw_sheet(
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
     png = io.BytesIO()
     Image.fromarray(pixels.cpu().numpy()).save(png, "PNG")
-    _replace(path, png.getvalue(), "the sheet")
-
-
-def _replace(path: Path, data: bytes, called: str) -> None:
-    """Write a file; when that fails, say so and keep the one that is there."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        logger.warning(
-            "%s was not written (%s); the last good one stays", called, error.strerror
-        )
+    replace_file(path, png.getvalue(), "the sheet")
 
 
 def _describe(
@@ -883,171 +554,3 @@ def _describe(
 
 def _name(stem: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in stem).lower().split())
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``styleplug train``."""
-    add = parser.add_argument
-    add("artworks", nargs="*", type=Path, help="the pictures whose style is learned")
-    add(
-        "--content",
-        type=Path,
-        default=SCENES,
-        help="a folder of photographs (default: the page's drawn scenes, good enough "
-        "to fit a style on a trunk)",
-    )
-    add(
-        "--loss-network",
-        metavar="VGG",
-        help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
-    )
-    add(
-        *("--out", "-o"),
-        type=Path,
-        default=Path(),
-        help="folder for the style files, or for one artwork a .safetensors "
-        "(default: here)",
-    )
-    add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
-    add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
-    add(
-        "--from",
-        dest="start",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="STYLE",
-        help="styles of that trunk to begin from, one for each artwork (default: what "
-        "'styleplug capture' gives)",
-    )
-    add(
-        "--any",
-        action="store_true",
-        help="train a predictor of any style, and the trunk on, from --styles",
-    )
-    add("--styles", type=Path, help="folder of artworks for --any")
-    add(
-        "--keep-trunk", action="store_true", help="with --any: leave the trunk as it is"
-    )
-    add(
-        "--hold-out",
-        type=Path,
-        help="text file: names in --styles to leave out, one in each line",
-    )
-    add("--about", type=Path, help="JSON: header fields by file name of the artwork")
-    add("--measure", type=Path, help="photographs to measure on, not trained on")
-    add("--checkpoint", type=Path, help="continue from here, and save here")
-    add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
-    add("--overwrite", action="store_true", help="replace files that are there already")
-    add("--device", help="where to train (default: the best there is)")
-    for field in dataclasses.fields(TrainConfig):
-        default = _values(field.default)
-        told = " ".join(map(str, default))
-        if field.name in _FIT:
-            fitted = " ".join(map(str, _values(_FIT[field.name])))
-            told = f"{fitted}, or {told} with a trunk"
-        add(
-            f"--{field.name.replace('_', '-')}",
-            type=type(default[0]),
-            nargs=len(default) if len(default) > 1 else None,
-            help=f"(default: {told})",
-        )
-
-
-def _values(setting: Any) -> tuple[Any, ...]:
-    return setting if isinstance(setting, tuple) else (setting,)
-
-
-def _read_about(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        about = json.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{path} is not JSON ({error}); correct it.") from error
-    if not (
-        isinstance(about, dict)
-        and all(isinstance(fields, dict) for fields in about.values())
-    ):
-        raise TrainingError(
-            f"{path} must hold an object of fields for each artwork, such as "
-            '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
-        )
-    return about
-
-
-def _read_names(path: Path) -> list[str]:
-    lines = map(str.strip, path.read_text("utf-8-sig").splitlines())
-    return [line for line in lines if line]
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``styleplug train``; return the exit code.
-
-    Started by ``torchrun`` with several processes, they train together.
-    """
-    logging.getLogger("styleplug").setLevel(logging.INFO)
-    if args.any != bool(args.styles):
-        raise TrainingError("--any and --styles go together; give both or neither.")
-    if not (args.artworks or args.any):
-        raise TrainingError("Name at least one artwork to learn the style of.")
-    if args.keep_trunk and (args.new_trunk or not args.any):
-        raise TrainingError("--keep-trunk goes with --any, and not with --new-trunk.")
-    only_fit = not (args.any or args.new_trunk)
-    train_trunk = not (only_fit or args.keep_trunk)
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    fields = dict(_FIT) if only_fit else {}
-    fields |= {name: value for name, value in given.items() if value is not None}
-    if args.scales:
-        fields["scales"] = tuple(args.scales)
-    about = _read_about(args.about) if args.about else {}
-    held_out = _read_names(args.hold_out) if args.hold_out else ()
-    artworks, out = folder_images(args.artworks), args.out
-    if out.suffix == ".safetensors":
-        if len(artworks) != 1 or not only_fit:
-            raise TrainingError(f"{out} is one file; name a folder for several.")
-        about.setdefault(artworks[0].name, {})["name"] = out.stem
-        out = out.parent
-    with _processes(args.device) as device:
-        paths = train(
-            artworks,
-            args.content,
-            hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network),
-            out,
-            config=TrainConfig(**fields),
-            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
-            train_trunk=train_trunk,
-            start=args.start,
-            archive=args.styles,
-            held_out=held_out,
-            about=about,
-            device=device,
-            measure=args.measure,
-            checkpoint=args.checkpoint,
-            sheet=args.sheet,
-            overwrite=args.overwrite,
-            command=args.command,
-        )
-    for path in paths:
-        logger.info("%s", path)
-    return 0
-
-
-@contextlib.contextmanager
-def _processes(device: str | None) -> Iterator[str | None]:
-    """Join the other processes that ``torchrun`` started, if it did.
-
-    Yields the device of this one.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
-        return
-    if pick_device(device).type == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl")
-    else:
-        dist.init_process_group("gloo")
-    try:
-        yield device
-        dist.barrier()  # the first one still measures and writes
-    finally:
-        dist.destroy_process_group()

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from styleplug.losses import LossNetwork, gram_matrix
 from styleplug.networks import StyleNetwork
 from styleplug.training.learner import Batch, Learner, paint
-from styleplug.training.losses import LossNetwork, gram_matrix
 
 
 @pytest.fixture

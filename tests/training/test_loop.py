@@ -1,9 +1,6 @@
 import copy
 import dataclasses
-import json
-import logging
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,26 +11,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from styleplug.cli import main
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, TrainingError
+from styleplug.losses import LossNetwork
 from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
 from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
+from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
-from styleplug.training.learner import Learner
-from styleplug.training.loop import (
-    TrainConfig,
-    _deal,
-    _huber,
-    _one_cycle,
-    _place,
-    _State,
-    draw_sheet,
-    train,
-)
-from styleplug.training.losses import LossNetwork
+from styleplug.training.learner import Learner, huber
+from styleplug.training.loop import _deal, _place, draw_sheet, train
+from styleplug.training.state import State, one_cycle
 
 QUICK = TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
 
@@ -250,7 +239,7 @@ def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
     artwork, photographs, vgg, tmp_path, monkeypatch
 ):
     (tmp_path / "trunk.safetensors").write_text("no trunk")
-    monkeypatch.setattr(_State, "descend", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(State, "descend", lambda *_: pytest.fail("it trains"))
     with pytest.raises(InvalidStyleError, match="trunk"):
         train(
             *([artwork], photographs, vgg, tmp_path),
@@ -297,7 +286,7 @@ def test_a_training_that_gets_no_better_stops(artwork, photographs, vgg, tmp_pat
 def new_state(vectors, **settings):
     learner = Learner(StyleNetwork((2, 2, 2)), vectors, None)
     learner.network.requires_grad_(False)
-    return learner, _State(learner, TrainConfig(**settings), {})
+    return learner, State(learner.learned(), TrainConfig(**settings), {})
 
 
 def test_a_loss_that_is_not_finite_is_stepped_back_from(caplog):
@@ -340,72 +329,6 @@ def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
     draw_sheet(path, network, network.new_style()[None], Photographs(photographs))
     assert path.read_text() == "the last one"
     assert "sheet was not written" in caplog.text
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What the command line asks of a training, which does not take place."""
-    found = {}
-
-    def train(artworks, content, loss_network, out, **options):
-        found.update(options, artworks=artworks, out=out)
-        return []
-
-    monkeypatch.setattr(loop, "train", train)
-    return found
-
-
-def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
-    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
-    assert main(words) == 0
-    assert shlex.split(asked["command"]) == ["styleplug", *words]
-    assert asked["config"] == TrainConfig(**loop._FIT)
-    assert not asked["overwrite"]
-
-
-def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):
-    level = logging.getLogger("styleplug").level
-    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 0
-    assert logging.getLogger("styleplug").level == level
-
-
-def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
-    names = tmp_path / "names.txt"
-    names.write_text("my photo.jpg \n\nother.png\n", "utf-8")
-    about = tmp_path / "about.json"
-    about.write_text(json.dumps({artwork.name: {"title": "Stripes"}}), "utf-8")
-    words = [
-        *("train", str(artwork), "--loss-network", str(vgg)),
-        *("-o", str(tmp_path / "new.safetensors"), "--overwrite"),
-        *("--scales", "0.5", "2", "--hold-out", str(names), "--about", str(about)),
-    ]
-    assert main(words) == 0
-    assert asked["out"] == tmp_path
-    assert asked["overwrite"]
-    assert asked["config"].scales == (0.5, 2.0)
-    assert asked["held_out"] == ["my photo.jpg", "other.png"]
-    assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        pytest.param("{'a': 1}", "is not JSON", id="no-json"),
-        pytest.param("[]", "must hold an object", id="list"),
-        pytest.param('{"a.jpg": "Title"}', "must hold an object", id="no-fields"),
-    ],
-)
-def test_about_holds_fields_for_each_artwork(
-    asked, artwork, vgg, tmp_path, capsys, text, said
-):
-    about = tmp_path / "about.json"
-    about.write_text(text, "utf-8")
-    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
-    assert main(words) == 1
-    error = capsys.readouterr().err
-    assert f"about.json {said}" in error
-    assert error.count("\n") == 1
-    assert not asked
 
 
 def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp_path):
@@ -492,25 +415,6 @@ def test_a_predictor_is_learned_while_the_trunk_stays(
     assert info.trunk == read_info(trunk).trunk
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        pytest.param(["--keep-trunk"], "goes with --any", id="alone"),
-        pytest.param(
-            ["--keep-trunk", "--new-trunk", "--any", "--styles", "."],
-            "not with --new-trunk",
-            id="new-trunk",
-        ),
-    ],
-)
-def test_only_a_predictor_is_trained_without_the_trunk(
-    asked, artwork, capsys, options, said
-):
-    assert main(["train", str(artwork), *options]) == 1
-    assert said in capsys.readouterr().err
-    assert not asked
-
-
 @pytest.mark.parametrize("capable", [False, True])
 def test_the_loss_network_computes_in_what_the_device_has(
     artwork, photographs, vgg, tmp_path, monkeypatch, capable
@@ -553,7 +457,7 @@ def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_p
 
 def test_far_distances_count_as_they_are_and_near_ones_squared():
     squared = torch.tensor([0.0, 0.04, 0.25, 1.0], requires_grad=True)
-    found = _huber(squared, 0.5)
+    found = huber(squared, 0.5)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.04, 0.25, 0.75]))
     found.sum().backward()
     assert squared.grad.tolist() == [1.0, 1.0, 1.0, 0.5]
@@ -589,7 +493,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_the_learning_rate_warms_up_and_ends_near_0():
-    rates = [_one_cycle(step / 1000) for step in range(1001)]
+    rates = [one_cycle(step / 1000) for step in range(1001)]
     assert rates[0] < 0.05
     assert max(rates) == pytest.approx(1)
     assert rates.index(max(rates)) == 50

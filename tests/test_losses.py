@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from styleplug.errors import TrainingError
-from styleplug.training.losses import (
+from styleplug.losses import (
     LossNetwork,
     Moments,
     content_loss,

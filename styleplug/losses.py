@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .. import vgg
-from ..errors import TrainingError
+from . import vgg
+from .errors import TrainingError
 
 Features = dict[str, Tensor]
 
@@ -336,6 +336,12 @@ def gram_loss(found: Moments, wanted: Moments) -> Tensor:
 def _gram_distance(gram: Tensor, target: Tensor) -> Tensor:
     power = target.square().sum(dim=(1, 2)).clamp(min=1e-12)
     return (gram - target).square().sum(dim=(1, 2)) / power
+
+
+def huber(squared: Tensor, far: float) -> Tensor:
+    """Return squared distances, growing as the distance does where that is ``far``."""
+    distance = squared.clamp(min=far * far).sqrt()
+    return torch.where(distance > far, far * (2 * distance - far), squared)
 
 
 def mean_std_loss(found: Moments, wanted: Moments) -> Tensor:

@@ -1,0 +1,370 @@
+"""The training of a predictor of any style, on a trunk that stays as it is.
+
+Descent on all of it at once, through trunk and loss network, gets there slowly. So it
+is learned in parts. The encoder takes :mod:`.lessons` from the loss network. With it,
+the vectors of many style pictures are refined, as those of every captured picture
+are; and every so often the head learns all of these by regression, so that the next
+begin nearer.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..engine import pick_device
+from ..losses import LossNetwork
+from ..networks import StyleNetwork, autocast, hash_trunk, load_style, load_trunk, paint
+from ..predictor import (
+    STEPS,
+    StylePredictor,
+    View,
+    grams,
+    load_predictor,
+    refine,
+    save_predictor,
+)
+from ..style import StyleInfo, bundled_predictor, read_info
+from .config import TrainConfig
+from .data import Archive, Photographs, glimpse, recoloured
+from .learner import load_loss_network
+from .lessons import Teacher, missed
+from .state import (
+    SAVE_EVERY,
+    State,
+    check_places,
+    load_checkpoint,
+    one_cycle,
+    save_checkpoint,
+    step_rng,
+)
+
+logger = logging.getLogger(__name__)
+
+_LESSONS = 2400
+_LESSON_RATE = 3e-3
+_LESSON = 12
+"""Crops in a lesson: a quarter of photographs, a sixth painted, others of artworks."""
+_LESSON_ZOOMS = (0.5, 1.3)
+_CROP = 192
+"""Pixels of a side of crops."""
+_ZOOMS = (0.5, 0.75)
+"""Range of magnifications of photographs whose paintings vectors are refined on: most
+of one is seen."""
+_FIRST = 20
+"""Batches that are refined for three times as long: they begin far away."""
+_REVIEW = 20
+"""Batches after which the head learns all that there are."""
+_EPOCHS = 100
+_TAUGHT = 32
+"""Style pictures in a step of the head."""
+_HEAD_RATE = 2e-3
+_NOISE = 0.6
+"""Deviation of the noise on standardised statistics that the head learns in."""
+
+
+def train_predictor(
+    content: Path,
+    loss_network: Path,
+    out: Path,
+    *,
+    config: TrainConfig,
+    trunk: Path,
+    archive: Path,
+    held_out: Iterable[str] = (),
+    device: str | torch.device | None = None,
+    checkpoint: Path | None = None,
+    overwrite: bool = False,
+    command: str = "",
+) -> Path:
+    """Train a predictor of any style for ``trunk``; return its path in ``out``.
+
+    ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
+    parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
+    of style pictures whose vectors are refined. A predictor beside the trunk is
+    trained on; its encoder takes no more lessons.
+
+    Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
+    """
+    device = pick_device(device)
+    path = out / bundled_predictor().name
+    lessons = checkpoint_of_lessons(checkpoint)
+    progress = [file for file in (checkpoint, lessons) if file]
+    check_places(out, [path], progress, overwrite=overwrite)
+    torch.manual_seed(config.seed)
+    photographs = Photographs(content)
+    pictures = Archive(archive, config.any_size, held_out)
+    network = copy.deepcopy(load_trunk(trunk)).to(device).requires_grad_(False)
+    identity = {
+        "config": dataclasses.asdict(config),
+        "archive": len(pictures.images),
+        "trunk": hash_trunk(network),
+    }
+    loss_net = load_loss_network(loss_network, photographs, config, device)
+    predictor = taught_predictor(
+        *(trunk, network, photographs, pictures, loss_net, config, lessons)
+    )
+    fits = _Fits(predictor, config, identity)
+    if checkpoint:
+        fits.resume(checkpoint)
+    _fit(fits, predictor, network, photographs, pictures, config, checkpoint)
+    told = StyleInfo(
+        "predictor",
+        trunk=hash_trunk(network),
+        base_size=config.style_size,
+        training={
+            "command": command,
+            "loss_network": loss_network.name,
+            "photographs": len(photographs.images),
+            "artworks": len(pictures.images),
+            **dataclasses.asdict(config),
+        },
+    )
+    save_predictor(path, predictor, told)
+    return path
+
+
+def checkpoint_of_lessons(checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint of the encoder's lessons, beside that of the training."""
+    return checkpoint and checkpoint.with_name(f"{checkpoint.name}.lessons")
+
+
+def taught_predictor(
+    trunk: Path | None,
+    network: StyleNetwork,
+    photographs: Photographs,
+    pictures: Archive,
+    loss_network: LossNetwork,
+    config: TrainConfig,
+    lessons: Path | None,
+) -> StylePredictor:
+    """Return the predictor beside the trunk, or a new one whose encoder has learned.
+
+    ``lessons`` is the checkpoint of the encoder's lessons.
+    """
+    device = network.photo.device
+    if trunk is not None:
+        path = trunk.with_name(bundled_predictor().name)
+        if path.exists():
+            info, predictor = load_predictor(path)
+            if info.trunk == read_info(trunk).trunk:
+                return copy.deepcopy(predictor).to(device)
+    predictor = StylePredictor(network.style_size)
+    predictor.begin_at(network.photo.detach().cpu())
+    predictor = predictor.to(device)
+    styles = _styles_beside(trunk, network)
+    pupil = predictor.encoder.to(memory_format=torch.channels_last)
+
+    def lesson(count: int, rng: Generator) -> Tensor:
+        of_photographs, painted = count // 4, count // 6
+        seen = [
+            pictures.crops(count - of_photographs - painted, _CROP, _LESSON_ZOOMS, rng),
+            photographs.crops(of_photographs, _CROP, _LESSON_ZOOMS, rng),
+        ]
+        contents = photographs.crops(painted, _CROP, _LESSON_ZOOMS, rng)
+        picked = styles[torch.randint(len(styles), (2, painted), generator=rng)]
+        between = picked[0].lerp(picked[1], torch.rand(painted, 1, generator=rng))
+        strength = 0.3 + 0.9 * torch.rand(painted, generator=rng)
+        with torch.no_grad():
+            paintings = paint(
+                *(network, contents.to(device), between.to(device)),
+                strength.to(device),
+                dtype=loss_network.dtype,
+            )
+        return torch.cat([recoloured(torch.cat(seen), rng).to(device), paintings])
+
+    teacher = Teacher(loss_network, lesson(24, step_rng(config.seed, -3)), pupil.ranks)
+    teacher.settle(pupil)
+    settings = dataclasses.replace(
+        config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
+    )
+    learned = dict(pupil.named_parameters())
+    state = State(learned, settings, {"lessons": _LESSONS, "seed": config.seed})
+    if lessons:
+        state.resume(lessons)
+    saved = began = time.monotonic()
+    while state.step < _LESSONS:
+        images = lesson(_LESSON, step_rng(config.seed, state.step))
+        wanted = teacher(images)
+        with autocast(device, loss_network.dtype):
+            found = missed(pupil, images, wanted)
+        state.descend(found.sum())
+        if state.step % 100 == 0:
+            logger.info(
+                "lesson %d/%d  missed %s  %.0f s",
+                *(state.step, _LESSONS),
+                " ".join(f"{share:.3f}" for share in found.tolist()),
+                time.monotonic() - began,
+            )
+        if lessons and time.monotonic() - saved > SAVE_EVERY:
+            state.save(lessons)
+            saved = time.monotonic()
+    if lessons:
+        state.save(lessons)
+    predictor.requires_grad_(False)
+    return predictor
+
+
+def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
+    """Return the vectors (N, K) of the styles beside their trunk, at least one."""
+    vectors = [network.photo.detach().cpu()]
+    if trunk is not None:
+        name = read_info(trunk).trunk
+        others = (trunk.name, bundled_predictor().name)
+        for path in sorted(trunk.parent.glob("*.safetensors")):
+            if path.name not in others and read_info(path).trunk == name:
+                vectors.append(load_style(path).vector)
+    return torch.stack(vectors)
+
+
+class _Fits:
+    """The style pictures so far, told by their statistics, and their vectors."""
+
+    def __init__(
+        self, predictor: StylePredictor, config: TrainConfig, identity: dict[str, Any]
+    ) -> None:
+        self.batches = 0
+        self._predictor = predictor
+        self._seed = config.seed
+        self._identity = identity
+        self._statistics: list[Tensor] = []
+        self._vectors: list[Tensor] = []
+
+    def add(self, statistics: Tensor, vectors: Tensor) -> None:
+        """Add a batch, (B, S) and (B, K); now and then let the head learn all."""
+        self._statistics.append(statistics.cpu())
+        self._vectors.append(vectors.cpu())
+        self.batches += 1
+        if self.batches % _REVIEW == 0:
+            self.review()
+
+    def review(self) -> None:
+        """Let the predictor's head learn all that there is."""
+        statistics, vectors = torch.cat(self._statistics), torch.cat(self._vectors)
+        teach_head(self._predictor, statistics, vectors, self._seed)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; when that fails, say so and keep the last one."""
+        tensors = {
+            "statistics": torch.stack(self._statistics),
+            "vectors": torch.stack(self._vectors),
+        }
+        called = f"the checkpoint of batch {self.batches}"
+        save_checkpoint(path, tensors, self._identity, {}, called)
+
+    def resume(self, path: Path) -> None:
+        """Go on from the checkpoint ``path`` if it is there."""
+        if not path.exists():
+            return
+        tensors, _ = load_checkpoint(path, self._identity)
+        pairs = zip(tensors["statistics"], tensors["vectors"], strict=True)
+        reviewed = len(tensors["vectors"]) // _REVIEW * _REVIEW
+        for i, (statistics, vectors) in enumerate(pairs, start=1):
+            self._statistics.append(statistics)
+            self._vectors.append(vectors)
+            if i == reviewed:
+                self.review()
+        self.batches = len(self._vectors)
+
+
+def _fit(
+    fits: _Fits,
+    predictor: StylePredictor,
+    network: StyleNetwork,
+    photographs: Photographs,
+    pictures: Archive,
+    config: TrainConfig,
+    checkpoint: Path | None,
+) -> None:
+    """Refine the vectors of the style pictures of the steps that are left."""
+    device = network.photo.device
+    saved = began = time.monotonic()
+    while fits.batches < config.steps:
+        rng = step_rng(config.seed, fits.batches)
+        seen = [
+            recoloured(glimpse(pictures.draw(rng), StylePredictor.SIZE, rng), rng)
+            for _ in range(config.batch_size)
+        ]
+        steps = STEPS * (3 if fits.batches < _FIRST else 1)
+        views = [
+            View(photographs.crops(len(seen), _CROP, _ZOOMS, rng).to(device))
+            for _ in range(steps)
+        ]
+        with torch.no_grad():
+            wanted = [grams(predictor.encoder, image.to(device)) for image in seen]
+            statistics = torch.cat([predictor.statistics(i.to(device)) for i in seen])
+            vectors = predictor.predict(statistics)
+        together = {
+            layer: torch.cat([each[layer] for each in wanted]) for layer in wanted[0]
+        }
+        refined = refine(network, predictor.encoder, vectors, together, views)
+        fits.add(statistics, refined)
+        if fits.batches % 10 == 0:
+            logger.info(
+                "batch %d/%d  moved by %.3f  %.0f s",
+                *(fits.batches, config.steps),
+                (refined - vectors).square().mean().sqrt().item(),
+                time.monotonic() - began,
+            )
+        if checkpoint and time.monotonic() - saved > SAVE_EVERY:
+            fits.save(checkpoint)
+            saved = time.monotonic()
+    if checkpoint:
+        fits.save(checkpoint)
+    fits.review()
+
+
+def teach_head(
+    predictor: StylePredictor, statistics: Tensor, vectors: Tensor, seed: int
+) -> None:
+    """Make a predictor give vectors (N, K) for statistics (N, S).
+
+    Its head learns anew. There are more statistics than pictures: noise on them and a
+    strong decay of the weights keep it from learning pictures by heart.
+    """
+    device = predictor.usual.device
+    statistics, vectors = statistics.to(device), vectors.to(device)
+    spread, mean = torch.std_mean(statistics, dim=0, correction=0)
+    predictor.usual.copy_(mean)
+    predictor.spread.copy_(spread + 1e-3 * spread.mean())
+    statistics = predictor.standardise(statistics)
+    spread, mean = torch.std_mean(vectors, dim=0, correction=0)
+    wanted = (vectors - mean) / (spread + 1e-6)
+
+    rng = step_rng(seed, -4)
+    head = copy.deepcopy(predictor.head).requires_grad_(True)
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            for tensor in (layer.weight, layer.bias):
+                tensor.data = torch.empty(tensor.shape).uniform_(
+                    -bound, bound, generator=rng
+                )
+    head = head.to(device)
+    optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.98), weight_decay=1)
+    count = len(vectors)
+    steps = _EPOCHS * -(-count // _TAUGHT)
+    picks = [
+        torch.randperm(count, generator=rng).split(_TAUGHT) for _ in range(_EPOCHS)
+    ]
+    for step, picked in enumerate(itertools.chain.from_iterable(picks)):
+        optimizer.param_groups[0]["lr"] = _HEAD_RATE * one_cycle(step / steps)
+        seen = statistics[picked]
+        noise = _NOISE * torch.randn(seen.shape, generator=rng).to(device)
+        optimizer.zero_grad()
+        (head(seen + noise) - wanted[picked]).square().mean().backward()
+        optimizer.step()
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.data *= spread[:, None]
+    last.bias.data = last.bias.data * spread + mean
+    predictor.head.load_state_dict(head.state_dict())

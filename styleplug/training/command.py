@@ -1,0 +1,241 @@
+"""``styleplug train``: learn styles from artworks and photographs.
+
+    styleplug train ARTWORK...
+    styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
+    styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
+    styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
+
+The first fits the vectors of new styles on the bundled trunk, in minutes. The second
+trains a trunk together with the styles that will share it, in an hour or more. The
+third goes on training a trunk and its styles, together with a predictor that finds
+the vector of any picture; the fourth only the predictor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .. import hub
+from ..engine import pick_device
+from ..errors import TrainingError
+from ..losses import STYLE_LAYERS
+from ..predictor import SCENES
+from ..style import bundled_trunk
+from .amortize import train_predictor
+from .config import TrainConfig
+from .data import folder_images
+from .loop import train
+
+logger = logging.getLogger(__name__)
+
+_FIT: dict[str, Any] = {
+    "steps": 190,
+    "batch_size": 1,
+    "crop_size": 192,
+    "scales": (0.5, 0.75),
+    "learning_rate": 1.7e-2,
+    "stability_weight": 0.0,
+}
+"""Settings that fit vectors on a trunk, in a minute on two CPU cores without
+bfloat16. Crops show as much of a photograph as a trunk's do, at half the size: a step
+costs a quarter, and gets as far. Steadiness is the trunk's concern."""
+_ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
+"""Settings that train a predictor on a trunk that stays."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``styleplug train``."""
+    add = parser.add_argument
+    add("artworks", nargs="*", type=Path, help="the pictures whose style is learned")
+    add(
+        "--content",
+        type=Path,
+        default=SCENES,
+        help="a folder of photographs (default: the page's drawn scenes, good enough "
+        "to fit a style on a trunk)",
+    )
+    add(
+        "--loss-network",
+        metavar="VGG",
+        help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
+    )
+    add(
+        *("--out", "-o"),
+        type=Path,
+        default=Path(),
+        help="folder for the style files, or for one artwork a .safetensors "
+        "(default: here)",
+    )
+    add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
+    add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
+    add(
+        "--from",
+        dest="start",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="STYLE",
+        help="styles of that trunk to begin from, one for each artwork (default: what "
+        "'styleplug capture' gives)",
+    )
+    add(
+        "--any",
+        action="store_true",
+        help="train a predictor of any style, and the trunk on, from --styles",
+    )
+    add("--styles", type=Path, help="folder of artworks for --any")
+    add(
+        "--keep-trunk", action="store_true", help="with --any: leave the trunk as it is"
+    )
+    add(
+        "--hold-out",
+        type=Path,
+        help="text file: names in --styles to leave out, one in each line",
+    )
+    add("--about", type=Path, help="JSON: header fields by file name of the artwork")
+    add("--measure", type=Path, help="photographs to measure on, not trained on")
+    add("--checkpoint", type=Path, help="continue from here, and save here")
+    add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
+    add("--overwrite", action="store_true", help="replace files that are there already")
+    add("--device", help="where to train (default: the best there is)")
+    for field in dataclasses.fields(TrainConfig):
+        default = _values(field.default)
+        told = " ".join(map(str, default))
+        if field.name in _FIT:
+            fitted = " ".join(map(str, _values(_FIT[field.name])))
+            told = f"{fitted}, or {told} with a trunk"
+        add(
+            f"--{field.name.replace('_', '-')}",
+            type=type(default[0]),
+            nargs=len(default) if len(default) > 1 else None,
+            help=f"(default: {told})",
+        )
+
+
+def _values(setting: Any) -> tuple[Any, ...]:
+    return setting if isinstance(setting, tuple) else (setting,)
+
+
+def _read_about(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        about = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{path} is not JSON ({error}); correct it.") from error
+    if not (
+        isinstance(about, dict)
+        and all(isinstance(fields, dict) for fields in about.values())
+    ):
+        raise TrainingError(
+            f"{path} must hold an object of fields for each artwork, such as "
+            '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
+        )
+    return about
+
+
+def _read_names(path: Path) -> list[str]:
+    lines = map(str.strip, path.read_text("utf-8-sig").splitlines())
+    return [line for line in lines if line]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``styleplug train``; return the exit code.
+
+    Started by ``torchrun`` with several processes, they train together.
+    """
+    logging.getLogger("styleplug").setLevel(logging.INFO)
+    if args.any != bool(args.styles):
+        raise TrainingError("--any and --styles go together; give both or neither.")
+    if not (args.artworks or args.any):
+        raise TrainingError("Name at least one artwork to learn the style of.")
+    if args.keep_trunk and (args.new_trunk or args.artworks or not args.any):
+        raise TrainingError(
+            "--keep-trunk goes with --any, and not with --new-trunk or artworks, whose "
+            "styles are fitted without --any."
+        )
+    only_fit = not (args.any or args.new_trunk)
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
+    fields = dict(_FIT if only_fit else _ANY if args.keep_trunk else {})
+    fields |= {name: value for name, value in given.items() if value is not None}
+    if args.scales:
+        fields["scales"] = tuple(args.scales)
+    about = _read_about(args.about) if args.about else {}
+    held_out = _read_names(args.hold_out) if args.hold_out else ()
+    artworks, out = folder_images(args.artworks), args.out
+    if out.suffix == ".safetensors":
+        if len(artworks) != 1 or not only_fit:
+            raise TrainingError(f"{out} is one file; name a folder for several.")
+        about.setdefault(artworks[0].name, {})["name"] = out.stem
+        out = out.parent
+    loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
+    if args.keep_trunk:
+        path = train_predictor(
+            args.content,
+            loss_network,
+            out,
+            config=TrainConfig(**fields),
+            trunk=args.trunk or bundled_trunk(),
+            archive=args.styles,
+            held_out=held_out,
+            device=args.device,
+            checkpoint=args.checkpoint,
+            overwrite=args.overwrite,
+            command=args.command,
+        )
+        logger.info("%s", path)
+        return 0
+    with _processes(args.device) as device:
+        paths = train(
+            artworks,
+            args.content,
+            loss_network,
+            out,
+            config=TrainConfig(**fields),
+            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
+            train_trunk=not only_fit,
+            start=args.start,
+            archive=args.styles,
+            held_out=held_out,
+            about=about,
+            device=device,
+            measure=args.measure,
+            checkpoint=args.checkpoint,
+            sheet=args.sheet,
+            overwrite=args.overwrite,
+            command=args.command,
+        )
+    for path in paths:
+        logger.info("%s", path)
+    return 0
+
+
+@contextlib.contextmanager
+def _processes(device: str | None) -> Iterator[str | None]:
+    """Join the other processes that ``torchrun`` started, if it did.
+
+    Yields the device of this one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if pick_device(device).type == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield device
+        dist.barrier()  # the first one still measures and writes
+    finally:
+        dist.destroy_process_group()

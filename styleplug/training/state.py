@@ -1,0 +1,250 @@
+"""Descent on a loss, step by step: schedule, steps back, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Generator, Tensor, nn
+
+from ..errors import TrainingError
+from .config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY = 180.0
+"""Seconds between two checkpoints."""
+VECTORS = "vectors"
+"""Name of the parameter that is learned at a rate of its own."""
+_KEEP_EVERY = 50
+"""Steps between two states that a loss that is not finite steps back to."""
+
+
+class State:
+    """What goes on from step to step, and all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        learned: Mapping[str, nn.Parameter],
+        config: TrainConfig,
+        identity: dict[str, Any],
+    ) -> None:
+        self.step = 0
+        self._config = config
+        self._learned = learned
+        self._identity = identity
+        vectors = [p for name, p in learned.items() if name == VECTORS]
+        others = [p for name, p in learned.items() if name != VECTORS]
+        rates = [(others, 1.0), (vectors, config.vector_rate)]
+        groups = [{"params": p, "times": times} for p, times in rates if p]
+        self._optimizer = torch.optim.Adam(groups)
+        self._slowdown = 1.0
+        self._average = 0.0
+        """Of the loss, over the last hundred steps or so."""
+        self._best = math.inf
+        self._best_step = 0
+        self._good = self._tensors()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the loss has not fallen for as long as the patience lasts."""
+        patience = self._config.patience
+        return 0 < patience <= self.step - self._best_step
+
+    def descend(self, loss: Tensor) -> None:
+        """Take one step; from a loss that is not finite, step back and slow down."""
+        rate = self._config.learning_rate * one_cycle(self.step / self._config.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * self._slowdown * group["times"]
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._learned.values(), 1.0)
+        self.step += 1
+        if not torch.isfinite(norm):
+            self._step_back()
+            return
+        self._optimizer.step()
+        if self.step % _KEEP_EVERY == 0:
+            self._good = self._tensors()
+        self._watch(loss.detach())
+
+    def _watch(self, loss: Tensor) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        weight = max(0.01, 1 / self.step)
+        self._average += weight * (loss.item() - self._average)
+        warming = self.step <= self._config.patience
+        if warming or self._average < 0.995 * self._best:
+            self._best, self._best_step = self._average, self.step
+
+    def _step_back(self) -> None:
+        if self._slowdown == 1.0:
+            logger.warning(
+                "step %d: the loss is not finite; going on from the last good step "
+                "with a lower learning rate",
+                self.step,
+            )
+        self._slowdown /= 2
+        if self._slowdown < 1e-3:
+            raise TrainingError(
+                "The loss does not stay finite; lower --learning-rate or "
+                "--style-weight."
+            )
+        self._load(self._good)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return copies of the weights and of Adam's moments."""
+        tensors = {}
+        for name, parameter in self._learned.items():
+            tensors[name] = parameter.detach().clone().contiguous()
+            for key, value in self._optimizer.state[parameter].items():
+                tensors[f"{name}#{key}"] = value.clone().contiguous()
+        return tensors
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self._learned.items():
+            parameter.data.copy_(tensors[name])
+            adam = {
+                key: tensors[f"{name}#{key}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}#{key}" in tensors
+            }
+            for key in adam.keys() - {"step"}:
+                adam[key] = adam[key].to(parameter.device)
+            self._optimizer.state[parameter] = adam
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; when that fails, say so and keep the last one."""
+        progress = {
+            "step": self.step,
+            "slowdown": self._slowdown,
+            "average": self._average,
+            "best": self._best,
+            "best_step": self._best_step,
+        }
+        called = f"the checkpoint of step {self.step}"
+        save_checkpoint(path, self._tensors(), self._identity, progress, called)
+
+    def resume(self, path: Path) -> None:
+        """Go on from the checkpoint ``path`` if it is there."""
+        if not path.exists():
+            return
+        tensors, progress = load_checkpoint(path, self._identity)
+        try:
+            self._load(tensors)
+            self.step = int(progress["step"])
+            self._slowdown = float(progress["slowdown"])
+            self._average = float(progress["average"])
+            self._best = float(progress["best"])
+            self._best_step = int(progress["best_step"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise _damaged(path, error) from error
+        self._good = self._tensors()
+
+
+def save_checkpoint(
+    path: Path,
+    tensors: dict[str, Tensor],
+    identity: dict[str, Any],
+    progress: dict[str, Any],
+    called: str,
+) -> None:
+    """Write a checkpoint; when that fails, say so and keep the last one.
+
+    ``identity`` is what a training must have in common to go on from it.
+    """
+    metadata = {"progress": json.dumps(progress), "identity": json.dumps(identity)}
+    replace_file(path, save(tensors, metadata=metadata), called)
+
+
+def load_checkpoint(
+    path: Path, identity: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and progress of a checkpoint of the same identity.
+
+    Raises :class:`~styleplug.errors.TrainingError` when it is another's, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = dict(json.loads(metadata["progress"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if metadata.get("identity") != json.dumps(identity):
+        raise TrainingError(
+            f"The checkpoint {path} belongs to another training; name another file, or "
+            "give the settings it was made with."
+        )
+    return tensors, progress
+
+
+def _damaged(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"The checkpoint {path} is damaged ({error}); delete it to start anew."
+    )
+
+
+def step_rng(seed: int, step: int) -> Generator:
+    """Return the generator of one step, so that a resumed run repeats the schedule."""
+    return Generator().manual_seed(seed * 1_000_003 + step + 1)
+
+
+def one_cycle(progress: float) -> float:
+    warmup = 0.05
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def replace_file(path: Path, data: bytes, called: str) -> None:
+    """Write a file; when that fails, say so and keep the one that is there."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        logger.warning(
+            "%s was not written (%s); the last good one stays", called, error.strerror
+        )
+
+
+def check_places(
+    out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
+) -> None:
+    """Make the folder ``out`` of the results; raise unless all can be written."""
+    for path in results:
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"{path} is there already; add --overwrite, or name another --out."
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{out} cannot be made ({error.strerror}); name another folder."
+        ) from error
+    for path in (*results, *progress):
+        if path.is_dir():
+            raise TrainingError(f"{path} is a folder; name a file.")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise TrainingError(
+                f"{path} cannot be written ({error.strerror}); name another folder, "
+                "or create this one."
+            ) from error

@@ -1,0 +1,137 @@
+"""The training of a predictor on a trunk that stays."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from styleplug.errors import TrainingError
+from styleplug.networks import StyleNetwork, save_trunk
+from styleplug.predictor import StylePredictor, load_predictor
+from styleplug.style import StyleInfo, read_info
+from styleplug.training import amortize
+from styleplug.training.amortize import teach_head, train_predictor
+from styleplug.training.config import TrainConfig
+
+QUICK = TrainConfig(steps=4, batch_size=2, any_size=64, seed=1)
+
+
+@pytest.fixture
+def trunk(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "styles" / "trunk.safetensors"
+    path.parent.mkdir()
+    save_trunk(path, StyleNetwork((4, 4, 4), (0, 1)), StyleInfo("trunk"))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    small = {"_LESSONS": 3, "_LESSON": 4, "STEPS": 2, "_FIRST": 1, "_REVIEW": 2}
+    for name, value in (small | {"_EPOCHS": 2, "_CROP": 48}).items():
+        monkeypatch.setattr(amortize, name, value)
+
+
+@pytest.fixture
+def learn(photographs, vgg, trunk):
+    def learn(out, trunk=trunk, **options):
+        return train_predictor(
+            photographs,
+            vgg,
+            out,
+            **{"config": QUICK, "trunk": trunk, "archive": photographs} | options,
+        )
+
+    return learn
+
+
+def test_a_predictor_is_learned_while_the_trunk_stays(learn, trunk, tmp_path):
+    before = trunk.read_bytes()
+    path = learn(tmp_path / "out", held_out=["0.jpg"], command="styleplug train")
+    assert os.listdir(tmp_path / "out") == ["predictor.safetensors"]
+    assert trunk.read_bytes() == before
+    info, predictor = load_predictor(path)
+    assert info.trunk == read_info(trunk).trunk
+    assert info.training["command"] == "styleplug train"
+    assert info.training["artworks"] == 5
+    assert torch.isfinite(predictor(torch.rand(1, 3, 64, 48))).all()
+
+
+@pytest.mark.parametrize("calls", [8, 20], ids=["in-a-lesson", "in-a-fit"])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    learn, tmp_path, monkeypatch, calls
+):
+    class KilledError(Exception):
+        pass
+
+    monkeypatch.setattr(amortize, "SAVE_EVERY", 0.0)
+    draw = amortize.Photographs.crops
+    whole = load_file(learn(tmp_path / "whole"))
+    count = 0
+
+    def killed(*args):
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise KilledError
+        return draw(*args)
+
+    checkpoint = tmp_path / "run.ckpt"
+    with monkeypatch.context() as patch:
+        patch.setattr(amortize.Photographs, "crops", killed)
+        with pytest.raises(KilledError):
+            learn(tmp_path / "parts", checkpoint=checkpoint)
+    left = {path.name for path in tmp_path.glob("run.ckpt*")}
+    assert left == {"run.ckpt.lessons"} | ({"run.ckpt"} if calls == 20 else set())
+    parts = load_file(learn(tmp_path / "parts", checkpoint=checkpoint))
+    assert parts.keys() == whole.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_training_is_refused(learn, tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    learn(tmp_path / "out", checkpoint=checkpoint)
+    other = TrainConfig(steps=5, batch_size=2, any_size=64, seed=1)
+    with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
+        learn(tmp_path / "other", checkpoint=checkpoint, config=other)
+
+
+def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
+    learn, trunk, tmp_path, monkeypatch
+):
+    first = load_file(learn(trunk.parent))
+    monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
+    again = load_file(learn(tmp_path / "again"))
+    assert all(
+        torch.equal(again[name], tensor)
+        for name, tensor in first.items()
+        if name.startswith("encoder")
+    )
+    assert not torch.equal(again["head.0.weight"], first["head.0.weight"])
+
+
+def test_what_is_there_is_not_replaced(learn, tmp_path):
+    (tmp_path / "predictor.safetensors").write_text("precious")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        learn(tmp_path)
+    assert (tmp_path / "predictor.safetensors").read_text() == "precious"
+
+
+def test_a_head_learns_the_vectors_of_its_pictures(monkeypatch):
+    monkeypatch.setattr(amortize, "_EPOCHS", 100)
+    generator = torch.Generator().manual_seed(0)
+    predictor = StylePredictor(6, (4,) * 5, (4,) * 4, hidden=16)
+    size = len(predictor.usual)
+    statistics = 5 + 2 * torch.randn(300, size, generator=generator)
+    vectors = torch.sin(statistics @ torch.randn(size, 6, generator=generator) / 40)
+    vectors = vectors * torch.tensor([1, 2, 3, 4, 5, 1e-3]) + 7
+    before = torch.random.get_rng_state()
+    teach_head(predictor, statistics, vectors, seed=0)
+    error = (predictor.predict(statistics) - vectors).square().mean(dim=0)
+    assert (error < 0.7 * vectors.var(dim=0)).all()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    predicted = predictor.predict(statistics)
+    teach_head(predictor, statistics, vectors, seed=0)
+    assert torch.equal(predictor.predict(statistics), predicted)

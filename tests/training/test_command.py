@@ -1,0 +1,96 @@
+"""What the command line asks of a training."""
+
+import json
+import logging
+import shlex
+
+import pytest
+
+from styleplug.cli import main
+from styleplug.training import command
+from styleplug.training.config import TrainConfig
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command line asks of a training, which does not take place."""
+    found = {}
+
+    def train(artworks, content, loss_network, out, **options):
+        found.update(options, artworks=artworks, out=out)
+        return []
+
+    monkeypatch.setattr(command, "train", train)
+    return found
+
+
+def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
+    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
+    assert main(words) == 0
+    assert shlex.split(asked["command"]) == ["styleplug", *words]
+    assert asked["config"] == TrainConfig(**command._FIT)
+    assert not asked["overwrite"]
+
+
+def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):
+    level = logging.getLogger("styleplug").level
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 0
+    assert logging.getLogger("styleplug").level == level
+
+
+def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("my photo.jpg \n\nother.png\n", "utf-8")
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps({artwork.name: {"title": "Stripes"}}), "utf-8")
+    words = [
+        *("train", str(artwork), "--loss-network", str(vgg)),
+        *("-o", str(tmp_path / "new.safetensors"), "--overwrite"),
+        *("--scales", "0.5", "2", "--hold-out", str(names), "--about", str(about)),
+    ]
+    assert main(words) == 0
+    assert asked["out"] == tmp_path
+    assert asked["overwrite"]
+    assert asked["config"].scales == (0.5, 2.0)
+    assert asked["held_out"] == ["my photo.jpg", "other.png"]
+    assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("{'a': 1}", "is not JSON", id="no-json"),
+        pytest.param("[]", "must hold an object", id="list"),
+        pytest.param('{"a.jpg": "Title"}', "must hold an object", id="no-fields"),
+    ],
+)
+def test_about_holds_fields_for_each_artwork(
+    asked, artwork, vgg, tmp_path, capsys, text, said
+):
+    about = tmp_path / "about.json"
+    about.write_text(text, "utf-8")
+    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert f"about.json {said}" in error
+    assert error.count("\n") == 1
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param(["--keep-trunk"], "goes with --any", id="alone"),
+        pytest.param(
+            ["--keep-trunk", "--new-trunk", "--any", "--styles", "."],
+            "not with --new-trunk",
+            id="new-trunk",
+        ),
+    ],
+)
+def test_only_a_predictor_is_trained_without_the_trunk(
+    asked, artwork, capsys, options, said
+):
+    assert main(["train", str(artwork), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert not asked
