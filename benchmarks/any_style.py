@@ -163,13 +163,21 @@ def seconds(run: Callable[[], object], repeats: int = 5) -> float:
 def speed(microast: peers.MicroAST) -> dict[str, float]:
     content = load(photos()[0], 1000)
     content = torch.nn.functional.interpolate(content, (1000, 1000))
-    style = style_files()[0]
+    style, another = style_files()[:2]
     ours = Stylizer(style, device="cpu")
+    started = time.perf_counter()
+    Stylizer(another, device="cpu")
+    captured = time.perf_counter() - started
     theirs = microast.style(load(style, 512))
     pixels = (content[0] * 255).byte().permute(1, 2, 0).contiguous().numpy()
     mine = seconds(lambda: ours.render(pixels))
     peer = seconds(lambda: microast(content, theirs))
-    return {"ours, s": mine, "MicroAST, s": peer, "MicroAST / ours": peer / mine}
+    return {
+        "ours, s": mine,
+        "MicroAST, s": peer,
+        "MicroAST / ours": peer / mine,
+        "to capture a style, s": captured,
+    }
 
 
 def identity() -> dict[str, float]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ _RATE = 0.065
 _STYLE_WEIGHT = 60.0
 _FAR = 0.5
 _TV_WEIGHT = 5.0
-_IDENTITY_WEIGHT = 300.0
 
 
 class StylePredictor(nn.Module):
@@ -159,27 +158,19 @@ def grams(encoder: StyleEncoder, image: Tensor) -> Features:
     return {layer: gram_matrix(found) for layer, found in features.items()}
 
 
-class View(NamedTuple):
-    """What a step of :func:`refine` looks at."""
-
-    contents: Tensor
-    """(B, 3, H, W) in [0, 1], one for each style; H and W are multiples of 8."""
-    itself: bool = False
-    """Whether they show the style images, which are to stay as they are."""
-
-
 def refine(
     network: StyleNetwork,
     encoder: StyleEncoder,
     vectors: Tensor,
     wanted: Features,
-    views: Sequence[View],
+    contents: Sequence[Tensor],
 ) -> Tensor:
-    """Return style vectors (B, K) nearer to their styles, by a step for each view.
+    """Return style vectors (B, K) nearer to their styles, by a step for each content.
 
     It is descent on the vectors. The encoder stands in for the loss network; it is
     fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
-    the Gram matrices of the styles, (B, C, C), see :func:`grams`.
+    the Gram matrices of the styles, (B, C, C), see :func:`grams`; contents are (B, 3,
+    H, W) in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
     strength = vectors.new_ones(len(vectors))
@@ -187,22 +178,19 @@ def refine(
         vectors = vectors.detach().clone().requires_grad_(True)
         # It forgets its past in a few steps: there are no more.
         optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95))
-        for step, (contents, itself) in enumerate(views):
-            falling = 0.5 * (1 + math.cos(math.pi * step / len(views)))
+        for step, content in enumerate(contents):
+            falling = 0.5 * (1 + math.cos(math.pi * step / len(contents)))
             optimizer.param_groups[0]["lr"] = _RATE * (0.1 + 0.9 * falling)
-            painted = paint(network, contents, vectors, strength, dtype=dtype)
+            painted = paint(network, content, vectors, strength, dtype=dtype)
             with autocast(vectors.device, dtype):
                 with torch.no_grad():
-                    seen = encoder(contents)
+                    seen = encoder(content)
                 found = encoder(painted)
-            if itself:
-                difference = (painted - contents).square().mean(dim=(1, 2, 3))
-                style = _IDENTITY_WEIGHT * difference
-            else:
-                style = _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
-            content = {layer: seen[layer] for layer in CONTENT_LAYERS}
-            content_part = content_loss(found, content)
-            loss = content_part + style + _TV_WEIGHT * tv_loss(painted)
+            loss = (
+                content_loss(found, {layer: seen[layer] for layer in CONTENT_LAYERS})
+                + _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
+                + _TV_WEIGHT * tv_loss(painted)
+            )
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -256,9 +244,8 @@ def _vector(
         image = image.reshape(1, *shape).float() / 255
         vectors = predictor(image)
         wanted = grams(predictor.encoder, image)
-    scenes, own = _scenes(), View(_half(image), itself=True)
-    views = [View(scenes[i % len(scenes)]) for i in range(STEPS)]
-    return refine(network, predictor.encoder, vectors, wanted, views)[0]
+    contents = list(itertools.islice(itertools.cycle(_scenes()), STEPS))
+    return refine(network, predictor.encoder, vectors, wanted, contents)[0]
 
 
 def _half(image: Tensor) -> Tensor:

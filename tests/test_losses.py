@@ -9,6 +9,7 @@ from styleplug.losses import (
     content_loss,
     gram_loss,
     gram_matrix,
+    huber,
     mean_std_loss,
     moments,
     nearest_loss,
@@ -322,3 +323,11 @@ def test_the_layers_are_those_of_torchvision():
     ]
     shapes = {f"features.{k}": tuple(v.shape) for k, v in features.state_dict().items()}
     assert tensor_shapes("pool5") == shapes
+
+
+def test_far_distances_count_as_they_are_and_near_ones_squared():
+    squared = torch.tensor([0.0, 0.04, 0.25, 1.0], requires_grad=True)
+    found = huber(squared, 0.5)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.04, 0.25, 0.75]))
+    found.sum().backward()
+    assert squared.grad.tolist() == [1.0, 1.0, 1.0, 0.5]

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import styleplug
+import styleplug.predictor
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import (
     ImageTooLargeError,
@@ -18,14 +19,29 @@ from styleplug.errors import (
     StyleNotFoundError,
 )
 from styleplug.images import Picture, read_picture
-from styleplug.networks import StyleNetwork, hash_trunk, save_style, save_trunk
+from styleplug.losses import style_loss
+from styleplug.networks import (
+    StyleNetwork,
+    hash_trunk,
+    load_trunk,
+    save_style,
+    save_trunk,
+)
 from styleplug.predictor import (
     StylePredictor,
     capture,
+    grams,
     load_predictor,
+    refine,
     save_predictor,
 )
 from styleplug.style import StyleInfo, bundled_trunk, read_info
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Let captured styles be refined at a glance."""
+    monkeypatch.setattr(styleplug.predictor, "STEPS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +51,7 @@ def folder(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         trunk = StyleNetwork(widths=(8, 8, 8), blocks=(1, 1))
-        predictor = StylePredictor(trunk.style_size, (8, 8, 8, 8), rank=4, hidden=16)
+        predictor = StylePredictor(trunk.style_size, (8,) * 5, (4,) * 4, hidden=16)
     save_trunk(path / "trunk.safetensors", trunk, StyleInfo("trunk"))
     info = StyleInfo("predictor", trunk=hash_trunk(trunk))
     save_predictor(path / "predictor.safetensors", predictor, info)
@@ -91,7 +107,7 @@ def test_any_aspect_ratio_is_predicted(predictor, size):
 
 
 def test_a_predictor_begins_at_the_vector_it_is_given():
-    predictor = StylePredictor(6, (4, 4, 4, 4), rank=2, hidden=8)
+    predictor = StylePredictor(6, (4,) * 5, (2,) * 4, hidden=8)
     vector = torch.arange(6.0)
     before = predictor(torch.zeros(1, 3, 32, 32))[0] - predictor.head[-1].bias
     predictor.begin_at(vector)
@@ -159,7 +175,69 @@ def test_a_predictor_of_another_trunk_is_refused(folder, tmp_path, artwork):
         capture(Picture.from_image(artwork), "mine", tmp_path)
 
 
+# Refining
+
+
+@pytest.fixture
+def studio(folder, artwork):
+    """A trunk, an encoder, two vectors, what they are to paint like, and contents."""
+    network = load_trunk(folder / "trunk.safetensors")
+    encoder = load_predictor(folder / "predictor.safetensors")[1].encoder
+    generator = torch.Generator().manual_seed(0)
+    vectors = network.new_style() + 0.3 * torch.randn(
+        2, network.style_size, generator=generator
+    )
+    image = torch.from_numpy(artwork / np.float32(255)).permute(2, 0, 1)[None]
+    pairs = zip(*(grams(encoder, i).items() for i in (image, 1 - image)), strict=True)
+    wanted = {layer: torch.cat([one, two]) for (layer, one), (_, two) in pairs}
+    contents = torch.rand(2, 3, 64, 64, generator=generator)
+    return network, encoder, vectors, wanted, contents
+
+
+def test_refined_vectors_paint_nearer_to_their_styles(studio):
+    network, encoder, vectors, wanted, contents = studio
+    refined = refine(network, encoder, vectors, wanted, [contents] * 10)
+    with torch.no_grad():
+        before, after = (
+            style_loss(encoder(network(contents, network.vector(v))), wanted)
+            for v in (vectors, refined)
+        )
+    assert (after < 0.9 * before).all()
+
+
+def test_styles_are_refined_together_as_they_are_alone(studio):
+    network, encoder, vectors, wanted, contents = studio
+    both = refine(network, encoder, vectors, wanted, [contents] * 2)
+    for i in range(2):
+        one = slice(i, i + 1)
+        alone = {layer: gram[one] for layer, gram in wanted.items()}
+        seen = [contents[one]] * 2
+        refined = refine(network, encoder, vectors[one], alone, seen)
+        change = (both[one] - vectors[one]).abs().mean()
+        assert (refined - both[one]).abs().mean() < 0.05 * change
+
+
+def test_nothing_is_refined_where_there_is_nothing_to_look_at(studio):
+    network, encoder, vectors, wanted, _ = studio
+    assert torch.equal(refine(network, encoder, vectors, wanted, []), vectors)
+
+
+def test_vectors_are_refined_where_gradients_are_off(studio):
+    network, encoder, vectors, wanted, contents = studio
+    with torch.inference_mode():
+        refined = refine(network, encoder, vectors, wanted, [contents])
+    assert not torch.equal(refined, vectors)
+
+
 # What is captured
+
+
+def test_the_same_picture_is_looked_at_once(captured, artwork, monkeypatch):
+    vector = captured(artwork)
+    monkeypatch.setattr(
+        styleplug.predictor, "refine", lambda *_: pytest.fail("refined again")
+    )
+    assert torch.equal(captured(Image.fromarray(artwork)), vector)
 
 
 def test_a_style_says_what_it_was_captured_from(folder, artwork):

@@ -25,9 +25,7 @@ from ..engine import pick_device
 from ..losses import LossNetwork
 from ..networks import StyleNetwork, autocast, hash_trunk, load_style, load_trunk, paint
 from ..predictor import (
-    STEPS,
     StylePredictor,
-    View,
     grams,
     load_predictor,
     refine,
@@ -60,8 +58,10 @@ _CROP = 192
 _ZOOMS = (0.5, 0.75)
 """Range of magnifications of photographs whose paintings vectors are refined on: most
 of one is seen."""
-_FIRST = 20
-"""Batches that are refined for three times as long: they begin far away."""
+_STEPS = 12
+"""Steps that the vectors of a batch are refined by."""
+_FIRST = 10
+"""Batches that are refined for six times as long: they begin far away."""
 _REVIEW = 20
 """Batches after which the head learns all that there are."""
 _EPOCHS = 100
@@ -294,9 +294,9 @@ def _fit(
             recoloured(glimpse(pictures.draw(rng), StylePredictor.SIZE, rng), rng)
             for _ in range(config.batch_size)
         ]
-        steps = STEPS * (3 if fits.batches < _FIRST else 1)
-        views = [
-            View(photographs.crops(len(seen), _CROP, _ZOOMS, rng).to(device))
+        steps = _STEPS * (6 if fits.batches < _FIRST else 1)
+        contents = [
+            photographs.crops(len(seen), _CROP, _ZOOMS, rng).to(device)
             for _ in range(steps)
         ]
         with torch.no_grad():
@@ -306,7 +306,7 @@ def _fit(
         together = {
             layer: torch.cat([each[layer] for each in wanted]) for layer in wanted[0]
         }
-        refined = refine(network, predictor.encoder, vectors, together, views)
+        refined = refine(network, predictor.encoder, vectors, together, contents)
         fits.add(statistics, refined)
         if fits.batches % 10 == 0:
             logger.info(

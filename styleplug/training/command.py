@@ -5,10 +5,10 @@
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
     styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
 
-The first fits the vectors of new styles on the bundled trunk, in minutes. The second
+The first fits the vectors of new styles on the bundled trunk, in a minute. The second
 trains a trunk together with the styles that will share it, in an hour or more. The
-third goes on training a trunk and its styles, together with a predictor that finds
-the vector of any picture; the fourth only the predictor.
+third goes on training a trunk and its styles, together with the predictor that finds
+the vector of any picture; the fourth trains only the predictor.
 """
 
 from __future__ import annotations
@@ -163,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
             "--keep-trunk goes with --any, and not with --new-trunk or artworks, whose "
             "styles are fitted without --any."
         )
+    if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError("--keep-trunk trains in one process; start only one.")
     only_fit = not (args.any or args.new_trunk)
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     fields = dict(_FIT if only_fit else _ANY if args.keep_trunk else {})

@@ -28,7 +28,7 @@ def trunk(tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    small = {"_LESSONS": 3, "_LESSON": 4, "STEPS": 2, "_FIRST": 1, "_REVIEW": 2}
+    small = {"_LESSONS": 3, "_LESSON": 4, "_STEPS": 2, "_FIRST": 1, "_REVIEW": 2}
     for name, value in (small | {"_EPOCHS": 2, "_CROP": 48}).items():
         monkeypatch.setattr(amortize, name, value)
 

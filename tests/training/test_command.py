@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 import shlex
 
 import pytest
 
 from styleplug.cli import main
+from styleplug.style import bundled_trunk
 from styleplug.training import command
 from styleplug.training.config import TrainConfig
 
@@ -77,20 +79,42 @@ def test_about_holds_fields_for_each_artwork(
     assert not asked
 
 
+_ANY = ["--any", "--styles", ".", "--keep-trunk"]
+
+
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("words", "said"),
     [
         pytest.param(["--keep-trunk"], "goes with --any", id="alone"),
-        pytest.param(
-            ["--keep-trunk", "--new-trunk", "--any", "--styles", "."],
-            "not with --new-trunk",
-            id="new-trunk",
-        ),
+        pytest.param([*_ANY, "--new-trunk"], "not with --new-trunk", id="new-trunk"),
+        pytest.param([*_ANY, "art.png"], "not with .* artworks", id="artworks"),
     ],
 )
 def test_only_a_predictor_is_trained_without_the_trunk(
-    asked, artwork, capsys, options, said
+    asked, artwork, capsys, words, said
 ):
-    assert main(["train", str(artwork), *options]) == 1
-    assert said in capsys.readouterr().err
+    artworks = [] if "--any" in words else [str(artwork)]
+    assert main(["train", *artworks, *words]) == 1
+    assert re.search(said, capsys.readouterr().err)
     assert not asked
+
+
+def test_a_predictor_is_trained_on_a_trunk_that_stays(monkeypatch, vgg, tmp_path):
+    found = {}
+
+    def train_predictor(content, loss_network, out, **options):
+        found.update(options, out=out)
+        return out / "predictor.safetensors"
+
+    monkeypatch.setattr(command, "train_predictor", train_predictor)
+    words = ["train", *_ANY, "--loss-network", str(vgg), "-o", str(tmp_path)]
+    assert main([*words, "--steps", "7"]) == 0
+    assert found["out"] == tmp_path
+    assert found["trunk"] == bundled_trunk()
+    assert found["config"] == TrainConfig(**command._ANY | {"steps": 7})
+
+
+def test_several_processes_do_not_train_one_predictor(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", *_ANY]) == 1
+    assert "one process" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from styleplug.errors import TrainingError
+from styleplug.training.config import TrainConfig
+from styleplug.training.state import State, one_cycle
+
+
+def new_state(weight, **settings):
+    learned = nn.Parameter(weight)
+    return learned, State({"weight": learned}, TrainConfig(**settings), {})
+
+
+def test_a_loss_that_is_not_finite_is_stepped_back_from(caplog):
+    weight, state = new_state(torch.ones(1, 3), learning_rate=0.1)
+    before = weight.detach().clone()
+    state.descend(weight.square().sum())
+    assert not torch.equal(weight, before)
+    state.descend(weight.sum() * float("nan"))
+    state.descend(weight.sum() * float("inf"))
+    assert torch.equal(weight, before)
+    assert caplog.text.count("not finite") == 1
+
+    def go_on():
+        for _ in range(20):
+            state.descend(weight.sum() * float("nan"))
+
+    with pytest.raises(TrainingError, match="--learning-rate"):
+        go_on()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, caplog):
+    weight, state = new_state(torch.ones(1, 3))
+    path = tmp_path / "run.ckpt"
+    state.save(path)
+    good = path.read_bytes()
+    (tmp_path / ".run.ckpt.part").mkdir()  # as good as a full disk
+    state.descend(weight.square().sum())
+    state.save(path)
+    assert path.read_bytes() == good
+    assert "was not written" in caplog.text
+
+
+def test_the_learning_rate_warms_up_and_ends_near_0():
+    rates = [one_cycle(step / 1000) for step in range(1001)]
+    assert rates[0] < 0.05
+    assert max(rates) == pytest.approx(1)
+    assert rates.index(max(rates)) == 50
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_a_checkpoint_goes_on_where_it_was_left(tmp_path):
+    weight, state = new_state(torch.ones(3), steps=10)
+    path = tmp_path / "run.ckpt"
+    for _ in range(3):
+        state.descend(weight.square().sum())
+    state.save(path)
+    other, resumed = new_state(torch.zeros(3), steps=10)
+    resumed.resume(path)
+    assert resumed.step == 3
+    for each, descent in ((weight, state), (other, resumed)):
+        descent.descend(each.square().sum())
+    assert torch.equal(weight, other)
+
+
+def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
+    _, state = new_state(torch.ones(3))
+    state.resume(tmp_path / "missing.ckpt")
+    assert state.step == 0
+
+
+def test_a_checkpoint_of_other_weights_is_damaged(tmp_path):
+    _, state = new_state(torch.ones(3))
+    state.save(tmp_path / "run.ckpt")
+    _, other = new_state(torch.ones(4))
+    with pytest.raises(TrainingError, match=r"run\.ckpt is damaged"):
+        other.resume(tmp_path / "run.ckpt")
