@@ -57,6 +57,26 @@ def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name)
     assert near < 0.5 * far
 
 
+@pytest.mark.assets
+@pytest.mark.parametrize("number", [0, 20, 39])
+def test_a_captured_style_brings_a_photograph_near_an_unseen_artwork(
+    assets, rod, number
+):
+    from styleplug.losses import gram_matrix, style_loss
+    from styleplug.training.data import load_artwork
+
+    network, content = rod
+    held_out = (CARDS.parent / "benchmarks" / "held_out.txt").read_text("utf-8")
+    path = assets / "styles" / "train" / held_out.split()[number]
+    with torch.inference_mode():
+        features = network(load_artwork(path, 512))
+        grams = {k: gram_matrix(f) for k, f in features.items()}
+        stylized = Stylizer(path, device="cpu")(content)
+        far = style_loss(network(content), grams).item()
+        near = style_loss(network(stylized), grams).item()
+    assert near < 0.4 * far
+
+
 def test_every_bundled_style_is_described_in_the_catalogue():
     catalogue = json.loads((CARDS / "styles.json").read_text("utf-8"))
     about = {fields["name"]: fields for fields in catalogue.values()}

@@ -90,8 +90,8 @@ def train_predictor(
 
     ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
     parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
-    of style pictures whose vectors are refined. A predictor beside the trunk is
-    trained on; its encoder takes no more lessons.
+    of style pictures whose vectors are refined. Of a predictor beside the trunk the
+    head is trained on; its encoder takes no more lessons.
 
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """
@@ -113,7 +113,7 @@ def train_predictor(
     predictor = taught_predictor(
         *(trunk, network, photographs, pictures, loss_net, config, lessons)
     )
-    fits = _Fits(predictor, config, identity)
+    fits = _Fits(predictor, config, identity, anew=_predictor_beside(trunk) is None)
     if checkpoint:
         fits.resume(checkpoint)
     _fit(fits, predictor, network, photographs, pictures, config, checkpoint)
@@ -152,12 +152,9 @@ def taught_predictor(
     ``lessons`` is the checkpoint of the encoder's lessons.
     """
     device = network.photo.device
-    if trunk is not None:
-        path = trunk.with_name(bundled_predictor().name)
-        if path.exists():
-            info, predictor = load_predictor(path)
-            if info.trunk == read_info(trunk).trunk:
-                return copy.deepcopy(predictor).to(device)
+    known = _predictor_beside(trunk)
+    if known is not None:
+        return known.to(device)
     predictor = StylePredictor(network.style_size)
     predictor.begin_at(network.photo.detach().cpu())
     predictor = predictor.to(device)
@@ -214,6 +211,19 @@ def taught_predictor(
     return predictor
 
 
+def _predictor_beside(trunk: Path | None) -> StylePredictor | None:
+    """Return a copy of the predictor that lies beside its trunk, if there is one."""
+    if trunk is None:
+        return None
+    path = trunk.with_name(bundled_predictor().name)
+    if not path.exists():
+        return None
+    info, predictor = load_predictor(path)
+    if info.trunk != read_info(trunk).trunk:
+        return None
+    return copy.deepcopy(predictor)
+
+
 def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
     """Return the vectors (N, K) of the styles beside their trunk, at least one."""
     vectors = [network.photo.detach().cpu()]
@@ -230,9 +240,17 @@ class _Fits:
     """The style pictures so far, told by their statistics, and their vectors."""
 
     def __init__(
-        self, predictor: StylePredictor, config: TrainConfig, identity: dict[str, Any]
+        self,
+        predictor: StylePredictor,
+        config: TrainConfig,
+        identity: dict[str, Any],
+        *,
+        anew: bool,
     ) -> None:
         self.batches = 0
+        self.anew = anew
+        """Whether the head knows nothing yet; else it predicts better than it would
+        after a few of the batches."""
         self._predictor = predictor
         self._seed = config.seed
         self._identity = identity
@@ -244,7 +262,7 @@ class _Fits:
         self._statistics.append(statistics.cpu())
         self._vectors.append(vectors.cpu())
         self.batches += 1
-        if self.batches % _REVIEW == 0:
+        if self.anew and self.batches % _REVIEW == 0:
             self.review()
 
     def review(self) -> None:
@@ -267,7 +285,7 @@ class _Fits:
             return
         tensors, _ = load_checkpoint(path, self._identity)
         pairs = zip(tensors["statistics"], tensors["vectors"], strict=True)
-        reviewed = len(tensors["vectors"]) // _REVIEW * _REVIEW
+        reviewed = len(tensors["vectors"]) // _REVIEW * _REVIEW if self.anew else 0
         for i, (statistics, vectors) in enumerate(pairs, start=1):
             self._statistics.append(statistics)
             self._vectors.append(vectors)
@@ -294,7 +312,8 @@ def _fit(
             recoloured(glimpse(pictures.draw(rng), StylePredictor.SIZE, rng), rng)
             for _ in range(config.batch_size)
         ]
-        steps = _STEPS * (6 if fits.batches < _FIRST else 1)
+        far = fits.anew and fits.batches < _FIRST
+        steps = _STEPS * (6 if far else 1)
         contents = [
             photographs.crops(len(seen), _CROP, _ZOOMS, rng).to(device)
             for _ in range(steps)
