@@ -173,9 +173,9 @@ def refine(
     H, W) in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
-    strength = vectors.new_ones(len(vectors))
     with torch.inference_mode(False), torch.enable_grad():
         vectors = vectors.detach().clone().requires_grad_(True)
+        strength = torch.ones(len(vectors), device=vectors.device)
         # It forgets its past in a few steps: there are no more.
         optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95))
         for step, content in enumerate(contents):

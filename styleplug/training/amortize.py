@@ -48,6 +48,8 @@ from .state import (
 
 logger = logging.getLogger(__name__)
 
+_USED = ("steps", "batch_size", "any_size", "seed")
+"""Settings of a training that count here."""
 _LESSONS = 2400
 _LESSON_RATE = 3e-3
 _LESSON = 12
@@ -105,7 +107,7 @@ def train_predictor(
     pictures = Archive(archive, config.any_size, held_out)
     network = copy.deepcopy(load_trunk(trunk)).to(device).requires_grad_(False)
     identity = {
-        "config": dataclasses.asdict(config),
+        "config": {name: getattr(config, name) for name in _USED},
         "archive": len(pictures.images),
         "trunk": hash_trunk(network),
     }
@@ -126,7 +128,8 @@ def train_predictor(
             "loss_network": loss_network.name,
             "photographs": len(photographs.images),
             "artworks": len(pictures.images),
-            **dataclasses.asdict(config),
+            "lessons": _LESSONS,
+            **{name: getattr(config, name) for name in _USED},
         },
     )
     save_predictor(path, predictor, told)
