@@ -51,6 +51,8 @@ STEPS = 24
 """Steps that a captured vector is refined by."""
 VIEW = 224
 """Geometric mean side, in pixels, of what it is refined on."""
+_EPS = 4e-3
+"""Gradients far below this are noise: what they point to stays where it is."""
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
 _STYLE_WEIGHT = 60.0
@@ -177,7 +179,7 @@ def refine(
         vectors = vectors.detach().clone().requires_grad_(True)
         strength = torch.ones(len(vectors), device=vectors.device)
         # It forgets its past in a few steps: there are no more.
-        optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95))
+        optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95), eps=_EPS)
         for step, content in enumerate(contents):
             falling = 0.5 * (1 + math.cos(math.pi * step / len(contents)))
             optimizer.param_groups[0]["lr"] = _RATE * (0.1 + 0.9 * falling)

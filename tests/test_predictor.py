@@ -64,8 +64,9 @@ def predictor(folder):
 
 
 @pytest.fixture
-def captured(folder):
-    """What a picture's style vector is."""
+def captured(folder, monkeypatch):
+    """What the predictor sees in a picture."""
+    monkeypatch.setattr(styleplug.predictor, "STEPS", 0)
 
     def vector(image):
         if not isinstance(image, Picture):
@@ -232,6 +233,19 @@ def test_vectors_are_refined_where_gradients_are_off(studio):
 # What is captured
 
 
+def test_a_picture_paints_the_same_at_another_resolution(
+    artwork, content_image, monkeypatch
+):
+    monkeypatch.setattr(styleplug.predictor, "STEPS", 24)
+    picture, other = Image.fromarray(artwork), Image.fromarray(255 - artwork)
+    small, large, far = (
+        np.asarray(stylize(content_image, style, device="cpu"), int)
+        for style in (picture, picture.resize((1024, 768)), other)
+    )
+    difference = np.abs(small - large).mean()
+    assert difference < 0.1 * np.abs(small - far).mean()
+
+
 def test_the_same_picture_is_looked_at_once(captured, artwork, monkeypatch):
     vector = captured(artwork)
     monkeypatch.setattr(
@@ -257,8 +271,8 @@ def test_the_vector_does_not_depend_on_the_resolution(captured, artwork, factor)
 
 
 def test_the_finest_dots_of_a_large_scan_are_seen_as_their_mean(captured):
-    dots = (np.arange(4200) + np.arange(4200)[:, None]).astype(np.uint8) % 2 * 255
-    grey = np.full((64, 64, 1), 127.5 / 255, np.float32)
+    dots = (np.arange(4200) + np.arange(4200)[:, None]).astype(np.uint8) % 2 * 254
+    grey = np.full((64, 64, 1), 127 / 255, np.float32)
     torch.testing.assert_close(captured(dots), captured(grey), atol=1e-4, rtol=0)
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from styleplug.training import amortize
+
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> Path:
@@ -25,3 +27,10 @@ def artwork(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("artworks") / "my_Stripes 1.png"
     Image.fromarray(stripes.astype(np.uint8)).save(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_lessons(monkeypatch):
+    """Let encoders take three short lessons, in place of thousands."""
+    monkeypatch.setattr(amortize, "_LESSONS", 3)
+    monkeypatch.setattr(amortize, "_LESSON", 6)

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from styleplug import networks
 from styleplug.losses import LossNetwork, gram_matrix
-from styleplug.networks import StyleNetwork
-from styleplug.training.learner import Batch, Learner, paint
+from styleplug.networks import StyleNetwork, paint
+from styleplug.training.config import TrainConfig
+from styleplug.training.data import Photographs
+from styleplug.training.learner import Batch, Learner, load_loss_network
 
 
 @pytest.fixture
@@ -50,3 +53,14 @@ def test_the_same_look_twice_is_steady(look):
     assert noisy.instability.min() > 0
     assert torch.equal(still.style, noisy.style)
     assert look(None).instability.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("capable", [False, True])
+def test_the_loss_network_computes_in_what_the_device_has(
+    photographs, vgg, monkeypatch, capable
+):
+    monkeypatch.setattr(networks, "computes_bfloat16", lambda device: capable)
+    found = load_loss_network(
+        vgg, Photographs(photographs), TrainConfig(), torch.device("cpu")
+    )
+    assert found.dtype == (torch.bfloat16 if capable else torch.float32)

@@ -94,7 +94,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         return crops(self, count, size, scales, rng)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_SAVE_EVERY", 0.0)
+        patch.setattr(loop, "SAVE_EVERY", 0.0)
         patch.setattr(loop.Photographs, "crops", killed_at_third)
         with pytest.raises(KilledError):
             run()
@@ -338,24 +338,6 @@ def test_any_style_is_learned_from_an_archive(
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
-
-
-@pytest.mark.parametrize("capable", [False, True])
-def test_the_loss_network_computes_in_what_the_device_has(
-    artwork, photographs, vgg, tmp_path, monkeypatch, capable
-):
-    made = []
-
-    class Told(LossNetwork):
-        def __init__(self, *args, **keywords):
-            super().__init__(*args, **keywords)
-            made.append(self.dtype)
-
-    monkeypatch.setattr(loop, "LossNetwork", Told)
-    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: capable)
-    config = dataclasses.replace(QUICK, steps=1)
-    train([artwork], photographs, vgg, tmp_path, config=config, device="cpu")
-    assert made == [torch.bfloat16 if capable else torch.float32]
 
 
 def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_path):
