@@ -61,12 +61,16 @@ class StyleEncoder(nn.Module):
         self.register_buffer("origins", torch.zeros(sum(ranks) + len(ranks)))
 
     def forward(self, image: Tensor) -> Features:
+        return self.features(self.components(image))
+
+    def features(self, components: Sequence[Tensor]) -> Features:
+        """Return what stands for the loss network's features, of their components."""
         found = {}
         origins = self.origins.split([rank + 1 for rank in self.ranks])
-        for layer, components, scale, origin in zip(
-            *(STYLE_LAYERS, self.components(image), self.scales, origins), strict=True
+        for layer, each, scale, origin in zip(
+            *(STYLE_LAYERS, components, self.scales, origins), strict=True
         ):
-            x = F.pad(components * scale, (0, 0, 0, 0, 0, 1))
+            x = F.pad(each * scale, (0, 0, 0, 0, 0, 1))
             found[layer] = x + origin.to(x.dtype)[:, None, None]
         return found
 

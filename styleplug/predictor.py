@@ -116,17 +116,25 @@ class StylePredictor(nn.Module):
         Height and width are at least :attr:`SHORTEST`, their geometric mean is
         :attr:`SIZE`.
         """
-        return self.predict(self.statistics(image))
+        components = self.encoder.components(_even(image))
+        return self.predict(self._statistics(image, components))
 
     def predict(self, statistics: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, S) statistics."""
         vector: Tensor = self.head(self.standardise(statistics))
         return vector
 
-    def statistics(self, image: Tensor) -> Tensor:
-        """Return (B, S): what the style of (B, 3, H, W) pictures is told by."""
+    def see(self, image: Tensor) -> tuple[Tensor, Features]:
+        """Return what the style of (B, 3, H, W) pictures is told by, and what
+        paintings in it are held to: statistics (B, S), Gram matrices (B, C, C)."""
+        components = self.encoder.components(_even(image))
+        features = self.encoder.features(components)
+        grams = {layer: gram_matrix(found) for layer, found in features.items()}
+        return self._statistics(image, components), grams
+
+    def _statistics(self, image: Tensor, components: Sequence[Tensor]) -> Tensor:
         found = [_mean_and_deviation((image - 0.5) * 4)]
-        for x in self.encoder.components(_even(image)):
+        for x in components:
             found += [_mean_and_deviation(x), _correlations(x)]
         return torch.cat(found, dim=1)
 
@@ -154,12 +162,6 @@ def _correlations(x: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2))[:, row, column]
 
 
-def grams(encoder: StyleEncoder, image: Tensor) -> Features:
-    """Return the Gram matrices of a style image (1, 3, H, W) by the encoder."""
-    features = encoder(_even(image))
-    return {layer: gram_matrix(found) for layer, found in features.items()}
-
-
 def refine(
     network: StyleNetwork,
     encoder: StyleEncoder,
@@ -171,8 +173,8 @@ def refine(
 
     It is descent on the vectors. The encoder stands in for the loss network; it is
     fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
-    the Gram matrices of the styles, (B, C, C), see :func:`grams`; contents are (B, 3,
-    H, W) in [0, 1], one for each style, H and W multiples of 8.
+    the Gram matrices of the styles, (B, C, C), see :meth:`StylePredictor.see`; contents
+    are (B, 3, H, W) in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
     with torch.inference_mode(False), torch.enable_grad():
@@ -244,8 +246,8 @@ def _vector(
     with torch.inference_mode(False), torch.no_grad():
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
         image = image.reshape(1, *shape).float() / 255
-        vectors = predictor(image)
-        wanted = grams(predictor.encoder, image)
+        statistics, wanted = predictor.see(image)
+        vectors = predictor.predict(statistics)
     contents = list(itertools.islice(itertools.cycle(_scenes()), STEPS))
     return refine(network, predictor.encoder, vectors, wanted, contents)[0]
 

@@ -30,7 +30,6 @@ from styleplug.networks import (
 from styleplug.predictor import (
     StylePredictor,
     capture,
-    grams,
     load_predictor,
     refine,
     save_predictor,
@@ -183,16 +182,17 @@ def test_a_predictor_of_another_trunk_is_refused(folder, tmp_path, artwork):
 def studio(folder, artwork):
     """A trunk, an encoder, two vectors, what they are to paint like, and contents."""
     network = load_trunk(folder / "trunk.safetensors")
-    encoder = load_predictor(folder / "predictor.safetensors")[1].encoder
+    predictor = load_predictor(folder / "predictor.safetensors")[1]
     generator = torch.Generator().manual_seed(0)
     vectors = network.new_style() + 0.3 * torch.randn(
         2, network.style_size, generator=generator
     )
     image = torch.from_numpy(artwork / np.float32(255)).permute(2, 0, 1)[None]
-    pairs = zip(*(grams(encoder, i).items() for i in (image, 1 - image)), strict=True)
+    grams = (predictor.see(each)[1].items() for each in (image, 1 - image))
+    pairs = zip(*grams, strict=True)
     wanted = {layer: torch.cat([one, two]) for (layer, one), (_, two) in pairs}
     contents = torch.rand(2, 3, 64, 64, generator=generator)
-    return network, encoder, vectors, wanted, contents
+    return network, predictor.encoder, vectors, wanted, contents
 
 
 def test_refined_vectors_paint_nearer_to_their_styles(studio):

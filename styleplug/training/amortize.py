@@ -26,7 +26,6 @@ from ..losses import LossNetwork
 from ..networks import StyleNetwork, autocast, hash_trunk, load_style, load_trunk, paint
 from ..predictor import (
     StylePredictor,
-    grams,
     load_predictor,
     refine,
     save_predictor,
@@ -111,11 +110,15 @@ def train_predictor(
         "archive": len(pictures.images),
         "trunk": hash_trunk(network),
     }
-    loss_net = load_loss_network(loss_network, photographs, config, device)
-    predictor = taught_predictor(
-        *(trunk, network, photographs, pictures, loss_net, config, lessons)
-    )
-    fits = _Fits(predictor, config, identity, anew=_predictor_beside(trunk) is None)
+    predictor = predictor_beside(trunk)
+    anew = predictor is None
+    if predictor is None:
+        loss_net = load_loss_network(loss_network, photographs, config, device)
+        predictor = taught_predictor(
+            *(trunk, network, photographs, pictures, loss_net, config, lessons)
+        )
+    predictor = predictor.to(device)
+    fits = _Fits(predictor, config, identity, anew=anew)
     if checkpoint:
         fits.resume(checkpoint)
     _fit(fits, predictor, network, photographs, pictures, config, checkpoint)
@@ -150,14 +153,11 @@ def taught_predictor(
     config: TrainConfig,
     lessons: Path | None,
 ) -> StylePredictor:
-    """Return the predictor beside the trunk, or a new one whose encoder has learned.
+    """Return a new predictor for ``network``, whose encoder has learned.
 
     ``lessons`` is the checkpoint of the encoder's lessons.
     """
     device = network.photo.device
-    known = _predictor_beside(trunk)
-    if known is not None:
-        return known.to(device)
     predictor = StylePredictor(network.style_size)
     predictor.begin_at(network.photo.detach().cpu())
     predictor = predictor.to(device)
@@ -214,7 +214,7 @@ def taught_predictor(
     return predictor
 
 
-def _predictor_beside(trunk: Path | None) -> StylePredictor | None:
+def predictor_beside(trunk: Path | None) -> StylePredictor | None:
     """Return a copy of the predictor that lies beside its trunk, if there is one."""
     if trunk is None:
         return None
@@ -322,11 +322,12 @@ def _fit(
             for _ in range(steps)
         ]
         with torch.no_grad():
-            wanted = [grams(predictor.encoder, image.to(device)) for image in seen]
-            statistics = torch.cat([predictor.statistics(i.to(device)) for i in seen])
+            looks = [predictor.see(image.to(device)) for image in seen]
+            statistics = torch.cat([told for told, _ in looks])
             vectors = predictor.predict(statistics)
         together = {
-            layer: torch.cat([each[layer] for each in wanted]) for layer in wanted[0]
+            layer: torch.cat([grams[layer] for _, grams in looks])
+            for layer in looks[0][1]
         }
         refined = refine(network, predictor.encoder, vectors, together, contents)
         fits.add(statistics, refined)

@@ -44,7 +44,7 @@ from ..style import (
     is_style_name,
     read_info,
 )
-from .amortize import checkpoint_of_lessons, taught_predictor
+from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
 from .data import Archive, Photographs, crop, glimpse, load_artwork
 from .learner import Batch, Learner, Losses, load_loss_network, total_loss
@@ -148,9 +148,12 @@ def train(
     vectors = _first_vectors(network, artworks, start, new=trunk is None)
     predictor = None
     if pictures is not None:
-        predictor = taught_predictor(
-            *(trunk, network, photographs, pictures, loss_net, config, lessons)
-        )
+        predictor = predictor_beside(trunk)
+        if predictor is None:
+            predictor = taught_predictor(
+                *(trunk, network, photographs, pictures, loss_net, config, lessons)
+            )
+        predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
     learner = Learner(network, vectors, predictor)
     state = State(
