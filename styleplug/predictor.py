@@ -45,8 +45,8 @@ from .networks import (
 )
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
 
-SCENES = Path(__file__).parent / "demo" / "examples"
-"""Pictures that are always at hand: landscapes and a still life, drawn by code."""
+PHOTOGRAPHS = Path(__file__).parent / "photographs"
+"""Photographs that are always at hand; drawn scenes in their place serve less well."""
 STEPS = 24
 """Steps that a captured vector is refined by."""
 VIEW = 224
@@ -205,8 +205,8 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
     """Return the style of a picture, called ``name``.
 
     All that can be seen of the picture is looked at, made small: strokes are captured
-    relative to it. What the predictor sees is refined on the scenes that are at hand,
-    in a few seconds; the same picture gives the same style again at once. ``folder``
+    relative to it. What the predictor sees is refined on the photographs at hand, in a
+    few seconds; the same picture gives the same style again at once. ``folder``
     holds the predictor and its trunk, those that are bundled or that a training left
     there.
 
@@ -248,7 +248,7 @@ def _vector(
         image = image.reshape(1, *shape).float() / 255
         statistics, wanted = predictor.see(image)
         vectors = predictor.predict(statistics)
-    contents = list(itertools.islice(itertools.cycle(_scenes()), STEPS))
+    contents = list(itertools.islice(itertools.cycle(_contents()), STEPS))
     return refine(network, predictor.encoder, vectors, wanted, contents)[0]
 
 
@@ -261,13 +261,13 @@ def _half(image: Tensor) -> Tensor:
 
 
 @functools.cache
-def _scenes() -> list[Tensor]:
-    """Return the pictures at hand, (1, 3, H, W) in [0, 1], each also mirrored."""
+def _contents() -> list[Tensor]:
+    """Return the photographs at hand, (1, 3, H, W) in [0, 1], each also mirrored."""
     found = []
     with torch.inference_mode(False):
-        for path in sorted(SCENES.glob("*.jpg")):
-            scene = _small(read_picture(path).pixels, 2 * VIEW)
-            found += [_half(scene), _half(scene).flip(3)]
+        for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
+            photograph = _half(_small(read_picture(path).pixels, 2 * VIEW))
+            found += [photograph, photograph.flip(3)]
     return found
 
 

@@ -30,7 +30,7 @@ from .. import hub
 from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
-from ..predictor import SCENES
+from ..predictor import PHOTOGRAPHS
 from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--content",
         type=Path,
-        default=SCENES,
-        help="a folder of photographs (default: the page's drawn scenes, good enough "
-        "to fit a style on a trunk)",
+        default=PHOTOGRAPHS,
+        help="a folder of photographs (default: the four that are bundled, enough to fit "
+        "a style on a trunk)",
     )
     add(
         "--loss-network",
