@@ -49,8 +49,10 @@ PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """Photographs that are always at hand; drawn scenes in their place serve less well."""
 STEPS = 24
 """Steps that a captured vector is refined by."""
-VIEW = 224
-"""Geometric mean side, in pixels, of what it is refined on."""
+_VIEW = 224
+"""Pixels of a side of the parts of photographs that it is refined on."""
+_PHOTOGRAPH = 336
+"""Geometric mean side, in pixels, of the whole photographs then."""
 _EPS = 4e-3
 """Gradients far below this are noise: what they point to stays where it is."""
 _RATE = 0.065
@@ -252,23 +254,17 @@ def _vector(
     return refine(network, predictor.encoder, vectors, wanted, contents)[0]
 
 
-def _half(image: Tensor) -> Tensor:
-    """Return (B, 3, H, W) at half the size, height and width multiples of 8."""
-    size = [max(32, round(side / 16) * 8) for side in image.shape[2:]]
-    return F.interpolate(
-        image, size, mode="bilinear", antialias=True, align_corners=False
-    )
-
-
 @functools.cache
 def _contents() -> list[Tensor]:
-    """Return the photographs at hand, (1, 3, H, W) in [0, 1], each also mirrored."""
-    found = []
+    """Return (1, 3, _VIEW, _VIEW) parts of the photographs at hand, two of each."""
     with torch.inference_mode(False):
-        for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
-            photograph = _half(_small(read_picture(path).pixels, 2 * VIEW))
-            found += [photograph, photograph.flip(3)]
-    return found
+        photographs = [
+            _small(read_picture(path).pixels, _PHOTOGRAPH)
+            for path in sorted(PHOTOGRAPHS.glob("*.jpg"))
+        ]
+    first = [photograph[..., :_VIEW, :_VIEW] for photograph in photographs]
+    second = [photograph[..., -_VIEW:, -_VIEW:].flip(3) for photograph in photographs]
+    return first + second
 
 
 def _visible(picture: Picture, name: str) -> Array:

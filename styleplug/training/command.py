@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--content",
         type=Path,
         default=PHOTOGRAPHS,
-        help="a folder of photographs (default: the four that are bundled, enough to fit "
-        "a style on a trunk)",
+        help="a folder of photographs (default: the four that are bundled, enough to "
+        "fit a style on a trunk)",
     )
     add(
         "--loss-network",
