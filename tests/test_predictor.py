@@ -246,6 +246,17 @@ def test_a_picture_paints_the_same_at_another_resolution(
     assert difference < 0.1 * np.abs(small - far).mean()
 
 
+def test_four_photographs_are_at_hand_large_enough_to_capture_and_learn_on():
+    paths = styleplug.predictor.PHOTOGRAPHS.glob("*.jpg")
+    photographs = [read_picture(path) for path in paths]
+    assert len(photographs) == 4
+    for photograph in photographs:
+        height, width, channels = photograph.pixels.shape
+        assert channels == 3
+        assert min(height, width) >= 256
+        assert min(height, width) / (height * width) ** 0.5 > 224 / 336
+
+
 def test_the_same_picture_is_looked_at_once(captured, artwork, monkeypatch):
     vector = captured(artwork)
     monkeypatch.setattr(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from styleplug.predictor import PHOTOGRAPHS
 from styleplug.style import bundled_styles
 from tests.conftest import require
 from tests.space.conftest import ROOT, server_environment, wait_for
@@ -76,6 +77,7 @@ def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
     with zipfile.ZipFile(space / wheel) as package:
         inside = set(package.namelist())
     assert {"styleplug/demo/page.css", "styleplug/demo/examples/lake.jpg"} <= inside
+    assert {f"styleplug/photographs/{p.name}" for p in PHOTOGRAPHS.iterdir()} <= inside
     assert not [name for name in inside if name.startswith(("tests", "space"))]
 
 
