@@ -262,8 +262,8 @@ def _contents() -> list[Tensor]:
             _small(read_picture(path).pixels, _PHOTOGRAPH)
             for path in sorted(PHOTOGRAPHS.glob("*.jpg"))
         ]
-    first = [photograph[..., :_VIEW, :_VIEW] for photograph in photographs]
-    second = [photograph[..., -_VIEW:, -_VIEW:].flip(3) for photograph in photographs]
+        first = [whole[..., :_VIEW, :_VIEW] for whole in photographs]
+        second = [whole[..., -_VIEW:, -_VIEW:].flip(3) for whole in photographs]
     return first + second
 
 
