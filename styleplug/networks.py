@@ -26,6 +26,10 @@ from .style import StyleInfo, bundled_trunk, read_info, trunk_hash
 T = TypeVar("T")
 
 EPS = 1e-5
+_HAS_FUSED = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_convolution_pointwise"
+)
+"""Whether oneDNN's convolutions that rectify are there: torch's compiler uses them."""
 
 
 class Moments(NamedTuple):
@@ -173,7 +177,7 @@ class StyleNetwork(nn.Module):
             return F.relu_(x) if layer.relu else x
 
         x = reflected(_wire(self.blocks, convolve, content), 1)
-        x = _leave(x, self._kernel("leave"), self.bias, padded=True)
+        x = _double(x, self._kernel("leave"), self.bias.to(x.dtype), padded=True)
         return torch.sigmoid(x.float())
 
     def freeze(
@@ -307,7 +311,7 @@ class FrozenNetwork:
         top, left = max(top, 0), max(left, 0)
         seen = top, left, bottom + 1, right + 1
         x = _wire(self._blocks, self._convolve, content, seen)
-        x = _leave(x, self._weights["leave"], self._biases["leave"])
+        x = _double(x, self._weights["leave"], self._biases["leave"])
         origin = 8 * top, 8 * left
         return x[
             ...,
@@ -316,9 +320,9 @@ class FrozenNetwork:
         ]
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
+        kernel, bias = self._weights[name], self._biases[name]
         layer = self._layers[name]
-        x = _convolve(name, x, self._weights[name], layer.resample, self._biases[name])
-        return F.relu_(x) if layer.relu else x
+        return _convolve(name, x, kernel, layer.resample, bias, relu=layer.relu)
 
 
 def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
@@ -392,20 +396,21 @@ def _convolve(
     bias: Tensor | None = None,
     *,
     padded: bool = False,
+    relu: bool = False,
 ) -> Tensor:
     """Run one layer's convolution, with zeros around ``x`` unless it is ``padded``:
-    by one pixel, for ``enter`` by two."""
+    by one pixel, for ``enter`` by two. Perhaps rectify the result."""
     if name == "enter":
-        return _enter(x, kernel, bias, padded)
+        return _enter(x, kernel, bias, padded, relu)
     if resample == "up":
-        padding = 3 if padded else 1
-        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=padding)
+        return _double(x, kernel, bias, padded, relu)
     stride = 2 if resample == "down" else 1
-    return F.conv2d(x, kernel, bias, stride=stride, padding=0 if padded else 1)
+    padding = 0 if padded else 1
+    return _conv2d(x, kernel, bias, (stride, stride), (padding, padding), relu)
 
 
 def _enter(
-    content: Tensor, kernel: Tensor, bias: Tensor | None, padded: bool
+    content: Tensor, kernel: Tensor, bias: Tensor | None, padded: bool, relu: bool
 ) -> Tensor:
     """Fold the content (pixel unshuffle) and convolve it.
 
@@ -415,36 +420,60 @@ def _enter(
     padding = 0 if padded else 1
     if not _is_for_onednn(content):
         x = F.pixel_unshuffle(content, 2).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, kernel, bias, padding=padding)
+        return _conv2d(x, kernel, bias, (1, 1), (padding, padding), relu)
     batch, channels, height, width = content.shape
     x = content.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * channels)
     outputs = len(kernel)
     kernel = kernel.reshape(outputs, channels, 2, 2, 3, 3).permute(0, 3, 1, 4, 2, 5)
     kernel = _in_rows(kernel.reshape(outputs, 2 * channels, 6, 3))
-    around = 2 * padding, padding
-    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride=(2, 1), padding=around)
+    x = x.permute(0, 3, 1, 2)
+    return _conv2d(x, kernel, bias, (2, 1), (2 * padding, padding), relu)
 
 
-def _leave(x: Tensor, kernel: Tensor, bias: Tensor, padded: bool = False) -> Tensor:
-    """Double ``x`` (B, C, h, w) with the transposed kernel (C, 3, 4, 4).
+def _double(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    padded: bool = False,
+    relu: bool = False,
+) -> Tensor:
+    """Double ``x`` (B, C, h, w) with the transposed kernel (C, D, 4, 4).
 
-    On a CPU by a convolution to the four pixels around each corner, and a shuffle.
+    On a CPU by a convolution to the four pixels around each corner, and a shuffle:
+    oneDNN's transposed convolutions are five times slower at some widths.
     """
     if not _is_for_onednn(x):
         padding = 3 if padded else 1
-        return F.conv_transpose2d(
-            x, kernel, bias.to(x.dtype), stride=2, padding=padding
-        )
+        x = F.conv_transpose2d(x, kernel, bias, stride=2, padding=padding)
+        return F.relu_(x) if relu else x
     inputs, outputs = kernel.shape[:2]
     taps = kernel.flip(2, 3).reshape(inputs, outputs, 2, 2, 2, 2)
     corners = taps.flip(3, 5).permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, 2, 2)
     padding = 0 if padded else 1
-    x = F.conv2d(x, _in_rows(corners), bias.repeat(4), padding=padding)
+    bias = bias if bias is None else bias.repeat(4)
+    x = _conv2d(x, _in_rows(corners), bias, (1, 1), (padding, padding), relu)
     x = x.permute(0, 2, 3, 1)
     batch, height, width = x.shape[:3]
     x = x.reshape(batch, height, width, 2, 2 * outputs).transpose(2, 3)
     x = x.reshape(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
     return x[..., 1:-1, 1:-1]
+
+
+def _conv2d(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    relu: bool,
+) -> Tensor:
+    """Convolve and perhaps rectify, by oneDNN in one pass."""
+    if relu and _is_for_onednn(x) and _HAS_FUSED:
+        fused = torch.ops.mkldnn._convolution_pointwise
+        x = fused(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
+        return x
+    x = F.conv2d(x, kernel, bias, stride, padding)
+    return F.relu_(x) if relu else x
 
 
 def reflected(

@@ -102,7 +102,7 @@ class _Tiled:
         overlap = overlap_of(network)
         self.tiles = [
             _Tile(core, core.grow(overlap).clip(self.bounds))
-            for core in self.bounds.cut(side)
+            for core in self.bounds.cut(side, overlap)
         ]
 
     def walk(self, x: Tensor, tile: _Tile) -> Iterator[tuple[str, Tensor]]:

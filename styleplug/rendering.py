@@ -58,6 +58,9 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "not enough memory",
     "bad_alloc",
 )
+_BLOCK_SIDES = {"cpu": 512}
+"""Sides in pixels of what is computed with at once where no network is: in a CPU's
+cache it is twice as fast. Elsewhere they are long, as calls take time."""
 _SAMPLE = 128
 """Side in pixels of the patches on which a level's statistics are measured."""
 
@@ -135,14 +138,30 @@ class Region(NamedTuple):
             self.right - inner.right,
         )
 
-    def cut(self, tile_size: int) -> Iterator[Region]:
-        """Cut the region into tiles of at most ``tile_size``, row by row.
+    def cut(self, tile_size: int, border: int = 0) -> Iterator[Region]:
+        """Cut the region into tiles no larger than squares of ``tile_size``, row by
+        row.
 
-        The tiles are about equally large; their origins lie on multiples of
+        That is with a ``border`` around each, of which there is as little in all as
+        can be. The tiles are about equally large; their origins lie on multiples of
         :data:`GRID` from the origin of the region.
         """
-        rows = _cuts(self.top, self.bottom, tile_size)
-        columns = _cuts(self.left, self.right, tile_size)
+        largest = (tile_size + 2 * border) ** 2
+        least, best = math.inf, (GRID, GRID)
+        for count in range(1, math.ceil(self.height / GRID) + 1):
+            height = _step(self.height, count)
+            room = int(largest / (height + 2 * border)) - 2 * border
+            if room < self.width:
+                room = room // GRID * GRID
+            if room < 1:
+                continue
+            width = _step(self.width, math.ceil(self.width / room))
+            count *= math.ceil(self.width / width)
+            area = count * (height + 2 * border) * (width + 2 * border)
+            if area < least:
+                least, best = area, (height, width)
+        rows = [*range(self.top, self.bottom, best[0]), self.bottom]
+        columns = [*range(self.left, self.right, best[1]), self.right]
         for top, bottom in itertools.pairwise(rows):
             for left, right in itertools.pairwise(columns):
                 yield Region(top, left, bottom, right)
@@ -158,10 +177,9 @@ _CELL = 8
 """Windows lie on multiples of this, a multiple of every network's stride."""
 
 
-def _cuts(start: int, stop: int, tile_size: int) -> list[int]:
-    count = math.ceil((stop - start) / tile_size)
-    step = math.ceil((stop - start) / count / GRID) * GRID
-    return [*range(start, stop, step), stop]
+def _step(length: int, count: int) -> int:
+    """Return how long parts of a length are, of which there are at most ``count``."""
+    return min(length, math.ceil(length / count / GRID) * GRID)
 
 
 class Canvas:
@@ -222,10 +240,10 @@ class _Half(Canvas):
     def read(self, region: Region) -> Tensor:
         size = region.height, region.width, 3
         out = torch.empty(size, device=self.device).permute(2, 0, 1)[None]
-        for band in _bands(region, 1 << 18):
-            doubled = Region(*(2 * side for side in band)).clip(self._whole.bounds)
+        for block in _blocks(region, self.device):
+            doubled = Region(*(2 * side for side in block)).clip(self._whole.bounds)
             pixels = self._whole.read(doubled).clamp_(0, 1)
-            out[band.within(region)] = _halved(pixels)
+            out[block.within(region)] = _halved(pixels)
         return out
 
 
@@ -234,7 +252,7 @@ Finish = Callable[[Region, Tensor, Tensor], Tensor]
 
 _Emit = Callable[[Region, Tensor, Tensor], None]
 _Magnify = Callable[[Region], Tensor]
-_Use = Callable[[Region, Region, Tensor, Tensor, Tensor], None]
+_Use = Callable[[Region, Region, Tensor, Tensor], None]
 
 
 class Renderer:
@@ -261,7 +279,6 @@ class Renderer:
         self._overlap = _overlap(network)
         self._progress = progress
         self._done = self._work = 0
-        self._color = 1.0
 
     def render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         """Stylize ``content`` into ``result``, a canvas of the same size.
@@ -322,8 +339,8 @@ class Renderer:
     def _kept(self, half: _Half) -> Canvas:
         """Return a copy that is not averaged each time it is read."""
         kept = self._blank(half.bounds, half)
-        for band in _bands(half.bounds):
-            kept.write(band, half.read(band))
+        for block in _blocks(half.bounds, self.device):
+            kept.write(block, half.read(block))
         return kept
 
     def _blank(self, bounds: Region, like: Canvas) -> Canvas:
@@ -341,7 +358,9 @@ class Renderer:
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.strength)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
-        self._color = min(1.0, color)
+        gray = torch.tensor(_LUMA, device=self.device).expand(3, 3).T
+        colorful = torch.eye(3, device=self.device)
+        self._muting = gray.lerp(colorful, min(1.0, color))
         return painted - self._muted(x)
 
     def _muted(self, pixels: Tensor) -> Tensor:
@@ -349,13 +368,11 @@ class Renderer:
 
         Of it only detail is seen that is finer than what is painted.
         """
-        if self._color == 1:
-            return pixels
-        return luma(pixels).lerp(pixels, self._color)
+        return (pixels.permute(0, 2, 3, 1) @ self._muting).permute(0, 3, 1, 2)
 
     def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
         """Return ``pixels`` of a level as they are so far, in [0, 1]."""
-        return (self._muted(level.clamped(pixels)) + change).clamp_(0, 1)
+        return self._muted(level.clamped(pixels)).add_(change).clamp_(0, 1)
 
     def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
         """Paint the level that the base's ``change`` (1, 3, h, w) is magnified to."""
@@ -365,47 +382,45 @@ class Renderer:
         def change_here(region: Region) -> Tensor:
             return magnified[region.within(level.bounds)]
 
-        def keep(
-            tile: Region, near: Region, pixels: Tensor, x: Tensor, painted: Tensor
-        ) -> None:
-            finer[tile.within(level.bounds)] = painted.sub_(x)[tile.within(near)]
+        def keep(tile: Region, near: Region, x: Tensor, painted: Tensor) -> None:
+            within = tile.within(near)
+            torch.sub(painted[within], x[within], out=finer[tile.within(level.bounds)])
 
         self._paint(level, change_here, keep)
         small = _resize(finer, Region(0, 0, *change.shape[2:]))
         finer -= _resize(_sharpened(small), level.bounds)
-        for band in _bands(level.bounds):
-            within = band.within(level.bounds)
-            pixels = level.read(band)
+        for block in _blocks(level.bounds, self.device):
+            within = block.within(level.bounds)
+            pixels = level.read(block)
             x = self._so_far(level, pixels, magnified[within])
-            stylized = mix(x, _upon(x, finer[within]), self.strength)
-            emit(band, pixels, stylized.clamp_(0, 1))
+            emit(block, pixels, mix(x, _upon(x, finer[within]), self.strength))
 
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Paint a level upon the one of half its size."""
 
-        def take_back(
-            tile: Region, near: Region, pixels: Tensor, x: Tensor, painted: Tensor
-        ) -> None:
+        def take_back(tile: Region, near: Region, x: Tensor, painted: Tensor) -> None:
             finer = painted.sub_(x)
             low = _doubled(_sharpened(_halved(finer)))
             finer -= low[..., : x.shape[2], : x.shape[3]]
-            stylized = mix(x, _upon(x, finer), self.strength).clamp_(0, 1)
-            emit(tile, pixels[tile.within(near)], stylized[tile.within(near)])
+            for block in _blocks(tile, self.device):
+                here = block.within(near)
+                stylized = mix(x[here], _upon(x[here], finer[here]), self.strength)
+                emit(block, level.read(block), stylized)
 
         self._paint(level, magnify, take_back)
 
     def _magnify(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Give a level what is painted at half its size, upon its own detail."""
-        for band in _bands(level.bounds):
-            pixels = level.read(band)
-            emit(band, pixels, self._so_far(level, pixels, magnify(band)))
-            self._report(band.area // _COPIED)
+        for block in _blocks(level.bounds, self.device):
+            pixels = level.read(block)
+            emit(block, pixels, self._so_far(level, pixels, magnify(block)))
+            self._report(block.area // _COPIED)
 
     def _paint(self, level: Canvas, magnify: _Magnify, use: _Use) -> None:
         """Let the network paint a level, tile by tile, over the change so far.
 
-        ``use`` gets each tile and the region near it, and of that the pixels, what the
-        network saw and what it painted.
+        ``use`` gets each tile and the region near it, and of that what the network saw
+        and what it painted.
         """
         moments = self._measure(level, magnify)
 
@@ -415,6 +430,14 @@ class Renderer:
 
         def forward(x: Tensor, box: Region) -> Tensor:
             return frozen(x.dtype)(x, box).float().sigmoid_()
+
+        def see(region: Region) -> Tensor:
+            size = region.height, region.width, 3
+            x = torch.empty(size, device=self.device).permute(2, 0, 1)[None]
+            for block in _blocks(region, self.device):
+                so_far = self._so_far(level, level.read(block), magnify(block))
+                x[block.within(region)] = so_far
+            return x
 
         def paint(tile: Region, height: int, width: int) -> None:
             # Windows are of one shape wherever the tile lies: oneDNN has code and
@@ -426,30 +449,29 @@ class Renderer:
                 height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
             )
             seen = window.clip(level.bounds)
-            pixels = level.read(seen)
-            x = self._so_far(level, pixels, magnify(seen))
+            x = see(seen)
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
             )
             near = tile.grow(_NEAR).clip(level.bounds)
-            there = near.within(seen)
-            use(tile, near, pixels[there], x[there], painted[near.within(painted_box)])
+            use(tile, near, x[near.within(seen)], painted[near.within(painted_box)])
 
         margin = math.ceil(self.network.MARGIN / _CELL) * _CELL
         whole_cells = level.bounds.round_up(_CELL)
         outside = level.bounds.grow(margin).round_up(_CELL)
-        pending = _alike(level.bounds, self.tile_size)
+        pending = _alike(level.bounds, self.tile_size, self._overlap)
         while pending:
             tile, height, width = pending.pop()
-            side = max(tile.height, tile.width)
+            side = math.isqrt(height * width)
             try:
                 paint(tile, height, width)
             except (MemoryError, RuntimeError) as error:
                 if side <= SMALLEST_TILE or not is_out_of_memory(error):
                     raise
                 logger.warning("out of memory at a tile of %d pixels, halved", side)
-                pending += _alike(tile, max(SMALLEST_TILE, side // 2))
+                side = max(SMALLEST_TILE, side // 2)
+                pending += _alike(tile, side, self._overlap)
             else:
                 self._report(tile.area)
 
@@ -515,9 +537,11 @@ def _overlap(network: StyleNetwork) -> int:
     return math.ceil((network.receptive_field + _NEAR) / _CELL) * _CELL
 
 
-def _alike(region: Region, tile_size: int) -> list[tuple[Region, int, int]]:
+def _alike(
+    region: Region, tile_size: int, border: int
+) -> list[tuple[Region, int, int]]:
     """Return the tiles of a region, last first, each with the size of the largest."""
-    tiles = list(region.cut(tile_size))
+    tiles = list(region.cut(tile_size, border))
     return [(tile, tiles[0].height, tiles[0].width) for tile in reversed(tiles)]
 
 
@@ -565,8 +589,8 @@ def luma(x: Tensor) -> Tensor:
 
 def _colorfulness(x: Tensor) -> float:
     """Return how much the colours of (1, 3, h, w), without their lightness, vary."""
-    color = (x - luma(x)).flatten(2)
-    return color.var(dim=2, correction=0).sum().sqrt().item()
+    rows = (x - luma(x)).permute(0, 2, 3, 1).flatten(0, 2)
+    return (rows - rows.mean(dim=0)).square().sum().div(len(rows)).sqrt().item()
 
 
 class _Octave:
@@ -617,12 +641,13 @@ def _spread(side: int, patch: int, count: int) -> list[int]:
     return [int((i + 0.5) * gap) // GRID * GRID for i in range(count)]
 
 
-def _bands(region: Region, area: int = 1 << 20) -> Iterator[Region]:
-    """Cut a region into bands of about that area, an even number of rows each."""
-    rows = max(2, area // region.width // 2 * 2)
-    for top in range(region.top, region.bottom, rows):
-        bottom = min(top + rows, region.bottom)
-        yield Region(top, region.left, bottom, region.right)
+def _blocks(region: Region, device: torch.device) -> Iterator[Region]:
+    """Cut a region into blocks, row by row."""
+    side = _BLOCK_SIDES.get(device.type, 2048)
+    for top in range(region.top, region.bottom, side):
+        bottom = min(top + side, region.bottom)
+        for left in range(region.left, region.right, side):
+            yield Region(top, left, bottom, min(left + side, region.right))
 
 
 def _resize(x: Tensor, bounds: Region) -> Tensor:
@@ -688,9 +713,12 @@ def _with_neighbours(x: Tensor, share: float) -> Tensor:
     """Return (1, 3, h, w) with a share of both neighbours along each side."""
     for dim in (2, 3):
         last = x.shape[dim] - 1
-        before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, last)], dim)
-        after = torch.cat([x.narrow(dim, 1, last), x.narrow(dim, last, 1)], dim)
-        x = x.lerp(before.add_(after).div_(2), share)
+        out = x * (1 - share)
+        for i, j in ((0, 1), (1, 0)):
+            beside = x.narrow(dim, j, last), x.select(dim, i * last)
+            out.narrow(dim, i, last).add_(beside[0], alpha=share / 2)
+            out.select(dim, i * last).add_(beside[1], alpha=share / 2)
+        x = out
     return x
 
 
