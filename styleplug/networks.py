@@ -498,12 +498,15 @@ def reflected(
     shape = (batch, top + height + below, left + width + right, channels)
     out = x.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
     bottom, end = top + height, left + width
-    inner = out[..., top:bottom, :]
-    inner[..., left:end] = x
-    inner[..., :left] = inner[..., left + 1 : 2 * left + 1].flip(3)
-    inner[..., end:] = inner[..., end - 1 - right : end - 1].flip(3)
-    out[..., :top, :] = out[..., top + 1 : 2 * top + 1, :].flip(2)
-    out[..., bottom:, :] = out[..., bottom - 1 - below : bottom - 1, :].flip(2)
+    out[..., top:bottom, left:end] = x
+    for i in range(1, left + 1):
+        out[..., top:bottom, left - i] = out[..., top:bottom, left + i]
+    for i in range(1, right + 1):
+        out[..., top:bottom, end - 1 + i] = out[..., top:bottom, end - 1 - i]
+    for i in range(1, top + 1):
+        out[..., top - i, :] = out[..., top + i, :]
+    for i in range(1, below + 1):
+        out[..., bottom - 1 + i, :] = out[..., bottom - 1 - i, :]
     return out
 
 
