@@ -82,7 +82,7 @@ def launch(
         css_paths=[HERE / "page.css"],
         max_file_size=limits.file_bytes,
         footer_links=["api", "settings"],
-        allowed_paths=[str(EXAMPLES[0].parent)],
+        allowed_paths=[str(path) for path in EXAMPLES],
         **options,
     )
 

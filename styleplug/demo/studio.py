@@ -41,11 +41,15 @@ from .. import color, hub
 from ..engine import Progress, Stylizer
 from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
 from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
+from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.jpg"))
+EXAMPLES = [
+    *(PHOTOGRAPHS / name for name in ("astronaut.jpg", "coffee.jpg")),
+    *sorted((Path(__file__).parent / "examples").glob("*.jpg")),
+]
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 """Whether a GPU is lent for the time of a call only, by the package ``spaces``."""
 
