@@ -58,6 +58,9 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "not enough memory",
     "bad_alloc",
 )
+_KEPT = 10_000_000
+"""Pixels of half a picture, at most, for it to be kept: it is read four times. A larger
+one is averaged each time and takes no memory."""
 _BLOCK_SIDES = {"cpu": 512}
 """Sides in pixels of what is computed with at once where no network is: in a CPU's
 cache it is twice as fast. Elsewhere they are long, as calls take time."""
@@ -308,7 +311,8 @@ class Renderer:
             levels.append(content)
             for i in range(int(math.log2(ratio / _FINER))):
                 half = _Half(levels[-1])
-                levels.append(self._kept(half) if i else half)
+                kept = i > 0 or half.bounds.area <= _KEPT
+                levels.append(self._kept(half) if kept else half)
         self._done = 0
         large = ratio >= _LARGE
         self._work = base[0] * base[1] + sum(level.bounds.area for level in levels)
@@ -574,8 +578,10 @@ def tile_size_within(
     between = 36 * min(height * width, largest_first)  # three changes in float32
     if height * width > largest_first:
         per_channel = 1 if content.dtype == np.uint8 else 2
-        # Of 3 channels, what is painted at 1/4, 1/16, ..., the photograph from 1/16 on.
-        between += int(1.25 * per_channel * height * width)
+        # Of 3 channels, what is painted at 1/4, 1/16, ..., and the photograph there.
+        area = height * width
+        shares = 1.25 if area > 4 * _KEPT else 2
+        between += int(shares * per_channel * area)
     least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
     if memory_limit < least:
         raise MemoryLimitError(
