@@ -397,7 +397,8 @@ class Renderer:
             within = block.within(level.bounds)
             pixels = level.read(block)
             x = self._so_far(level, pixels, magnified[within])
-            emit(block, pixels, mix(x, _upon(x, finer[within]), self.strength))
+            stylized = mix(x, _upon(x, finer[within]), self.strength)
+            emit(block, pixels, stylized.clamp_(0, 1))
 
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Paint a level upon the one of half its size."""
@@ -409,7 +410,7 @@ class Renderer:
             for block in _blocks(tile, self.device):
                 here = block.within(near)
                 stylized = mix(x[here], _upon(x[here], finer[here]), self.strength)
-                emit(block, level.read(block), stylized)
+                emit(block, level.read(block), stylized.clamp_(0, 1))
 
         self._paint(level, magnify, take_back)
 

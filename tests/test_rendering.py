@@ -101,6 +101,15 @@ def test_a_half_of_a_half_reads_what_averaging_twice_gives(region):
     )
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize("base_size", [32.0, 128.0, 256.0])
+def test_floating_point_results_are_in_range(network, base_size, strength):
+    pixels = (picture(301, 411, "float32") > 0.5).astype(np.float32)
+    result = render(network, pixels, base_size=base_size, strength=strength)
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
 def test_the_result_does_not_depend_on_the_tile_size(network):
     pixels = picture(301, 411, "float32")
     whole = render(network, pixels)
