@@ -452,7 +452,7 @@ def _double(
     taps = kernel.flip(2, 3).reshape(inputs, outputs, 2, 2, 2, 2)
     corners = taps.flip(3, 5).permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, 2, 2)
     padding = 0 if padded else 1
-    bias = bias if bias is None else bias.repeat(4)
+    bias = None if bias is None else bias.repeat(4)
     x = _conv2d(x, _in_rows(corners), bias, (1, 1), (padding, padding), relu)
     x = x.permute(0, 2, 3, 1)
     batch, height, width = x.shape[:3]
@@ -471,9 +471,10 @@ def _conv2d(
 ) -> Tensor:
     """Convolve and perhaps rectify, by oneDNN in one pass."""
     if relu and _is_for_onednn(x) and _HAS_FUSED:
-        fused = torch.ops.mkldnn._convolution_pointwise
-        x = fused(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
-        return x
+        rectified: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            *(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
+        )
+        return rectified
     x = F.conv2d(x, kernel, bias, stride, padding)
     return F.relu_(x) if relu else x
 

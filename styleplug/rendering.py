@@ -58,9 +58,9 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "not enough memory",
     "bad_alloc",
 )
-_KEPT = 10_000_000
-"""Pixels of half a picture, at most, for it to be kept: it is read four times. A larger
-one is averaged each time and takes no memory."""
+_KEPT = 40_000_000
+"""Pixels of a picture, at most, for its half to be kept: it is read four times. That of
+a larger one is averaged each time and takes no memory."""
 _BLOCK_SIDES = {"cpu": 512}
 """Sides in pixels of what is computed with at once where no network is: in a CPU's
 cache it is twice as fast. Elsewhere they are long, as calls take time."""
@@ -241,13 +241,11 @@ class _Half(Canvas):
         self.bounds = Region(0, 0, math.ceil(height / 2), math.ceil(width / 2))
 
     def read(self, region: Region) -> Tensor:
-        size = region.height, region.width, 3
-        out = torch.empty(size, device=self.device).permute(2, 0, 1)[None]
-        for block in _blocks(region, self.device):
+        def averaged(block: Region) -> Tensor:
             doubled = Region(*(2 * side for side in block)).clip(self._whole.bounds)
-            pixels = self._whole.read(doubled).clamp_(0, 1)
-            out[block.within(region)] = _halved(pixels)
-        return out
+            return _halved(self._whole.read(doubled).clamp_(0, 1))
+
+        return _by_blocks(region, self.device, averaged)
 
 
 Finish = Callable[[Region, Tensor, Tensor], Tensor]
@@ -311,7 +309,7 @@ class Renderer:
             levels.append(content)
             for i in range(int(math.log2(ratio / _FINER))):
                 half = _Half(levels[-1])
-                kept = i > 0 or half.bounds.area <= _KEPT
+                kept = i > 0 or content.bounds.area <= _KEPT
                 levels.append(self._kept(half) if kept else half)
         self._done = 0
         large = ratio >= _LARGE
@@ -427,7 +425,11 @@ class Renderer:
         ``use`` gets each tile and the region near it, and of that what the network saw
         and what it painted.
         """
-        moments = self._measure(level, magnify)
+
+        def see(region: Region) -> Tensor:
+            return self._so_far(level, level.read(region), magnify(region))
+
+        moments = self._measure(level, see)
 
         @functools.cache
         def frozen(dtype: torch.dtype) -> FrozenNetwork:
@@ -435,14 +437,6 @@ class Renderer:
 
         def forward(x: Tensor, box: Region) -> Tensor:
             return frozen(x.dtype)(x, box).float().sigmoid_()
-
-        def see(region: Region) -> Tensor:
-            size = region.height, region.width, 3
-            x = torch.empty(size, device=self.device).permute(2, 0, 1)[None]
-            for block in _blocks(region, self.device):
-                so_far = self._so_far(level, level.read(block), magnify(block))
-                x[block.within(region)] = so_far
-            return x
 
         def paint(tile: Region, height: int, width: int) -> None:
             # Windows are of one shape wherever the tile lies: oneDNN has code and
@@ -454,7 +448,7 @@ class Renderer:
                 height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
             )
             seen = window.clip(level.bounds)
-            x = see(seen)
+            x = _by_blocks(seen, self.device, see)
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
@@ -480,12 +474,11 @@ class Renderer:
             else:
                 self._report(tile.area)
 
-    def _measure(self, level: Canvas, magnify: _Magnify) -> dict[str, Moments]:
+    def _measure(
+        self, level: Canvas, see: Callable[[Region], Tensor]
+    ) -> dict[str, Moments]:
         """Return the statistics of a level, measured on a sample of it."""
-        patches = [
-            self._so_far(level, level.read(patch), magnify(patch))
-            for patch in _sample(level.bounds)
-        ]
+        patches = [see(patch) for patch in _sample(level.bounds)]
         moments: dict[str, Moments] = {}
         live = functools.partial(self._live, moments=moments)
         self._run(torch.cat(patches), live)
@@ -581,7 +574,7 @@ def tile_size_within(
         per_channel = 1 if content.dtype == np.uint8 else 2
         # Of 3 channels, what is painted at 1/4, 1/16, ..., and the photograph there.
         area = height * width
-        shares = 1.25 if area > 4 * _KEPT else 2
+        shares = 2 if area <= _KEPT else 1.25
         between += int(shares * per_channel * area)
     least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
     if memory_limit < least:
@@ -673,6 +666,17 @@ def _blocks(region: Region, device: torch.device) -> Iterator[Region]:
         bottom = min(top + side, region.bottom)
         for left in range(region.left, region.right, side):
             yield Region(top, left, bottom, min(left + side, region.right))
+
+
+def _by_blocks(
+    region: Region, device: torch.device, compute: Callable[[Region], Tensor]
+) -> Tensor:
+    """Return the pixels (1, 3, h, w) of a region, channels last, block by block."""
+    size = region.height, region.width, 3
+    out = torch.empty(size, device=device).permute(2, 0, 1)[None]
+    for block in _blocks(region, device):
+        out[block.within(region)] = compute(block)
+    return out
 
 
 def _resize(x: Tensor, bounds: Region) -> Tensor:
