@@ -174,7 +174,7 @@ def _add_stylize(commands: Commands) -> None:
         "--tile-size",
         type=int,
         metavar="PIXELS",
-        help="side of what is painted at once",
+        help="what is painted at once is as large as a square of this side",
     )
     add(
         "--memory",
