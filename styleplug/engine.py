@@ -353,10 +353,10 @@ def stylize(
     ``style_scale`` in [0.25, 4] is the stroke size, 1 as trained, 2 twice as large.
     ``preserve_color`` keeps the content's colours and paints only its lightness.
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
-    ``tile_size``, the side in pixels of a square, or ``memory_limit`` in bytes of working
-    memory, bound how much is rendered at once; the result does not depend on them.
-    ``progress`` is called with a rising fraction in [0, 1]; an exception raised from it
-    ends the rendering.
+    ``tile_size``, the side of a square in pixels, or ``memory_limit`` in bytes of
+    working memory bound how much is rendered at once; the result does not depend on
+    them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised
+    from it ends the rendering.
 
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
     and :class:`~styleplug.errors.MemoryLimitError`.
