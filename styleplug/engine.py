@@ -48,6 +48,7 @@ from .rendering import (
     Renderer,
     luma,
     tile_size_within,
+    usual_tile_size,
 )
 from .style import StyleInfo
 
@@ -65,7 +66,6 @@ Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
-_TILE_SIZES = {"cpu": 1024}
 _LARGEST_BASE = 2048
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory."""
 
@@ -246,7 +246,7 @@ class Stylizer:
                 strength,
                 base_size=base_size,
                 dtype=dtype,
-                tile_size=tile_size or _TILE_SIZES.get(device.type, 4096),
+                tile_size=tile_size or usual_tile_size(device, pixels),
                 progress=progress,
             )
             try:

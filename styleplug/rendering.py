@@ -553,6 +553,17 @@ def _alike(
     return [(tile, tiles[0].height, tiles[0].width) for tile in reversed(tiles)]
 
 
+def usual_tile_size(device: torch.device, content: NDArray[Any]) -> int:
+    """Return the tile size for a picture for which nobody names one.
+
+    On a CPU a picture of up to 100 megapixels takes less than 400 MB then.
+    """
+    if device.type != "cpu":
+        return 4096
+    height, width = content.shape[:2]
+    return 1024 if height * width <= _KEPT else 832
+
+
 def tile_size_within(
     memory_limit: int,
     network: StyleNetwork,
