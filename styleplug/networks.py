@@ -26,10 +26,6 @@ from .style import StyleInfo, bundled_trunk, read_info, trunk_hash
 T = TypeVar("T")
 
 EPS = 1e-5
-_HAS_FUSED = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_convolution_pointwise"
-)
-"""Whether oneDNN's convolutions that rectify are there: torch's compiler uses them."""
 
 
 class Moments(NamedTuple):
@@ -469,14 +465,36 @@ def _conv2d(
     padding: tuple[int, int],
     relu: bool,
 ) -> Tensor:
-    """Convolve and perhaps rectify, by oneDNN in one pass."""
-    if relu and _is_for_onednn(x) and _HAS_FUSED:
-        rectified: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            *(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
-        )
-        return rectified
+    """Convolve and perhaps rectify, by oneDNN in one pass where it can."""
+    if relu and _is_for_onednn(x) and _rectifies(x.dtype):
+        return _convolve_and_rectify(x, kernel, bias, stride, padding)
     x = F.conv2d(x, kernel, bias, stride, padding)
     return F.relu_(x) if relu else x
+
+
+def _convolve_and_rectify(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Run the operator of oneDNN that torch's compiler uses."""
+    rectified: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        *(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
+    )
+    return rectified
+
+
+@functools.cache
+def _rectifies(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN is there and does it in one pass in a type on this CPU."""
+    x = torch.zeros(1, 1, 1, 1, dtype=dtype)
+    try:
+        _convolve_and_rectify(x, x, None)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def reflected(

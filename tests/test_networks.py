@@ -60,6 +60,24 @@ def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(network
     torch.testing.assert_close(torch.sigmoid(frozen(content))[inside], live[inside])
 
 
+def test_where_onednn_cannot_rectify_the_picture_is_the_same(network, monkeypatch):
+    def refuse(*_arguments):
+        raise RuntimeError("bf16 path needs the cpu support avx512bw")
+
+    content = torch.rand(1, 3, 64, 64)
+    vector = network.vector(network.new_style())
+    moments = {}
+    with torch.inference_mode():
+        network(content, vector, moments)
+        frozen = network.freeze(vector, moments, torch.float32)
+        painted = frozen(content)
+        monkeypatch.setattr(networks, "_convolve_and_rectify", refuse)
+        networks._rectifies.cache_clear()
+        again = frozen(content)
+    networks._rectifies.cache_clear()
+    torch.testing.assert_close(again, painted)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_stripes_have_no_frame_at_their_ends(network, training):
     vector = network.vector(random_style(network))
