@@ -13,6 +13,7 @@ house styles of the same artworks.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -195,7 +196,7 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
     return float(structural_similarity(one, other, channel_axis=2))
 
 
-def flicker(frames: int = 6, shift: int = 7) -> float:
+def flicker(grain: float, shift: int, frames: int = 6) -> float:
     """Return how much more a stylized panning crop changes than its content.
 
     Frames are crops moved by ``shift`` pixels; what overlaps is compared. The content
@@ -210,7 +211,8 @@ def flicker(frames: int = 6, shift: int = 7) -> float:
     for i in range(frames):
         crop = whole[:side, i * shift : i * shift + side]
         content = np.clip(crop + rng.normal(0, 4 / 255, crop.shape), 0, 1)
-        pair = content.astype(np.float32), stylizer(content.astype(np.float32))
+        content = content.astype(np.float32)
+        pair = content, stylizer(content, grain=grain)
         if before is not None:
             changes.append(
                 [
@@ -254,7 +256,9 @@ def main() -> None:
         figures: dict[str, object] = {"speed": speed(microast)}
         figures["predictor, MB"] = bundled_predictor().stat().st_size / 1e6
         figures["its own picture, SSIM"] = identity()
-        figures["flicker"] = flicker()
+        for grain, shift in itertools.product((0.0, 1.0), (0, 7)):
+            name = f"flicker, grain {grain:.0f}, moved by {shift} pixels a frame"
+            figures[name] = flicker(grain, shift)
         print(json.dumps(figures, indent=2), flush=True)
         rod = Rod()
         figures["captured / house"] = beside_house_styles(rod)

@@ -167,6 +167,13 @@ def _add_stylize(commands: Commands) -> None:
         help="stroke size, 2 paints strokes twice as large",
     )
     add("--preserve-color", action="store_true", help="keep the photograph's colours")
+    add(
+        "--grain",
+        type=float,
+        metavar="0..4",
+        help="noise that skies are painted upon (default 1); with 0 a panning film "
+        "flickers less",
+    )
     add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
     add("--device", help="cpu, cuda, cuda:1, mps or xpu")
     add("--dtype", help="float32, bfloat16 or float16")

@@ -132,6 +132,7 @@ class Stylizer:
         strength: float = 1.0,
         style_scale: float = 1.0,
         preserve_color: bool = False,
+        grain: float = 1.0,
         mask: Any = None,
         tile_size: int | None = None,
         memory_limit: int | None = None,
@@ -147,6 +148,7 @@ class Stylizer:
             "strength": strength,
             "style_scale": style_scale,
             "preserve_color": preserve_color,
+            "grain": grain,
             "mask": mask,
             "tile_size": tile_size,
             "memory_limit": memory_limit,
@@ -171,6 +173,7 @@ class Stylizer:
         strength: float = 1.0,
         style_scale: float = 1.0,
         preserve_color: bool = False,
+        grain: float = 1.0,
         mask: Any = None,
         tile_size: int | None = None,
         memory_limit: int | None = None,
@@ -199,6 +202,7 @@ class Stylizer:
             pixels = pixels.copy()
         _check_between("strength", strength, 0, 1)
         _check_between("style_scale", style_scale, 0.25, 4)
+        _check_between("grain", grain, 0, 4)
         if tile_size is not None:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
         if mask is not None:
@@ -213,6 +217,7 @@ class Stylizer:
             out,
             strength,
             style_scale,
+            grain,
             functools.partial(_finish, preserve_color=preserve_color, mask=mask),
             tile_size,
             memory_limit,
@@ -226,6 +231,7 @@ class Stylizer:
         out: NDArray[Any],
         strength: float,
         style_scale: float,
+        grain: float,
         finish: Callable[[Region, Tensor, Tensor], Tensor],
         tile_size: int | None,
         memory_limit: int | None,
@@ -245,6 +251,7 @@ class Stylizer:
                 vector,
                 strength,
                 base_size=base_size,
+                grain=grain,
                 dtype=dtype,
                 tile_size=tile_size or usual_tile_size(device, pixels),
                 progress=progress,
@@ -324,7 +331,7 @@ class Stylizer:
         given = {
             name: value
             for name, value in options.items()
-            if name in ("strength", "style_scale", "preserve_color")
+            if name in ("strength", "style_scale", "preserve_color", "grain")
         }
         return {"style": self._name, **given}
 
@@ -336,6 +343,7 @@ def stylize(
     strength: float = 1.0,
     style_scale: float = 1.0,
     preserve_color: bool = False,
+    grain: float = 1.0,
     mask: Any = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -352,6 +360,8 @@ def stylize(
     ``strength`` in [0, 1] is how far from the content image; 0 returns it exactly.
     ``style_scale`` in [0.25, 4] is the stroke size, 1 as trained, 2 twice as large.
     ``preserve_color`` keeps the content's colours and paints only its lightness.
+    ``grain`` in [0, 4] is how much noise lets skies and other flat areas be painted in
+    strokes; with 0 a panning film flickers less.
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
     ``tile_size``, the side of a square in pixels, or ``memory_limit`` in bytes of
     working memory bound how much is rendered at once; the result does not depend on
@@ -367,6 +377,7 @@ def stylize(
         strength=strength,
         style_scale=style_scale,
         preserve_color=preserve_color,
+        grain=grain,
         mask=mask,
         tile_size=tile_size,
         memory_limit=memory_limit,

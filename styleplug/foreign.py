@@ -42,6 +42,7 @@ class ForeignNetwork(StyleNetwork):
     """
 
     STRIDE = 4
+    GRAIN = 0.0
 
     def __init__(
         self,

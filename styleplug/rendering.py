@@ -52,6 +52,9 @@ _COPIED = 8
 """How many pixels are magnified in the time in which one is painted."""
 _NEAR = 8
 """Pixels around a tile that must be painted to take back what half the size shows."""
+_NOISE_SIDE = 1024
+_NOISE_DEVIATION = 1.17
+"""Of four octaves of noise, each of deviation 1 and doubled up to the full size."""
 _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
     "out of memory",
     "can't allocate memory",
@@ -266,6 +269,7 @@ class Renderer:
         strength: float,
         *,
         base_size: float,
+        grain: float,
         dtype: torch.dtype,
         tile_size: int,
         progress: Callable[[float], object] | None = None,
@@ -274,6 +278,7 @@ class Renderer:
         self.vector = vector
         self.strength = strength
         self.base_size = base_size
+        self.grain = grain
         self.dtype = dtype
         self.tile_size = tile_size
         self.device = vector.device
@@ -301,9 +306,9 @@ class Renderer:
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
         ratio = math.sqrt(height * width) / self.base_size
-        base = height, width
-        if not 0.9 < ratio < 1.1:
-            base = max(1, round(height / ratio)), max(1, round(width / ratio))
+        usual = max(1, round(height / ratio)), max(1, round(width / ratio))
+        base = (height, width) if 0.9 < ratio < 1.1 else usual
+        grain = _resize(_grain(usual), Region(0, 0, *base))
         levels = []
         if ratio >= _FINER:
             levels.append(content)
@@ -320,7 +325,7 @@ class Renderer:
         def emit(region: Region, pixels: Tensor, stylized: Tensor) -> None:
             result.write(region, finish(region, pixels, stylized))
 
-        change = self._paint_base(levels[-1] if levels else content, base)
+        change = self._paint_base(levels[-1] if levels else content, base, grain)
         if not levels:
             pixels = content.read(content.bounds)
             stylized = self._so_far(content, pixels, _resize(change, content.bounds))
@@ -352,12 +357,16 @@ class Renderer:
         pixels = torch.empty((bounds.height, bounds.width, 3), dtype=dtype)
         return Canvas(pixels, self.device)
 
-    def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
+    def _paint_base(
+        self, content: Canvas, size: tuple[int, int], grain: Tensor
+    ) -> Tensor:
         """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
         x = content.clamped(content.read(content.bounds))
         x = _resize(x, Region(0, 0, *size))
         live = functools.partial(self._live, moments={})
-        stylized = self._run(x, live)
+        amount = self.grain * self.network.GRAIN
+        grained = x.add(grain.to(self.device), alpha=amount)
+        stylized = self._run(grained, live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.strength)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
@@ -645,6 +654,26 @@ class _Octave:
         enlarged = _doubled(_smoothed(change))
         top, left = region.top - 2 * half.top, region.left - 2 * half.left
         return enlarged[..., top : top + region.height, left : left + region.width]
+
+
+@functools.cache
+def _noise() -> Tensor:
+    """Return noise of deviation 1, of waves from 2 to 30 pixels long, (1, 1, N, N)."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.zeros(1, 1, 1, 1)
+    for octave in (16, 8, 4, 2):
+        side = _NOISE_SIDE // octave
+        here = torch.randn(1, 1, side, side, generator=rng)
+        noise = _resize(noise, Region(0, 0, side, side)) + here
+    return _doubled(noise) / _NOISE_DEVIATION
+
+
+def _grain(size: tuple[int, int]) -> Tensor:
+    """Return (1, 1, h, w) of the noise, from its origin on: a picture a little larger
+    has the same, so that a preview shows it."""
+    height, width = size
+    times = -(-height // _NOISE_SIDE), -(-width // _NOISE_SIDE)
+    return _noise().repeat(1, 1, *times)[..., :height, :width]
 
 
 def _sample(bounds: Region) -> list[Region]:

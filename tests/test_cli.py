@@ -81,7 +81,8 @@ def test_options_reach_the_api(
 ) -> None:
     mask = tmp_path / "mask.png"
     Image.new("L", (96, 64), 128).save(mask)
-    options = "--strength 0.5 --style-scale 2 --preserve-color --dtype float32"
+    options = "--strength 0.5 --style-scale 2 --preserve-color --grain 0.5"
+    options += " --dtype float32"
     argv = ["stylize", str(photo), "-o", str(tmp_path / "out.png")]
     argv += ["--style", str(tiny_style), "--device", "cpu", *options.split()]
     assert main([*argv, "--mask", str(mask), "--memory", "1G"]) == 0
@@ -91,6 +92,7 @@ def test_options_reach_the_api(
         strength=0.5,
         style_scale=2,
         preserve_color=True,
+        grain=0.5,
         dtype="float32",
         device="cpu",
         mask=mask,

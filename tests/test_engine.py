@@ -177,6 +177,7 @@ def test_out_receives_the_result(stylizer):
         ({"strength": 1.5}, "strength"),
         ({"strength": float("nan")}, "strength"),
         ({"style_scale": 0}, "style_scale"),
+        ({"grain": -1}, "grain"),
         ({"tile_size": 7}, "tile_size"),
         ({"mask": np.full((2, 2), 7.0)}, "mask"),
         ({"out": np.zeros((1, 1, 3), np.uint8)}, "out"),

@@ -44,6 +44,7 @@ def render(network, pixels, *, base_size=32.0, strength=1.0, dtype=torch.float32
         network.vector(style, strength),
         strength,
         base_size=base_size,
+        grain=kw.pop("grain", 1.0),
         dtype=dtype,
         tile_size=kw.pop("tile_size", 1 << 12),
         **kw,
@@ -136,6 +137,16 @@ def test_the_large_shapes_of_two_resolutions_agree(network):
     preview = render(network, small)
     change = np.abs(preview - small).mean()
     assert np.abs(rendered - preview).mean() < 0.25 * change
+
+
+def test_grain_varies_what_is_flat_in_the_same_way_each_time(network):
+    flat = np.full((64, 96, 3), 128, np.uint8)
+    smooth, painted, again = (
+        render(network, flat, base_size=300, grain=grain) for grain in (0, 1, 1)
+    )
+    assert smooth.std(axis=(0, 1)).max() < 1
+    assert painted.std(axis=(0, 1)).min() > 3
+    assert np.array_equal(painted, again)
 
 
 def test_magnifying_a_smoothed_change_keeps_slopes_and_fades_jags():
