@@ -15,9 +15,8 @@ machine has it, and in float32 what is compared.
 
 Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
 (SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
-from the inside. These two are measured on grey cards of faint noise: where a card is
-perfectly flat, so is what becomes of it. The border is a mean of eight, as where the
-patches of colour fall differs from card to card.
+from the inside. These two are measured on grey cards of faint noise. The border is a
+mean of eight, as where the patches of colour fall differs from card to card.
 """
 
 import argparse

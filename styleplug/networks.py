@@ -62,9 +62,9 @@ class StyleNetwork(nn.Module):
     """Height and width of the input must be multiples of this."""
     MARGIN = 8
     """Pixels of context that the input should have around what is wanted."""
-    GRAIN = 3 / 255
-    """Deviation of noise on a picture whose strokes are painted. Without it, what is
-    flat, such as a sky, is not painted, or in a pattern."""
+    GRAIN = 4 / 255
+    """Deviation of the noise on what is flat, such as a sky, while strokes are painted.
+    Without it, it stays empty, or is painted in a pattern."""
 
     def __init__(
         self,

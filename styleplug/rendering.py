@@ -52,6 +52,8 @@ _COPIED = 8
 """How many pixels are magnified in the time in which one is painted."""
 _NEAR = 8
 """Pixels around a tile that must be painted to take back what half the size shows."""
+_FLAT = 5 / 255
+"""Deviation of lightness, in cells of 8 x 8 pixels, above which little is flat."""
 _NOISE_SIDE = 1024
 _NOISE_DEVIATION = 1.17
 """Of four octaves of noise, each of deviation 1 and doubled up to the full size."""
@@ -364,8 +366,8 @@ class Renderer:
         x = content.clamped(content.read(content.bounds))
         x = _resize(x, Region(0, 0, *size))
         live = functools.partial(self._live, moments={})
-        amount = self.grain * self.network.GRAIN
-        grained = x.add(grain.to(self.device), alpha=amount)
+        grain = grain.to(self.device) * _flatness(x)
+        grained = x.add(grain, alpha=self.grain * self.network.GRAIN)
         stylized = self._run(grained, live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.strength)
@@ -674,6 +676,16 @@ def _grain(size: tuple[int, int]) -> Tensor:
     height, width = size
     times = -(-height // _NOISE_SIDE), -(-width // _NOISE_SIDE)
     return _noise().repeat(1, 1, *times)[..., :height, :width]
+
+
+def _flatness(x: Tensor) -> Tensor:
+    """Return how flat (1, 3, h, w) is around each pixel, (1, 1, h, w) in [0, 1]."""
+    light = luma(x)
+    mean, power = (
+        F.avg_pool2d(of, 8, ceil_mode=True) for of in (light, light.square())
+    )
+    flat = torch.exp(-(power - mean.square()).clamp(min=0) / _FLAT**2)
+    return F.interpolate(flat, x.shape[2:], mode="bilinear")
 
 
 def _sample(bounds: Region) -> list[Region]:
