@@ -6,13 +6,14 @@ Distances by the rod of quality.py; the style distance also by mean and deviatio
 the features. MicroAST has no use for an amount below 1: its pictures fall apart.
 The contents are of content/test, the styles of styles/measure_only and
 of the files named in held_out.txt: nothing was trained on. For every pair our strength
-and the peer's alpha are swept; the style distances are compared where both are as far
-from the content. Besides: the time at one megapixel with the style cached, a style
-image equal to the content, flicker in a panning crop, and captured styles beside the
-house styles of the same artworks.
+or the peer's alpha is taken back until both are as far from the content, within 1 %;
+there the style distances are compared. Besides: the time at one megapixel with the
+style cached, a style image equal to the content, flicker in a panning crop, and
+captured styles beside the house styles of the same artworks.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -24,7 +25,7 @@ import numpy as np
 import peers
 import torch
 from PIL import Image
-from quality import ASSETS, Rod, artwork_of, at_content, load, photos
+from quality import ASSETS, Rod, artwork_of, at_content, by_strength, load, photos
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from styleplug.style import bundled_predictor, bundled_styles
 from styleplug.training.data import load_artwork
 
 HELD_OUT = (Path(__file__).parent / "held_out.txt").read_text("utf-8").split()
-AMOUNTS = [0.4, 0.7, 0.85, 1.0]
+SIZES = [384, 512]
 
 
 def style_files() -> list[Path]:
@@ -80,42 +81,49 @@ def painters(
     }
 
 
+def distances(
+    rod: Rod,
+    painter: Painter,
+    content: Tensor,
+    grams: dict[str, Tensor],
+    wanted: Tensor,
+    amount: float,
+) -> tuple[float, ...]:
+    """Return the distance from the content, and from the style by Gram and moments."""
+    picture = painter(content, amount)
+    moment = moment_distance(moments(rod, picture), wanted)
+    return *rod(picture, content, grams), moment
+
+
 def compare(
-    rod: Rod, microast: peers.MicroAST, adain: peers.AdaIN
+    rod: Rod, microast: peers.MicroAST, adain: peers.AdaIN, size: int
 ) -> dict[str, object]:
     """Return mean style distances at the content distance of each peer at full amount.
 
-    Where ours does not reach as far, the peer is taken back to where ours ends.
+    Where ours does not reach as far, AdaIN is taken back to where ours ends. ``size``
+    is that of the photographs; styles are seen at 512 pixels.
     """
-    contents = [load(path, 384) for path in photos()[::4]]
+    contents = [load(path, size) for path in photos()[::4]]
     rows: dict[str, list[dict[str, float]]] = {"MicroAST": [], "AdaIN": []}
     for path in style_files():
         grams = rod.grams(path)
         wanted = moments(rod, load_artwork(path, 512))
         paint = painters(path, microast, adain)
         for content in contents:
-            curves: dict[
-                str, tuple[list[tuple[float, float]], list[tuple[float, float]]]
-            ] = {}
-            for name, painter in paint.items():
-                by_gram, by_moments = [], []
-                for amount in AMOUNTS:
-                    picture = painter(content, amount)
-                    distance, gram = rod(picture, content, grams)
-                    by_gram.append((distance, gram))
-                    moment = moment_distance(moments(rod, picture), wanted)
-                    by_moments.append((distance, moment))
-                curves[name] = by_gram, by_moments
+            at = {
+                name: functools.cache(
+                    functools.partial(distances, rod, painter, content, grams, wanted)
+                )
+                for name, painter in paint.items()
+            }
             for peer, found in rows.items():
-                meeting = min(curves["ours"][0][-1][0], curves[peer][0][-1][0])
-                row = {"content": meeting}
-                for who in ("ours", peer):
-                    row[f"{who} content"] = curves[who][0][-1][0]
-                    for kind, curve in zip(
-                        ("gram", "moments"), curves[who], strict=True
-                    ):
-                        value = at_content(curve, meeting)
-                        row[f"{who} {kind}"] = curve[0][1] if value is None else value
+                theirs = at[peer](1.0)
+                ours = at_content(at["ours"], theirs[0])
+                if peer == "AdaIN":
+                    theirs = at_content(at[peer], ours[0])
+                kinds = "content", "gram", "moments"
+                row = {f"ours {k}": d for k, d in zip(kinds, ours, strict=True)}
+                row |= {f"{peer} {k}": d for k, d in zip(kinds, theirs, strict=True)}
                 found.append(row)
         print(path.stem, {peer: found[-1] for peer, found in rows.items()}, flush=True)
     return {
@@ -132,21 +140,11 @@ def beside_house_styles(rod: Rod) -> dict[str, float]:
     for name in bundled_styles():
         artwork = artwork_of(name)
         grams = rod.grams(artwork)
-        curves = []
-        for style in (name, artwork):
-            stylizer = Stylizer(style, device="cpu")
-            rows = [
-                [rod(stylizer(c, strength=s), c, grams) for c in contents]
-                for s in AMOUNTS
-            ]
-            curves.append(
-                [tuple(map(statistics.fmean, zip(*row, strict=True))) for row in rows]
-            )
-        house, captured = curves
-        meeting = min(house[-1][0], captured[-1][0])
-        ours, own = at_content(captured, meeting), at_content(house, meeting)
-        if ours and own:
-            ratios[name] = ours / own
+        house, captured = (
+            by_strength(rod, style, contents, grams) for style in (name, artwork)
+        )
+        nearest = at_content(captured, house(1.0)[0])
+        ratios[name] = nearest[1] / at_content(house, nearest[0])[1]
     return ratios
 
 
@@ -263,8 +261,10 @@ def main() -> None:
         rod = Rod()
         figures["captured / house"] = beside_house_styles(rod)
         print(figures["captured / house"], flush=True)
-        figures["distances"] = compare(rod, microast, adain)
-    print(json.dumps(figures["distances"], indent=2))
+        for size in SIZES:
+            found = compare(rod, microast, adain, size)
+            figures[f"distances at {size} pixels"] = found
+            print(size, json.dumps(found, indent=2), flush=True)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -5,8 +5,8 @@
 Distances by the rod of the loss network's normalised features (Oxford VGG-19):
 content = mean squared relu4_1 difference, style = relative Gram distance, mean over
 relu1_1 ... relu4_1. Photographs of content/test, 512 pixels (geometric mean side), none
-of which was trained on. For every peer our strength is swept to the peer's content
-distance, and the style distances there are compared.
+of which was trained on. For every peer our strength is taken back to the peer's content
+distance, within 1 %, and the style distances there are compared.
 
 With ``--lbfgs N`` our objective (content + style weight * style + total variation, as
 trained) on N photographs of four styles is set beside that after 500 iterations of
@@ -59,7 +59,6 @@ PEERS = [
 ]
 OPTIMIZED = ["starry-night", "great-wave", "the-scream", "engraving"]
 STROKE_SIZES = [0.5, 0.7, 1.0, 1.4, 2.0]
-STRENGTHS = [0.4, 0.6, 0.8, 0.9, 1.0]
 
 
 class Rod:
@@ -102,12 +101,39 @@ def mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     return sum(contents) / len(pairs), sum(styles) / len(pairs)
 
 
-def at_content(curve: list[tuple[float, float]], content: float) -> float | None:
-    """Return the style distance where the curve passes a content distance."""
-    for (c0, s0), (c1, s1) in itertools.pairwise(curve):
-        if c0 <= content <= c1:
-            return s0 + (s1 - s0) * (content - c0) / max(c1 - c0, 1e-9)
-    return None
+def by_strength(
+    rod: Rod, style: str | Path, contents: list[Tensor], grams: dict[str, Tensor]
+) -> Callable[[float], tuple[float, float]]:
+    """Return what measures our mean distances at a strength."""
+    stylizer = Stylizer(style, device="cpu")
+
+    def distances(strength: float) -> tuple[float, float]:
+        return mean([rod(stylizer(c, strength=strength), c, grams) for c in contents])
+
+    return distances
+
+
+def at_content(
+    distances: Callable[[float], tuple[float, ...]], content: float
+) -> tuple[float, ...]:
+    """Return the distances at the amount where that from the content, the first, is
+    ``content``, within 1 %; those at the full amount where it does not reach as far.
+    """
+    found = distances(1.0)
+    if found[0] <= content:
+        return found
+    low, high = (0.0, 0.0), (1.0, found[0])
+    for _ in range(6):
+        share = (content - low[1]) / (high[1] - low[1])
+        amount = low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+        found = distances(amount)
+        if abs(found[0] - content) < 0.01 * content:
+            break
+        if found[0] < content:
+            low = amount, found[0]
+        else:
+            high = amount, found[0]
+    return found
 
 
 def artwork_of(name: str) -> Path:
@@ -129,17 +155,13 @@ def compare_with_peers(rod: Rod, contents: list[Tensor]) -> dict[str, object]:
         path = ASSETS / "peers" / f"{peer}.safetensors"
         with torch.inference_mode():
             theirs = mean([rod(run(path, c), c, grams) for c in contents])
-        stylizer = Stylizer(name, device="cpu")
-        curve = [
-            mean([rod(stylizer(c, strength=s), c, grams) for c in contents])
-            for s in STRENGTHS
-        ]
-        ours = at_content(curve, theirs[0])
+        distances = by_strength(rod, name, contents, grams)
+        ours = at_content(distances, theirs[0])
         figures[f"{name} / {peer}"] = {
             "peer": theirs,
             "ours at the peer's content distance": ours,
-            "ours / peer": ours and ours / theirs[1],
-            "ours at strength 1": curve[-1],
+            "ours / peer": ours[1] / theirs[1],
+            "ours at strength 1": distances(1.0),
             "photographs": mean([rod(c, c, grams) for c in contents])[1],
         }
         print(f"{name} / {peer}", figures[f"{name} / {peer}"], flush=True)

@@ -310,7 +310,6 @@ class Renderer:
         ratio = math.sqrt(height * width) / self.base_size
         usual = max(1, round(height / ratio)), max(1, round(width / ratio))
         base = (height, width) if 0.9 < ratio < 1.1 else usual
-        grain = _resize(_grain(usual), Region(0, 0, *base))
         levels = []
         if ratio >= _FINER:
             levels.append(content)
@@ -327,10 +326,10 @@ class Renderer:
         def emit(region: Region, pixels: Tensor, stylized: Tensor) -> None:
             result.write(region, finish(region, pixels, stylized))
 
-        change = self._paint_base(levels[-1] if levels else content, base, grain)
+        change = self._paint_base(levels[-1] if levels else content, base, usual)
         if not levels:
             pixels = content.read(content.bounds)
-            stylized = self._so_far(content, pixels, _resize(change, content.bounds))
+            stylized = self._so_far(content, pixels, _recut(change, content.bounds))
             emit(content.bounds, pixels, stylized)
         below: _Octave | None = None
         while levels:
@@ -360,21 +359,32 @@ class Renderer:
         return Canvas(pixels, self.device)
 
     def _paint_base(
-        self, content: Canvas, size: tuple[int, int], grain: Tensor
+        self, content: Canvas, size: tuple[int, int], usual: tuple[int, int]
     ) -> Tensor:
-        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
+        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w).
+
+        ``usual`` is the size at which strokes are as wide as the style's.
+        """
         x = content.clamped(content.read(content.bounds))
-        x = _resize(x, Region(0, 0, *size))
+        bounds = Region(0, 0, *size)
+        smaller = content.bounds.area < bounds.area
+        x = _recut(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
         live = functools.partial(self._live, moments={})
-        grain = grain.to(self.device) * _flatness(x)
-        grained = x.add(grain, alpha=self.grain * self.network.GRAIN)
-        stylized = self._run(grained, live)
+        stylized = self._run(self._grained(x, usual), live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.strength)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
         colorful = torch.eye(3, device=self.device)
         self._muting = _gray(self.device).lerp(colorful, min(1.0, color))
         return painted - self._muted(x)
+
+    def _grained(self, x: Tensor, usual: tuple[int, int]) -> Tensor:
+        """Return the base (1, 3, h, w) with noise on what is flat."""
+        amount = self.grain * self.network.GRAIN
+        if amount == 0:
+            return x
+        noise = _resize(_grain(usual), Region(0, 0, *x.shape[2:])).to(self.device)
+        return x.addcmul(noise, _flatness(x), value=amount)
 
     def _muted(self, pixels: Tensor) -> Tensor:
         """Return the photograph with no more colour than the painting has.
@@ -674,8 +684,10 @@ def _grain(size: tuple[int, int]) -> Tensor:
     """Return (1, 1, h, w) of the noise, from its origin on: a picture a little larger
     has the same, so that a preview shows it."""
     height, width = size
-    times = -(-height // _NOISE_SIDE), -(-width // _NOISE_SIDE)
-    return _noise().repeat(1, 1, *times)[..., :height, :width]
+    noise = _noise()
+    if max(size) > _NOISE_SIDE:
+        noise = noise.repeat(1, 1, *(-(-side // _NOISE_SIDE) for side in size))
+    return noise[..., :height, :width]
 
 
 def _flatness(x: Tensor) -> Tensor:
@@ -744,6 +756,18 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
     # Torch is slow here with channels last.
     resized = F.interpolate(x.contiguous(), size, mode="bilinear", antialias=True)
     return resized.contiguous(memory_format=torch.channels_last)
+
+
+def _recut(x: Tensor, bounds: Region) -> Tensor:
+    """Return (1, 3, h, w) in a size not far from its own, bicubic: crisper strokes, but
+    with jags that a network takes for strokes where they are magnified on."""
+    size = bounds.height, bounds.width
+    if tuple(x.shape[2:]) == size:
+        return x
+    # What has one colour keeps it exactly: a norm would blow up rounding errors.
+    corner = x[..., :1, :1]
+    x = F.interpolate((x - corner).contiguous(), size, mode="bicubic", antialias=True)
+    return x.add_(corner).contiguous(memory_format=torch.channels_last)
 
 
 def _halved(x: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from styleplug.rendering import (
     _doubled,
     _Half,
     _halved,
+    _recut,
+    _resize,
     _smoothed,
 )
 
@@ -147,6 +149,34 @@ def test_grain_varies_what_is_flat_in_the_same_way_each_time(network):
     assert smooth.std(axis=(0, 1)).max() < 1
     assert painted.std(axis=(0, 1)).min() > 3
     assert np.array_equal(painted, again)
+
+
+def test_the_grain_of_two_resolutions_agrees(network):
+    def texture(height: int, width: int) -> np.ndarray:
+        flat = np.full((height, width, 3), 0.5, np.float32)
+        painted = render(network, flat, base_size=100)
+        cell = height // 60
+        cells = painted.reshape(60, cell, -1, cell, 3).mean(axis=(1, 3, 4))
+        return cells - cells.mean()
+
+    small, large = texture(120, 160), texture(480, 640)
+    likeness = (small * large).mean() / (small.std() * large.std())
+    assert likeness > 0.9
+
+
+def test_recutting_keeps_fine_waves_and_what_is_flat():
+    wave = torch.sin(torch.arange(96.0) * 2 * torch.pi / 5).expand(1, 3, 48, 96)
+    for size in (36, 72), (72, 144):
+        bounds = Region(0, 0, *size)
+        kept, blurred = (
+            resized(wave, bounds).std() / wave.std() for resized in (_recut, _resize)
+        )
+        assert kept > 0.7
+        assert kept > blurred + 0.1
+    card = torch.full((1, 3, 20, 30), 0.3)
+    assert torch.equal(
+        _recut(card, Region(0, 0, 26, 39)), card[..., :1, :1].expand(1, 3, 26, 39)
+    )
 
 
 def test_magnifying_a_smoothed_change_keeps_slopes_and_fades_jags():
