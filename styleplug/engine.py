@@ -119,6 +119,11 @@ class Stylizer:
         self.info = loaded[int(weights.argmax())].info
         self._vector = weights @ torch.stack([part.vector for part in loaded])
         self._network = loaded[0].network
+        self._found_in = [
+            (float(weight), part.found_in)
+            for part, weight in zip(loaded, weights, strict=True)
+            if part.found_in is not None
+        ]
         self._name = " + ".join(
             _describe(part.info, weight)
             for part, weight in zip(loaded, weights.tolist(), strict=True)
@@ -207,6 +212,7 @@ class Stylizer:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
+        strength *= 1 - self._share_in(pixels)
         if strength == 0:
             out[:] = pixels
             if progress is not None:
@@ -224,6 +230,13 @@ class Stylizer:
             progress and _rising(progress),
         )
         return out
+
+    def _share_in(self, pixels: NDArray[Any]) -> float:
+        """Return how much of the style a picture has already: all of its own."""
+        share = sum(weight * found_in(pixels) for weight, found_in in self._found_in)
+        if share > 0:
+            logger.info("the picture has %.0f %% of this style already", 100 * share)
+        return min(1.0, share)
 
     def _render(
         self,

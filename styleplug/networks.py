@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -562,6 +563,8 @@ class LoadedStyle(NamedTuple):
     info: StyleInfo
     network: StyleNetwork
     vector: Tensor
+    found_in: Callable[[NDArray[Any]], float] | None = None
+    """Of a picture's style: how much of it (H, W, 3) pixels have already, in [0, 1]."""
 
 
 def load_style(path: Path | str) -> LoadedStyle:

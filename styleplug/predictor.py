@@ -57,6 +57,11 @@ _EPS = 4e-3
 """Gradients far below this are noise: what they point to stays where it is."""
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
+_GLANCE = 128
+"""Geometric mean side, in pixels, at which pictures are told apart from the style's."""
+_SAME, _OTHER = 0.25, 0.8
+"""How far statistics at a glance differ at most from those of the same picture in other
+light (0.23 measured), and at least from those of another picture."""
 _STYLE_WEIGHT = 60.0
 _FAR = 0.5
 _TV_WEIGHT = 5.0
@@ -118,8 +123,14 @@ class StylePredictor(nn.Module):
         Height and width are at least :attr:`SHORTEST`, their geometric mean is
         :attr:`SIZE`.
         """
-        components = self.encoder.components(_even(image))
-        return self.predict(self._statistics(image, components))
+        return self.predict(self.look(image))
+
+    def look(self, image: Tensor) -> Tensor:
+        """Return what the style of (B, 3, H, W) pictures is told by: statistics (B, S).
+
+        Height and width are at least :attr:`SHORTEST`.
+        """
+        return self._statistics(image, self.encoder.components(_even(image)))
 
     def predict(self, statistics: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, S) statistics."""
@@ -127,8 +138,8 @@ class StylePredictor(nn.Module):
         return vector
 
     def see(self, image: Tensor) -> tuple[Tensor, Features]:
-        """Return what the style of (B, 3, H, W) pictures is told by, and what
-        paintings in it are held to: statistics (B, S), Gram matrices (B, C, C)."""
+        """Return what the style of (B, 3, H, W) pictures is told by, as :meth:`look`,
+        and what paintings in it are held to, Gram matrices (B, C, C)."""
         components = self.encoder.components(_even(image))
         features = self.encoder.features(components)
         grams = {layer: gram_matrix(found) for layer, found in features.items()}
@@ -208,9 +219,9 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
 
     All that can be seen of the picture is looked at, made small: strokes are captured
     relative to it. What the predictor sees is refined on the photographs at hand, in a
-    few seconds; the same picture gives the same style again at once. ``folder``
-    holds the predictor and its trunk, those that are bundled or that a training left
-    there.
+    few seconds; the same picture gives the same style again at once. The style is
+    found in the picture itself, which is left as it is. ``folder`` holds the predictor
+    and its trunk, those that are bundled or that a training left there.
 
     Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
@@ -224,7 +235,8 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
             f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."
         )
-    small = _small(_visible(picture, name))[0].mul(255).round().byte()
+    visible = _visible(picture, name)
+    small = _small(visible)[0].mul(255).round().byte()
     vector = _vector(network, predictor, tuple(small.shape), small.numpy().tobytes())
     header = StyleInfo(
         name=name,
@@ -234,7 +246,23 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
         base_size=info.base_size,
         training={"captured": True},
     )
-    return LoadedStyle(header, network, vector)
+    found_in = functools.partial(_likeness, predictor, _glance(predictor, visible))
+    return LoadedStyle(header, network, vector, found_in)
+
+
+def _likeness(predictor: StylePredictor, glance: Tensor, pixels: Array) -> float:
+    """Return how much (H, W, 3) pixels are the picture of a glance, in [0, 1].
+
+    The picture itself is, whatever its size and light; parts of it are in between.
+    """
+    distance = (_glance(predictor, pixels) - glance).square().mean().sqrt().item()
+    return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
+
+
+def _glance(predictor: StylePredictor, pixels: Array) -> Tensor:
+    """Return statistics (S,) of (H, W, 3) pixels made very small."""
+    with torch.inference_mode(False), torch.no_grad():
+        return predictor.standardise(predictor.look(_small(pixels, _GLANCE)))[0]
 
 
 @functools.lru_cache(maxsize=16)
@@ -311,7 +339,10 @@ def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
         band = torch.from_numpy(pixels[top : top + rows].astype(np.float32))
         if pixels.dtype.kind == "f":
             band = band.clamp(0, 1)
-        means.append(F.avg_pool2d(band.permute(2, 0, 1)[None], blocks, ceil_mode=True))
+        band = band.permute(2, 0, 1)[None].contiguous()
+        if blocks != (1, 1):  # torch takes its time for these, too
+            band = F.avg_pool2d(band, blocks, ceil_mode=True)
+        means.append(band)
     full = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
     return torch.cat(means, dim=2) / full
 

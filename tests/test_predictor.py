@@ -367,6 +367,37 @@ def test_a_tiny_style_picture_paints(content_image, side):
     assert stylize(content_image, style, device="cpu").size == content_image.size
 
 
+@pytest.mark.parametrize("factor", [0.6, 1, 1.5])
+def test_a_picture_is_left_as_it_is_in_its_own_style(painting, factor):
+    with Image.open(painting) as picture:
+        size = tuple(round(factor * side) for side in picture.size)
+        copy = np.asarray(picture.convert("RGB").resize(size))
+    darker = (copy * 0.9).astype(np.uint8)
+    assert np.array_equal(stylize(darker, painting, device="cpu"), darker)
+
+
+def test_another_picture_is_painted_wholly(painting, content_image):
+    named = Stylizer(painting, device="cpu")
+    assert named._share_in(np.asarray(content_image)) == 0
+
+
+def test_not_a_number_is_in_no_picture(painting):
+    pixels = np.full((40, 40, 3), np.nan, np.float32)
+    assert Stylizer(painting, device="cpu")._share_in(pixels) == 0
+
+
+def test_the_own_part_of_a_blend_is_painted_less(painting):
+    with Image.open(painting) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    named = styleplug.list_styles()[0].name
+
+    def change(style):
+        return np.abs(stylize(pixels, style, device="cpu") - pixels.astype(int)).mean()
+
+    assert 0 < change([(painting, 1), (named, 1)]) < change(named)
+    assert change([(painting, 1), (named, 0)]) == 0
+
+
 def test_a_picture_may_be_content_and_style(painting, tmp_path):
     out = tmp_path / "out.png"
     assert stylize_file(painting, out, painting, device="cpu") == (512, 384)
