@@ -234,8 +234,11 @@ class Stylizer:
     def _share_in(self, pixels: NDArray[Any]) -> float:
         """Return how much of the style a picture has already: all of its own."""
         share = sum(weight * found_in(pixels) for weight, found_in in self._found_in)
-        if share > 0:
-            logger.info("the picture has %.0f %% of this style already", 100 * share)
+        if share > 0.01:
+            logger.warning(
+                "The picture is like that of the style: %.0f %% less is painted.",
+                100 * share,
+            )
         return min(1.0, share)
 
     def _render(

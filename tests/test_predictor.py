@@ -368,12 +368,13 @@ def test_a_tiny_style_picture_paints(content_image, side):
 
 
 @pytest.mark.parametrize("factor", [0.6, 1, 1.5])
-def test_a_picture_is_left_as_it_is_in_its_own_style(painting, factor):
+def test_a_picture_is_left_as_it_is_in_its_own_style(painting, factor, caplog):
     with Image.open(painting) as picture:
         size = tuple(round(factor * side) for side in picture.size)
         copy = np.asarray(picture.convert("RGB").resize(size))
     darker = (copy * 0.9).astype(np.uint8)
     assert np.array_equal(stylize(darker, painting, device="cpu"), darker)
+    assert "100 % less is painted" in caplog.text
 
 
 def test_another_picture_is_painted_wholly(painting, content_image):
