@@ -117,13 +117,14 @@ def at_content(
     distances: Callable[[float], tuple[float, ...]], content: float
 ) -> tuple[float, ...]:
     """Return the distances at the amount where that from the content, the first, is
-    ``content``, within 1 %; those at the full amount where it does not reach as far.
+    ``content``, within 1 % or as near as ten steps come; those at the full amount where
+    it does not reach as far.
     """
     found = distances(1.0)
     if found[0] <= content:
         return found
     low, high = (0.0, 0.0), (1.0, found[0])
-    for _ in range(6):
+    for _ in range(10):
         share = (content - low[1]) / (high[1] - low[1])
         amount = low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
         found = distances(amount)

@@ -76,7 +76,8 @@ class Stylizer:
     ``style`` is a bundled name, the path of a ``.safetensors``, a Hub repository
     ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
     file, or an image of the types that :meth:`__call__` takes), or a sequence of
-    ``(style, weight)`` pairs to blend; only the proportions of the weights matter.
+    ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
+    picture itself is left as it is in its style.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
     the fastest type that is safe on it.
@@ -212,7 +213,8 @@ class Stylizer:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
-        strength *= 1 - self._share_in(pixels)
+        if strength > 0:
+            strength *= 1 - self._share_in(pixels)
         if strength == 0:
             out[:] = pixels
             if progress is not None:
@@ -232,12 +234,15 @@ class Stylizer:
         return out
 
     def _share_in(self, pixels: NDArray[Any]) -> float:
-        """Return how much of the style a picture has already: all of its own."""
+        """Return how much of the style, in [0, 1], is taken from this very picture."""
         share = sum(weight * found_in(pixels) for weight, found_in in self._found_in)
-        if share > 0.01:
+        if share > 0.999:
+            logger.warning("The picture is that of the style and is left as it is.")
+        elif share > 0:
             logger.warning(
-                "The picture is like that of the style: %.0f %% less is painted.",
-                100 * share,
+                "The picture is like that of the style and is painted at %.0f %% of "
+                "the strength.",
+                100 * (1 - share),
             )
         return min(1.0, share)
 

@@ -58,10 +58,10 @@ _EPS = 4e-3
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
 _GLANCE = 128
-"""Geometric mean side, in pixels, at which pictures are told apart from the style's."""
-_SAME, _OTHER = 0.25, 0.8
-"""How far statistics at a glance differ at most from those of the same picture in other
-light (0.23 measured), and at least from those of another picture."""
+"""Pixels of a side at which a content is compared with the picture of the style."""
+_SAME, _OTHER = 0.3, 0.5
+"""How far, in deviations, they differ where the content still is wholly that picture,
+and from where on it is another."""
 _STYLE_WEIGHT = 60.0
 _FAR = 0.5
 _TV_WEIGHT = 5.0
@@ -123,14 +123,8 @@ class StylePredictor(nn.Module):
         Height and width are at least :attr:`SHORTEST`, their geometric mean is
         :attr:`SIZE`.
         """
-        return self.predict(self.look(image))
-
-    def look(self, image: Tensor) -> Tensor:
-        """Return what the style of (B, 3, H, W) pictures is told by: statistics (B, S).
-
-        Height and width are at least :attr:`SHORTEST`.
-        """
-        return self._statistics(image, self.encoder.components(_even(image)))
+        components = self.encoder.components(_even(image))
+        return self.predict(self._statistics(image, components))
 
     def predict(self, statistics: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, S) statistics."""
@@ -138,8 +132,8 @@ class StylePredictor(nn.Module):
         return vector
 
     def see(self, image: Tensor) -> tuple[Tensor, Features]:
-        """Return what the style of (B, 3, H, W) pictures is told by, as :meth:`look`,
-        and what paintings in it are held to, Gram matrices (B, C, C)."""
+        """Return what the style of (B, 3, H, W) pictures is told by, and what
+        paintings in it are held to: statistics (B, S), Gram matrices (B, C, C)."""
         components = self.encoder.components(_even(image))
         features = self.encoder.features(components)
         grams = {layer: gram_matrix(found) for layer, found in features.items()}
@@ -220,8 +214,8 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
     All that can be seen of the picture is looked at, made small: strokes are captured
     relative to it. What the predictor sees is refined on the photographs at hand, in a
     few seconds; the same picture gives the same style again at once. The style is
-    found in the picture itself, which is left as it is. ``folder`` holds the predictor
-    and its trunk, those that are bundled or that a training left there.
+    found in the picture itself, which is left as it is then. ``folder`` holds the
+    predictor and its trunk, those that are bundled or that a training left there.
 
     Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
@@ -235,8 +229,7 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
             f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."
         )
-    visible = _visible(picture, name)
-    small = _small(visible)[0].mul(255).round().byte()
+    small = _small(_visible(picture, name))[0].mul(255).round().byte()
     vector = _vector(network, predictor, tuple(small.shape), small.numpy().tobytes())
     header = StyleInfo(
         name=name,
@@ -246,23 +239,26 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
         base_size=info.base_size,
         training={"captured": True},
     )
-    found_in = functools.partial(_likeness, predictor, _glance(predictor, visible))
+    found_in = functools.partial(_likeness, _glance(picture.pixels))
     return LoadedStyle(header, network, vector, found_in)
 
 
-def _likeness(predictor: StylePredictor, glance: Tensor, pixels: Array) -> float:
-    """Return how much (H, W, 3) pixels are the picture of a glance, in [0, 1].
+def _likeness(glance: Tensor, pixels: Array) -> float:
+    """Return how far (H, W, 3) pixels are the picture of a glance: in [0, 1].
 
-    The picture itself is, whatever its size and light; parts of it are in between.
+    Copies of it in other sizes and formats are wholly, darker ones or parts of it less
+    or not at all.
     """
-    distance = (_glance(predictor, pixels) - glance).square().mean().sqrt().item()
+    deviation = glance.std(dim=(2, 3)).square().mean().sqrt()
+    difference = (_glance(pixels) - glance).square().mean().sqrt()
+    distance = (difference / (deviation + 0.01)).item()
     return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
 
 
-def _glance(predictor: StylePredictor, pixels: Array) -> Tensor:
-    """Return statistics (S,) of (H, W, 3) pixels made very small."""
-    with torch.inference_mode(False), torch.no_grad():
-        return predictor.standardise(predictor.look(_small(pixels, _GLANCE)))[0]
+def _glance(pixels: Array) -> Tensor:
+    """Return (1, 3, _GLANCE, _GLANCE) in [0, 1] of (H, W, 3) pixels."""
+    with torch.inference_mode(False):
+        return _shrunk(pixels, [_GLANCE, _GLANCE])
 
 
 @functools.lru_cache(maxsize=16)
@@ -317,7 +313,14 @@ def _small(pixels: Array, size: int = StylePredictor.SIZE) -> Tensor:
     scale = size / (sides[0] * sides[1]) ** 0.5
     # What is longer than this is a line, and bent, lest it takes all memory.
     longest = size * size // shortest
-    target = [min(max(shortest, round(scale * side)), longest) for side in sides]
+    return _shrunk(
+        pixels, [min(max(shortest, round(scale * side)), longest) for side in sides]
+    )
+
+
+def _shrunk(pixels: Array, target: list[int]) -> Tensor:
+    """Return (1, 3, h, w) in [0, 1], of a target's size, of (H, W, 3) pixels."""
+    sides = pixels.shape[:2]
     rows, columns = (max(1, s // (4 * t)) for s, t in zip(sides, target, strict=True))
     return F.interpolate(
         _averaged(pixels, (rows, columns)),

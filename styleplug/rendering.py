@@ -759,11 +759,16 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
 
 
 def _recut(x: Tensor, bounds: Region) -> Tensor:
-    """Return (1, 3, h, w) in a size not far from its own, bicubic: crisper strokes, but
-    with jags that a network takes for strokes where they are magnified on."""
+    """Return (1, 3, h, w) in another size, bicubic.
+
+    Strokes stay crisp, but with jags, which a network would take for strokes where
+    they are magnified for it.
+    """
     size = bounds.height, bounds.width
     if tuple(x.shape[2:]) == size:
         return x
+    if x.shape[2] > 8 * size[0] or x.shape[3] > 8 * size[1]:
+        return F.interpolate(x, size, mode="area")  # CUDA lacks memory for bicubic
     # What has one colour keeps it exactly: a norm would blow up rounding errors.
     corner = x[..., :1, :1]
     x = F.interpolate((x - corner).contiguous(), size, mode="bicubic", antialias=True)

@@ -179,6 +179,21 @@ def test_recutting_keeps_fine_waves_and_what_is_flat():
     )
 
 
+@pytest.mark.parametrize("base_size", [90, 45])
+def test_pictures_near_the_base_in_size_keep_its_detail(
+    network, base_size, monkeypatch
+):
+    pixels = picture(64, 64, "float32")
+
+    def detail() -> float:
+        change = render(network, pixels, base_size=base_size) - pixels
+        return np.abs(np.diff(change, axis=1)).mean()
+
+    crisp = detail()
+    monkeypatch.setattr("styleplug.rendering._recut", _resize)
+    assert crisp > 1.03 * detail()
+
+
 def test_magnifying_a_smoothed_change_keeps_slopes_and_fades_jags():
     down = torch.arange(12.0)[:, None]
     slope = (down + 2 * torch.arange(10.0)).expand(1, 3, -1, -1)
