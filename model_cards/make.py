@@ -63,7 +63,7 @@ def make_card(name: str, path: Path, pictures: list[Image.Image]) -> None:
     folder = HERE / name
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     sample = folder / "samples" / "painted.webp"
-    mosaic([pictures], 320).save(sample, quality=80, method=6)
+    mosaic([pictures], 320).save(sample, quality=76, method=6)
     published = hub.publish(path, f"{OWNER}/{name}", samples=[sample], dry_run=True)
     for file in ("README.md", "config.json"):
         (folder / file).write_bytes(published.files[file])

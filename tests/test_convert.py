@@ -240,7 +240,8 @@ def content() -> Tensor:
 
 
 def painted(path: Path, content: Tensor) -> Tensor:
-    _, network, vector = load_style(path)
+    style = load_style(path)
+    network, vector = style.network, style.vector
     with torch.no_grad():
         return network(content, network.vector(vector))
 
