@@ -20,6 +20,7 @@ mean of eight, as where the patches of colour fall differs from card to card.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -107,6 +108,7 @@ def by_strength(
     """Return what measures our mean distances at a strength."""
     stylizer = Stylizer(style, device="cpu")
 
+    @functools.cache
     def distances(strength: float) -> tuple[float, float]:
         return mean([rod(stylizer(c, strength=strength), c, grams) for c in contents])
 

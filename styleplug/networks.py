@@ -564,7 +564,7 @@ class LoadedStyle(NamedTuple):
     network: StyleNetwork
     vector: Tensor
     found_in: Callable[[NDArray[Any]], float] | None = None
-    """Of a picture's style: how much of it (H, W, 3) pixels have already, in [0, 1]."""
+    """Of a picture's style: how far (H, W, 3) pixels are that picture, in [0, 1]."""
 
 
 def load_style(path: Path | str) -> LoadedStyle:
