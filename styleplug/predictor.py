@@ -78,7 +78,7 @@ class StylePredictor(nn.Module):
 
     NAME = "predictor"
     SIZE = 512
-    """Geometric mean side, in pixels, of the style images it is trained with."""
+    """Geometric mean side, in pixels, of the style images that it predicts from."""
     SHORTEST = 32
     """Side, in pixels, that a style image has at least."""
 
@@ -123,27 +123,40 @@ class StylePredictor(nn.Module):
         Height and width are at least :attr:`SHORTEST`, their geometric mean is
         :attr:`SIZE`.
         """
-        components = self.encoder.components(_even(image))
-        return self.predict(self._statistics(image, components))
+        return self.predict(self.statistics(image, self.SIZE))
 
     def predict(self, statistics: Tensor) -> Tensor:
         """Return (B, K) style vectors for (B, S) statistics."""
         vector: Tensor = self.head(self.standardise(statistics))
         return vector
 
-    def see(self, image: Tensor) -> tuple[Tensor, Features]:
-        """Return what the style of (B, 3, H, W) pictures is told by, and what
-        paintings in it are held to: statistics (B, S), Gram matrices (B, C, C)."""
-        components = self.encoder.components(_even(image))
-        features = self.encoder.features(components)
-        grams = {layer: gram_matrix(found) for layer, found in features.items()}
-        return self._statistics(image, components), grams
+    def statistics(self, image: Tensor, size: float) -> Tensor:
+        """Return what the style of (B, 3, H, W) pictures is told by, (B, S).
 
-    def _statistics(self, image: Tensor, components: Sequence[Tensor]) -> Tensor:
+        ``size`` is the geometric mean side of the whole of what they show; they are
+        brought to :attr:`SIZE`.
+        """
+        if size != self.SIZE:
+            scale = self.SIZE / size
+            image = F.interpolate(
+                image,
+                [max(self.SHORTEST, round(scale * side)) for side in image.shape[2:]],
+                mode="bilinear",
+                antialias=True,
+                align_corners=False,
+            )
         found = [_mean_and_deviation((image - 0.5) * 4)]
-        for x in components:
+        for x in self.encoder.components(_even(image)):
             found += [_mean_and_deviation(x), _correlations(x)]
         return torch.cat(found, dim=1)
+
+    def grams(self, image: Tensor) -> Features:
+        """Return what paintings in the style of (B, 3, H, W) pictures are held to:
+        Gram matrices, (B, C, C) for each layer."""
+        return {
+            layer: gram_matrix(found)
+            for layer, found in self.encoder(_even(image)).items()
+        }
 
     def standardise(self, statistics: Tensor) -> Tensor:
         """Return (B, S) as deviations from what is usual."""
@@ -180,8 +193,8 @@ def refine(
 
     It is descent on the vectors. The encoder stands in for the loss network; it is
     fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
-    the Gram matrices of the styles, (B, C, C), see :meth:`StylePredictor.see`; contents
-    are (B, 3, H, W) in [0, 1], one for each style, H and W multiples of 8.
+    the Gram matrices of the styles, see :meth:`StylePredictor.grams`; contents are
+    (B, 3, H, W) in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
     with torch.inference_mode(False), torch.enable_grad():
@@ -229,8 +242,9 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
             f"{info.path} and the trunk beside it do not belong together; install "
             "styleplug again."
         )
-    small = _small(_visible(picture, name))[0].mul(255).round().byte()
-    vector = _vector(network, predictor, tuple(small.shape), small.numpy().tobytes())
+    small = _small(_visible(picture, name), info.base_size)[0].mul(255).round().byte()
+    pixels = small.numpy().tobytes()
+    vector = _vector(network, predictor, info.base_size, tuple(small.shape), pixels)
     header = StyleInfo(
         name=name,
         title=name,
@@ -239,7 +253,7 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
         base_size=info.base_size,
         training={"captured": True},
     )
-    found_in = functools.partial(_likeness, _glance(picture.pixels))
+    found_in = functools.partial(_likeness, glance_at(picture.pixels))
     return LoadedStyle(header, network, vector, found_in)
 
 
@@ -250,13 +264,14 @@ def _likeness(glance: Tensor, pixels: Array) -> float:
     or not at all.
     """
     deviation = glance.std(dim=(2, 3)).square().mean().sqrt()
-    difference = (_glance(pixels) - glance).square().mean().sqrt()
+    difference = (glance_at(pixels) - glance).square().mean().sqrt()
     distance = (difference / (deviation + 0.01)).item()
     return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
 
 
-def _glance(pixels: Array) -> Tensor:
-    """Return (1, 3, _GLANCE, _GLANCE) in [0, 1] of (H, W, 3) pixels."""
+def glance_at(pixels: Array) -> Tensor:
+    """Return what a picture is known again by: (1, 3, 128, 128) in [0, 1] of (H, W, 3)
+    pixels."""
     with torch.inference_mode(False):
         return _shrunk(pixels, [_GLANCE, _GLANCE])
 
@@ -265,15 +280,19 @@ def _glance(pixels: Array) -> Tensor:
 def _vector(
     network: StyleNetwork,
     predictor: StylePredictor,
+    size: int,
     shape: tuple[int, ...],
     pixels: bytes,
 ) -> Tensor:
-    """Return the vector (K,) of a picture of ``shape`` (3, h, w), 8 bits each."""
+    """Return the vector (K,) of a picture of ``shape`` (3, h, w), 8 bits each.
+
+    ``size`` is its geometric mean side, and that of paintings in its style.
+    """
     with torch.inference_mode(False), torch.no_grad():
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
         image = image.reshape(1, *shape).float() / 255
-        statistics, wanted = predictor.see(image)
-        vectors = predictor.predict(statistics)
+        vectors = predictor.predict(predictor.statistics(image, size))
+        wanted = predictor.grams(image)
     contents = list(itertools.islice(itertools.cycle(_contents()), STEPS))
     return refine(network, predictor.encoder, vectors, wanted, contents)[0]
 
@@ -303,7 +322,7 @@ def _visible(picture: Picture, name: str) -> Array:
     return picture.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _small(pixels: Array, size: int = StylePredictor.SIZE) -> Tensor:
+def _small(pixels: Array, size: int) -> Tensor:
     """Return (1, 3, h, w) in [0, 1], of (H, W, 3) pixels, as a predictor wants it.
 
     ``size`` is the geometric mean side.

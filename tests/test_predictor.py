@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -106,6 +107,19 @@ def test_any_aspect_ratio_is_predicted(predictor, size):
     assert torch.isfinite(predictor(torch.rand(1, 3, *size))).all()
 
 
+def test_a_picture_seen_larger_is_told_by_the_same_statistics(predictor, artwork):
+    image = torch.from_numpy(artwork / np.float32(255)).permute(2, 0, 1)[None]
+    size = (384 * 512) ** 0.5
+    larger = F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+    told = predictor.statistics(image, size)
+    torch.testing.assert_close(
+        predictor.statistics(larger, 2 * size), told, atol=0.02, rtol=0.02
+    )
+    assert not torch.allclose(
+        predictor.statistics(larger, size), told, atol=0.02, rtol=0.02
+    )
+
+
 def test_a_predictor_begins_at_the_vector_it_is_given():
     predictor = StylePredictor(6, (4,) * 5, (2,) * 4, hidden=8)
     vector = torch.arange(6.0)
@@ -188,7 +202,7 @@ def studio(folder, artwork):
         2, network.style_size, generator=generator
     )
     image = torch.from_numpy(artwork / np.float32(255)).permute(2, 0, 1)[None]
-    grams = (predictor.see(each)[1].items() for each in (image, 1 - image))
+    grams = (predictor.grams(each).items() for each in (image, 1 - image))
     pairs = zip(*grams, strict=True)
     wanted = {layer: torch.cat([one, two]) for (layer, one), (_, two) in pairs}
     contents = torch.rand(2, 3, 64, 64, generator=generator)

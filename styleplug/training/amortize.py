@@ -47,7 +47,7 @@ from .state import (
 
 logger = logging.getLogger(__name__)
 
-_USED = ("steps", "batch_size", "any_size", "seed")
+_USED = ("steps", "batch_size", "style_size", "seed")
 """Settings of a training that count here."""
 _LESSONS = 2400
 _LESSON_RATE = 3e-3
@@ -103,7 +103,7 @@ def train_predictor(
     check_places(out, [path], progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
     photographs = Photographs(content)
-    pictures = Archive(archive, config.any_size, held_out)
+    pictures = Archive(archive, config.style_size, held_out)
     network = copy.deepcopy(load_trunk(trunk)).to(device).requires_grad_(False)
     identity = {
         "config": {name: getattr(config, name) for name in _USED},
@@ -312,9 +312,10 @@ def _fit(
     while fits.batches < config.steps:
         rng = step_rng(config.seed, fits.batches)
         seen = [
-            recoloured(glimpse(pictures.draw(rng), StylePredictor.SIZE, rng), rng)
+            recoloured(glimpse(pictures.draw(rng), config.style_size, rng), rng)
             for _ in range(config.batch_size)
         ]
+        seen = [image.to(device) for image in seen]
         far = fits.anew and fits.batches < _FIRST
         steps = _STEPS * (6 if far else 1)
         contents = [
@@ -322,12 +323,12 @@ def _fit(
             for _ in range(steps)
         ]
         with torch.no_grad():
-            looks = [predictor.see(image.to(device)) for image in seen]
-            statistics = torch.cat([told for told, _ in looks])
+            told = [predictor.statistics(image, config.style_size) for image in seen]
+            statistics = torch.cat(told)
             vectors = predictor.predict(statistics)
+            grams = [predictor.grams(image) for image in seen]
         together = {
-            layer: torch.cat([grams[layer] for _, grams in looks])
-            for layer in looks[0][1]
+            layer: torch.cat([found[layer] for found in grams]) for layer in grams[0]
         }
         refined = refine(network, predictor.encoder, vectors, together, contents)
         fits.add(statistics, refined)

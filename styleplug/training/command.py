@@ -43,7 +43,7 @@ _FIT: dict[str, Any] = {
     "steps": 200,
     "batch_size": 1,
     "crop_size": 256,
-    "scales": (0.67, 1.0),
+    "scales": (0.89, 1.33),
     "learning_rate": 6e-3,
     "stability_weight": 0.0,
 }

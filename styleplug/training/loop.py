@@ -131,7 +131,7 @@ def train(
     tests = Photographs(measure) if measure else photographs
     pictures = None
     if archive is not None:
-        pictures = Archive(archive, config.any_size, held_out)
+        pictures = Archive(archive, config.style_size, held_out)
     loss_net = load_loss_network(loss_network, photographs, config, device)
     images = [load_artwork(path, config.style_size) for path in artworks]
     wanted = _targets(images, loss_net, device)

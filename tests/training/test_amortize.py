@@ -14,7 +14,7 @@ from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
 from styleplug.training.config import TrainConfig
 
-QUICK = TrainConfig(steps=4, batch_size=2, any_size=64, seed=1)
+QUICK = TrainConfig(steps=4, batch_size=2, style_size=64, seed=1)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 def test_a_checkpoint_of_another_training_is_refused(learn, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     learn(tmp_path / "out", checkpoint=checkpoint)
-    other = TrainConfig(steps=5, batch_size=2, any_size=64, seed=1)
+    other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
         learn(tmp_path / "other", checkpoint=checkpoint, config=other)
 

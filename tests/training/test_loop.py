@@ -315,9 +315,7 @@ def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_p
 def test_any_style_is_learned_from_an_archive(
     trained, artwork, photographs, vgg, tmp_path, with_artworks
 ):
-    config = dataclasses.replace(
-        QUICK, steps=3, batch_size=4, any_size=64, identity_share=0.5
-    )
+    config = dataclasses.replace(QUICK, steps=3, batch_size=4, identity_share=0.5)
     styles = train(
         [artwork] if with_artworks else [],
         photographs,
@@ -342,9 +340,7 @@ def test_any_style_is_learned_from_an_archive(
 
 def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_path):
     first, then = tmp_path / "first", tmp_path / "then"
-    config = dataclasses.replace(
-        QUICK, steps=1, batch_size=1, any_size=64, learning_rate=1e-12
-    )
+    config = dataclasses.replace(QUICK, steps=1, learning_rate=1e-12)
 
     def train_any(trunk, out):
         train(
