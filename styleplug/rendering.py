@@ -44,10 +44,14 @@ _FINER = 1.7
 _FINE_WEIGHT = 0.5
 """How much counts what finer levels paint: wholly, they weave jags of the level below
 into a cloth of horizontal and vertical threads, which shows at 100 %."""
-_LARGE = 6
+_LARGE = 4
 """How much larger than the base a picture is at least whose last octave is left to the
 photograph. The network makes no strokes there, only threads in what is flat, and would
 take three quarters of the time."""
+_ALIKE = 0.8, 1.1
+"""Sizes, as multiples of the base, between which its change is hardly resized. It is
+smoothed there, or it would be crisper than in all larger pictures, which such a one is
+often the preview of."""
 _COPIED = 8
 """How many pixels are magnified in the time in which one is painted."""
 _NEAR = 8
@@ -308,8 +312,7 @@ class Renderer:
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
         ratio = math.sqrt(height * width) / self.base_size
-        usual = max(1, round(height / ratio)), max(1, round(width / ratio))
-        base = (height, width) if 0.9 < ratio < 1.1 else usual
+        base = max(1, round(height / ratio)), max(1, round(width / ratio))
         levels = []
         if ratio >= _FINER:
             levels.append(content)
@@ -326,9 +329,11 @@ class Renderer:
         def emit(region: Region, pixels: Tensor, stylized: Tensor) -> None:
             result.write(region, finish(region, pixels, stylized))
 
-        change = self._paint_base(levels[-1] if levels else content, base, usual)
+        change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
             pixels = content.read(content.bounds)
+            if _ALIKE[0] < ratio < _ALIKE[1]:
+                change = _smoothed(change)
             stylized = self._so_far(content, pixels, _recut(change, content.bounds))
             emit(content.bounds, pixels, stylized)
         below: _Octave | None = None
@@ -358,19 +363,14 @@ class Renderer:
         pixels = torch.empty((bounds.height, bounds.width, 3), dtype=dtype)
         return Canvas(pixels, self.device)
 
-    def _paint_base(
-        self, content: Canvas, size: tuple[int, int], usual: tuple[int, int]
-    ) -> Tensor:
-        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w).
-
-        ``usual`` is the size at which strokes are as wide as the style's.
-        """
+    def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
+        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
         x = content.clamped(content.read(content.bounds))
         bounds = Region(0, 0, *size)
         smaller = content.bounds.area < bounds.area
         x = _recut(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
         live = functools.partial(self._live, moments={})
-        stylized = self._run(self._grained(x, usual), live)
+        stylized = self._run(self._grained(x), live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.strength)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
@@ -378,12 +378,13 @@ class Renderer:
         self._muting = _gray(self.device).lerp(colorful, min(1.0, color))
         return painted - self._muted(x)
 
-    def _grained(self, x: Tensor, usual: tuple[int, int]) -> Tensor:
+    def _grained(self, x: Tensor) -> Tensor:
         """Return the base (1, 3, h, w) with noise on what is flat."""
         amount = self.grain * self.network.GRAIN
         if amount == 0:
             return x
-        noise = _resize(_grain(usual), Region(0, 0, *x.shape[2:])).to(self.device)
+        height, width = x.shape[2:]
+        noise = _grain((height, width)).to(self.device)
         return x.addcmul(noise, _flatness(x), value=amount)
 
     def _muted(self, pixels: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ def test_the_last_octave_of_a_large_picture_is_the_photographs(network):
         finest = change.reshape(192, 2, 192, 2, 3) - coarse[:, None, :, None]
         return (finest.square().mean() / change.square().mean()).item()
 
-    assert finest_change(384 / 6) < 0.3 * finest_change(384 / 5.9)
+    assert finest_change(384 / 4) < 0.5 * finest_change(384 / 3.9)
 
 
 def test_an_exception_from_progress_ends_the_rendering(network):
