@@ -50,7 +50,8 @@ PHOTOGRAPHS = Path(__file__).parent / "photographs"
 STEPS = 24
 """Steps that a captured vector is refined by."""
 _VIEW = 224
-"""Pixels of a side of the parts of photographs that it is refined on."""
+"""Pixels of a side of the parts of photographs that it is refined on. They are smaller
+than what is painted, as most of a photograph is to be seen: larger ones cost more."""
 _PHOTOGRAPH = 336
 """Geometric mean side, in pixels, of the whole photographs then."""
 _EPS = 4e-3
@@ -133,8 +134,8 @@ class StylePredictor(nn.Module):
     def statistics(self, image: Tensor, size: float) -> Tensor:
         """Return what the style of (B, 3, H, W) pictures is told by, (B, S).
 
-        ``size`` is the geometric mean side of the whole of what they show; they are
-        brought to :attr:`SIZE`.
+        ``size`` is the geometric mean side of the whole of what they show; that is
+        brought to :attr:`SIZE`, but no side below :attr:`SHORTEST`.
         """
         if size != self.SIZE:
             scale = self.SIZE / size

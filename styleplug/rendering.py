@@ -48,10 +48,12 @@ _LARGE = 4
 """How much larger than the base a picture is at least whose last octave is left to the
 photograph. The network makes no strokes there, only threads in what is flat, and would
 take three quarters of the time."""
-_ALIKE = 0.8, 1.1
-"""Sizes, as multiples of the base, between which its change is hardly resized. It is
-smoothed there, or it would be crisper than in all larger pictures, which such a one is
-often the preview of."""
+_ALIKE = 0.75, 0.85, 1.1, 1.3
+"""Sizes, as multiples of the base, between which its change is hardly resized: more and
+more of it is smoothed, wholly, and less and less. It would be crisper otherwise than in
+the large pictures which these are previews of."""
+_SOFT = 0.2
+"""Share of the neighbours in what is smoothed."""
 _COPIED = 8
 """How many pixels are magnified in the time in which one is painted."""
 _NEAR = 8
@@ -332,8 +334,8 @@ class Renderer:
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
             pixels = content.read(content.bounds)
-            if _ALIKE[0] < ratio < _ALIKE[1]:
-                change = _smoothed(change)
+            softened = float(np.interp(ratio, _ALIKE, (0.0, _SOFT, _SOFT, 0.0)))
+            change = _with_neighbours(change, softened) if softened else change
             stylized = self._so_far(content, pixels, _recut(change, content.bounds))
             emit(content.bounds, pixels, stylized)
         below: _Octave | None = None
@@ -809,7 +811,7 @@ def _smoothed(x: Tensor) -> Tensor:
     Doubling it then is about doubling by cubic B-splines, whose jags are fainter than
     the bilinear ones; the network would take them for strokes along the axes.
     """
-    return _with_neighbours(x, 0.2)
+    return _with_neighbours(x, _SOFT)
 
 
 def _sharpened(x: Tensor) -> Tensor:

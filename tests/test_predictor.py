@@ -1,5 +1,6 @@
 """Any picture as the style, whatever the predictor has learned."""
 
+import dataclasses
 import os
 import shutil
 
@@ -187,6 +188,26 @@ def test_a_predictor_of_another_trunk_is_refused(folder, tmp_path, artwork):
     save_trunk(tmp_path / "trunk.safetensors", trunk, StyleInfo("trunk"))
     with pytest.raises(InvalidStyleError, match="do not belong together"):
         capture(Picture.from_image(artwork), "mine", tmp_path)
+
+
+def test_a_picture_is_seen_as_large_as_its_style_is_painted(
+    folder, artwork, tmp_path, monkeypatch
+):
+    shutil.copy(folder / "trunk.safetensors", tmp_path)
+    info, predictor = load_predictor(folder / "predictor.safetensors")
+    info = dataclasses.replace(info, base_size=96)
+    save_predictor(tmp_path / "predictor.safetensors", predictor, info)
+    seen = []
+    grams = StylePredictor.grams
+
+    def watched(self, image):
+        seen.append(image.shape[2:])
+        return grams(self, image)
+
+    monkeypatch.setattr(StylePredictor, "grams", watched)
+    style = capture(Picture.from_image(artwork), "mine", tmp_path)
+    assert style.info.base_size == 96
+    assert seen == [(83, 111)]
 
 
 # Refining

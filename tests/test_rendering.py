@@ -194,6 +194,20 @@ def test_pictures_near_the_base_in_size_keep_its_detail(
     assert crisp > 1.03 * detail()
 
 
+def test_a_picture_of_the_size_of_the_base_is_as_soft_as_larger_ones(
+    network, monkeypatch
+):
+    pixels = picture(64, 64, "float32")
+
+    def detail() -> float:
+        change = render(network, pixels, base_size=64) - pixels
+        return np.abs(np.diff(change, axis=1)).mean()
+
+    soft = detail()
+    monkeypatch.setattr("styleplug.rendering._SOFT", 0.0)
+    assert soft < 0.97 * detail()
+
+
 def test_magnifying_a_smoothed_change_keeps_slopes_and_fades_jags():
     down = torch.arange(12.0)[:, None]
     slope = (down + 2 * torch.arange(10.0)).expand(1, 3, -1, -1)

@@ -319,10 +319,10 @@ class _Sampler:
         glimpses = []
         mine = range(rank, size, processes)
         for i in range(self._dealt, size):
-            pick, picture, kind = self._draw(rng)
+            pick, picture, scales, kind = self._draw(rng)
             if kind < config.identity_share:
                 itself[i], strength[i] = True, 1.0
-                crops[i] = crop(picture, config.crop_size, config.scales, rng)
+                crops[i] = crop(picture, config.crop_size, scales, rng)
             glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
             grams.append(self._targets(pick) if i in mine else {})
         own = list(mine)
@@ -351,10 +351,12 @@ class _Sampler:
             (shift[0], shift[1]),
         )
 
-    def _draw(self, rng: Generator) -> tuple[int, Tensor, float]:
-        """Return an artwork of the archive, its picture, and a number in [0, 1).
+    def _draw(self, rng: Generator) -> tuple[int, Tensor, tuple[float, float], float]:
+        """Return an artwork of the archive, its picture, what range crops of it are
+        magnified by, and a number in [0, 1).
 
         For numbers below the identity share, every other picture is a photograph.
+        Artworks are as large as paintings are already.
         """
         assert self._archive is not None
         pick = int(torch.randint(len(self._archive.images), (), generator=rng))
@@ -362,8 +364,9 @@ class _Sampler:
         if kind < self._config.identity_share / 2:
             others = self._photographs.images
             photograph = int(torch.randint(len(others), (), generator=rng))
-            return pick, others[photograph], kind
-        return pick, self._archive.images[pick], kind
+            return pick, others[photograph], self._config.scales, kind
+        low, high = self._config.scales
+        return pick, self._archive.images[pick], (1.0, high / low), kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
