@@ -4,10 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from harness import REAL, require_gimp, run_gimp
 from PIL import Image
 
 from styleplug import Stylizer
+from styleplug.networks import computes_bfloat16
 
 pytestmark = pytest.mark.gimp
 
@@ -110,13 +112,15 @@ def test_colours_beyond_srgb_are_there_and_survive(cases):
 def test_real_results_are_those_of_the_python_api(tmp_path, tiny_style):
     require_gimp()
     options = {"strength": 0.8, "style_scale": 1.5}
+    # Of colours that differ in their last bits, bfloat16 may round one up, one down.
+    rounding = 2**-7 if computes_bfloat16(torch.device("cpu")) else 1e-3
     painting = tmp_path / "My painting.JPG"
     Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 80).save(painting, "JPEG")
     styles = shutil.copy(tiny_style, tmp_path), painting
     notes = run_gimp(tmp_path, "batch_real.py", tmp_path, *styles, command=REAL)
     assert {entry["style"] for entry in notes.values()} == set(map(str, styles))
     for name, entry in notes.items():
-        dtype, tolerance = ("u1", 0) if entry["u8"] else ("<f4", 1e-3)
+        dtype, tolerance = ("u1", 0) if entry["u8"] else ("<f4", rounding)
         shape = (*entry["size"][::-1], 4)
         before = np.fromfile(tmp_path / entry["before"], dtype).reshape(shape)
         after = np.fromfile(tmp_path / entry["after"], dtype).reshape(shape)
