@@ -311,11 +311,11 @@ def _fit(
     saved = began = time.monotonic()
     while fits.batches < config.steps:
         rng = step_rng(config.seed, fits.batches)
-        seen = [
-            recoloured(glimpse(pictures.draw(rng), config.style_size, rng), rng)
+        glimpses = (
+            glimpse(pictures.draw(rng), config.style_size, rng)
             for _ in range(config.batch_size)
-        ]
-        seen = [image.to(device) for image in seen]
+        )
+        seen = [recoloured(image, rng).to(device) for image in glimpses]
         far = fits.anew and fits.batches < _FIRST
         steps = _STEPS * (6 if far else 1)
         contents = [
