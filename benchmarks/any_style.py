@@ -35,7 +35,7 @@ from torch import Tensor
 from styleplug import Stylizer
 from styleplug.images import read_picture
 from styleplug.losses import STYLE_LAYERS
-from styleplug.predictor import glance_at
+from styleplug.predictor import apart, glance_at
 from styleplug.style import bundled_predictor, bundled_styles
 from styleplug.training.data import load_artwork
 
@@ -231,12 +231,10 @@ def resemblance() -> dict[str, list[float]]:
         folders = (ASSETS / kind / part for part in PARTS[kind])
         files = sorted(itertools.chain(*(f.glob("*.jpg") for f in folders)))
         glances = torch.cat([glance_at(read_picture(path).pixels) for path in files])
-        deviations = glances.std(dim=(2, 3)).square().mean(dim=1).sqrt()
-        seen = glances.flatten(1)
-        distance = torch.cdist(seen, seen) / seen.shape[1] ** 0.5 / (deviations + 0.01)
+        distances = apart(glances, glances)
         pairs = torch.triu_indices(len(files), len(files), offset=1)
-        apart = torch.minimum(distance, distance.T)[pairs[0], pairs[1]]
-        found = apart[apart > 0.31].sort().values
+        nearer = torch.minimum(distances, distances.T)[pairs[0], pairs[1]]
+        found = nearer[nearer > 0.31].sort().values
         name = f"{kind}, {len(files)} pictures"
         nearest[name] = [round(d, 3) for d in found[:8].tolist()]
     return nearest

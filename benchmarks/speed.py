@@ -25,6 +25,7 @@ from johnson import johnson, multiply_adds
 from PIL import Image
 
 from styleplug import Stylizer
+from styleplug.rendering import FINER
 from styleplug.style import bundled_styles
 
 
@@ -120,7 +121,7 @@ def measure(style: str) -> dict[str, float]:
     rate = gemm_rate(stylizer.dtype)
     figures["GEMM rate, TFLOP/s"] = rate / 1e12
     base_size = stylizer.info.base_size
-    painted = base_size**2 / 1024**2 + (1.7 * base_size <= 1024)
+    painted = base_size**2 / 1024**2 + (FINER * base_size <= 1024)
     figures["painted of 1 MP, MP"] = painted
     figures["share of the GEMM rate"] = 2 * painted * ours_macs / ours / rate
 

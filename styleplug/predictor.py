@@ -264,9 +264,7 @@ def _likeness(glance: Tensor, pixels: Array) -> float:
     Copies of it in other sizes and formats are wholly, darker ones or parts of it less
     or not at all.
     """
-    deviation = glance.std(dim=(2, 3)).square().mean().sqrt()
-    difference = (glance_at(pixels) - glance).square().mean().sqrt()
-    distance = (difference / (deviation + 0.01)).item()
+    distance = apart(glance, glance_at(pixels)).item()
     return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
 
 
@@ -275,6 +273,14 @@ def glance_at(pixels: Array) -> Tensor:
     pixels."""
     with torch.inference_mode(False):
         return _shrunk(pixels, [_GLANCE, _GLANCE])
+
+
+def apart(glances: Tensor, others: Tensor) -> Tensor:
+    """Return how far glances (N, 3, h, w) are from others (M, 3, h, w): (N, M) root
+    mean squares, in deviations of the first."""
+    deviations = glances.std(dim=(2, 3)).square().mean(dim=1, keepdim=True).sqrt()
+    differences: Tensor = torch.cdist(glances.flatten(1), others.flatten(1))
+    return differences / math.sqrt(glances[0].numel()) / (deviations + 0.01)
 
 
 @functools.lru_cache(maxsize=16)

@@ -39,7 +39,7 @@ _LUMA = (0.299, 0.587, 0.114)
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel of a tile, its border included; benchmarks/memory.py
 measures it."""
-_FINER = 1.7
+FINER = 1.7
 """How much larger than the base a picture is at least when it is painted again."""
 _FINE_WEIGHT = 0.5
 """How much counts what finer levels paint: wholly, they weave jags of the level below
@@ -268,7 +268,7 @@ _Use = Callable[[Region, Region, Tensor, Tensor], None]
 
 
 class Renderer:
-    """Renders with one network and one vector (1, K) at one strength in (0, 1]."""
+    """Renders with one network and its vector at one strength in (0, 1]."""
 
     def __init__(
         self,
@@ -316,9 +316,9 @@ class Renderer:
         ratio = math.sqrt(height * width) / self.base_size
         base = max(1, round(height / ratio)), max(1, round(width / ratio))
         levels = []
-        if ratio >= _FINER:
+        if ratio >= FINER:
             levels.append(content)
-            for i in range(int(math.log2(ratio / _FINER))):
+            for i in range(int(math.log2(ratio / FINER))):
                 half = _Half(levels[-1])
                 kept = i > 0 or content.bounds.area <= _KEPT
                 levels.append(self._kept(half) if kept else half)
@@ -603,7 +603,7 @@ def tile_size_within(
     border = 2 * _overlap(network)
     per_pixel = BYTES_PER_PIXEL[dtype]
     height, width = content.shape[:2]
-    largest_first = (2 * _FINER * base_size) ** 2
+    largest_first = (2 * FINER * base_size) ** 2
     between = 36 * min(height * width, largest_first)  # three changes in float32
     if height * width > largest_first:
         per_channel = 1 if content.dtype == np.uint8 else 2

@@ -31,6 +31,7 @@ from styleplug.networks import (
 )
 from styleplug.predictor import (
     StylePredictor,
+    apart,
     capture,
     load_predictor,
     refine,
@@ -566,3 +567,12 @@ def test_named_styles_and_pictures_blend(painting, content_image):
 def test_a_picture_and_a_style_of_another_trunk_do_not_blend(painting, tiny_style):
     with pytest.raises(ValueError, match="tiny and Painting"):
         Stylizer([(tiny_style, 1), (painting, 1)])
+
+
+def test_pictures_are_apart_by_deviations_of_the_first():
+    faint = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    strong = 4 * faint
+    of_faint, of_strong = apart(faint, strong), apart(strong, faint)
+    assert of_faint.shape == (2, 2)
+    assert (of_faint > 3 * of_strong.T).all()
+    torch.testing.assert_close(apart(faint, faint).diagonal(), torch.zeros(2))
