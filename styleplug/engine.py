@@ -38,6 +38,7 @@ from .networks import (
     load_style,
     once_per_file,
     save_style,
+    stack_styles,
 )
 from .predictor import capture
 from .rendering import (
@@ -118,7 +119,7 @@ class Stylizer:
         total = sum(weight for _, weight in parts)
         weights = torch.tensor([weight / total for _, weight in parts])
         self.info = loaded[int(weights.argmax())].info
-        self._vector = weights @ torch.stack([part.vector for part in loaded])
+        self._vector = weights @ stack_styles([part.vector for part in loaded])
         self._network = loaded[0].network
         self._found_in = [
             (float(weight), part.found_in)

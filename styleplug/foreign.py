@@ -60,6 +60,10 @@ class ForeignNetwork(StyleNetwork):
             self.weights[f"{name}_bias"] = nn.Parameter(torch.zeros(outputs))
 
     @property
+    def changeable(self) -> dict[str, torch.Size]:
+        return {}
+
+    @property
     def receptive_field(self) -> int:
         """An upper bound: half of every kernel at its scale, and the grid's slack."""
         reach = 4 * self.STRIDE

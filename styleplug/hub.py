@@ -279,7 +279,7 @@ def publish(
 
 def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, bytes]:
     """Return the files of a style's repository."""
-    from .networks import load_style, save_style
+    from .networks import complete_style, load_style
 
     loaded = load_style(path)
     info = loaded.info
@@ -294,7 +294,7 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
     else:
         with tempfile.TemporaryDirectory() as folder:
             complete = Path(folder) / FILENAME
-            info = save_style(complete, loaded.vector, loaded.network, info)
+            info = complete_style(path, complete)
             content = complete.read_bytes()
     pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
     return {

@@ -2,7 +2,9 @@
 
 One trunk serves every style. A style is the vector of scales and shifts of its
 instance normalisations (Dumoulin, Shlens & Kudlur 2017, "A Learned Representation for
-Artistic Style", arXiv 1610.07629).
+Artistic Style", arXiv 1610.07629), and perhaps low-rank changes to its kernels (Hu et
+al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685), which
+take no time when it paints.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .errors import InvalidStyleError
-from .style import StyleInfo, bundled_trunk, read_info, trunk_hash
+from .style import FACTORS, StyleInfo, bundled_trunk, read_info, trunk_hash
 
 T = TypeVar("T")
 
@@ -112,6 +114,15 @@ class StyleNetwork(nn.Module):
         return 2 * sum(layer.outputs for layer in self.layers.values())
 
     @property
+    def changeable(self) -> dict[str, torch.Size]:
+        """Shapes of the kernels that a style may change, by layer.
+
+        Those at the image's two ends are not: it would take a quarter longer to learn.
+        """
+        layers = (name for name in self.layers if name != "enter")
+        return {name: self.weights[name].shape for name in layers}
+
+    @property
     def receptive_field(self) -> int:
         """How many pixels away the input can change an output pixel, at most."""
         at4, at8 = self.blocks
@@ -133,11 +144,13 @@ class StyleNetwork(nn.Module):
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         """Return the (B, K) vector between ``photo`` (strength 0) and ``style`` (1).
 
-        ``style`` is (K,) or (B, K), ``strength`` a number or (B,).
+        ``style`` is (K,) or (B, K), ``strength`` a number or (B,). A style that changes
+        kernels, see :func:`with_changes`, is longer, and so is what is returned.
         """
-        style = style.reshape(-1, self.style_size)
+        style = style.reshape(-1, style.shape[-1])
         amount = torch.as_tensor(strength, device=style.device).reshape(-1, 1)
-        return self.photo + amount * (style - self.photo)
+        photo = F.pad(self.photo, (0, style.shape[1] - self.style_size))
+        return photo + amount * (style - photo)
 
     def forward(
         self,
@@ -152,14 +165,19 @@ class StyleNetwork(nn.Module):
         input continued by reflection. The statistics of each normalisation are
         measured on ``content`` itself, in float32. When ``moments`` is given they are
         measured over the whole batch, as if its images were parts of one, and left
-        there.
+        there. Vectors that change kernels take their turns.
         """
+        if moments is None and len(vector) > 1 and vector.shape[1] > self.style_size:
+            each = zip(content.split(1), vector.split(1), strict=True)
+            return torch.cat([self(one, changing) for one, changing in each])
         scales, shifts = self._affine(vector)
+        changes = self._changes(vector)
 
         def convolve(name: str, x: Tensor) -> Tensor:
             layer = self.layers[name]
             x = reflected(x, 2 if name == "enter" else 1)
-            x = _convolve(name, x, self._kernel(name), layer.resample, padded=True)
+            kernel = self._kernel(name, changes)
+            x = _convolve(name, x, kernel, layer.resample, padded=True)
             measured = measure_moments(x, moments is not None)
             mean, variance = measured
             scale, shift = scales[name], shifts[name]
@@ -177,7 +195,8 @@ class StyleNetwork(nn.Module):
             return F.relu_(x) if layer.relu else x
 
         x = reflected(_wire(self.blocks, convolve, content), 1)
-        x = _double(x, self._kernel("leave"), self.bias.to(x.dtype), padded=True)
+        leave = self._kernel("leave", {})
+        x = _double(x, leave, self.bias.to(x.dtype), padded=True)
         return torch.sigmoid(x.float())
 
     def freeze(
@@ -188,29 +207,83 @@ class StyleNetwork(nn.Module):
     ) -> FrozenNetwork:
         """Return the network with one vector (1, K) and fixed statistics folded in."""
         scales, shifts = self._affine(vector)
+        changes = self._changes(vector)
         weights, biases = {}, {}
         for name, layer in self.layers.items():
             mean, variance = moments[name]
             scale = (scales[name] * torch.rsqrt(variance + EPS))[0]
-            kernel = self._kernel(name)
+            kernel = self._kernel(name, changes)
             shape = (1, -1, 1, 1) if layer.resample == "up" else (-1, 1, 1, 1)
             weights[name] = kernel * scale.reshape(shape)
             biases[name] = shifts[name][0] - mean[0] * scale
-        weights["leave"] = self._kernel("leave")
+        weights["leave"] = self._kernel("leave", {})
         biases["leave"] = self.bias
         return FrozenNetwork(self.layers, self.blocks, weights, biases, dtype)
 
     def _affine(self, vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         sizes = [layer.outputs for layer in self.layers.values()]
-        scales, shifts = vector.chunk(2, dim=1)
+        scales, shifts = vector[:, : self.style_size].chunk(2, dim=1)
         return (
             dict(zip(self.layers, scales.split(sizes, dim=1), strict=True)),
             dict(zip(self.layers, shifts.split(sizes, dim=1), strict=True)),
         )
 
-    def _kernel(self, name: str) -> Tensor:
+    def _changes(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return what is added to kernels, by layer, for a vector (1, K or more)."""
+        if vector.shape[1] == self.style_size:
+            return {}
+        if len(vector) > 1:
+            raise ValueError("vectors that change kernels share no statistics")
+        shapes = self.changeable
+        sizes = [shape.numel() for shape in shapes.values()]
+        parts = vector[0, self.style_size :].split(sizes)
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+    def _kernel(self, name: str, changes: Mapping[str, Tensor]) -> Tensor:
+        weight = self.weights[name]
+        if name in changes:
+            weight = weight + changes[name]
         up = name == "leave" or self.layers[name].resample == "up"
-        return _resize_kernel(self.weights[name]) if up else self.weights[name]
+        return _resize_kernel(weight) if up else weight
+
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""Low-rank changes to kernels (O, I, 3, 3), by layer: A (..., R, 9 I), whose rows are
+flattened kernels (I, 3, 3), and B (..., O, R). Their product B A is added."""
+
+
+def with_changes(style: Tensor, factors: Factors) -> Tensor:
+    """Return style vectors (..., K) continued by what their factors add to kernels."""
+    changes = [(b @ a).flatten(-2) for a, b in factors.values()]
+    return torch.cat([style, *changes], dim=-1)
+
+
+def factorize(network: StyleNetwork, style: Tensor, rank: int | None = None) -> Factors:
+    """Return the factors of a style vector's changes to kernels, of a rank or full.
+
+    The vector is (K,), which changes none, or as long as :func:`with_changes` makes it.
+    The factors are the nearest of their rank (singular value decomposition); the rows
+    of A are orthonormal.
+    """
+    shapes = network.changeable
+    sizes = [shape.numel() for shape in shapes.values()]
+    changes = style[network.style_size :].cpu()  # not every device can decompose
+    if not len(changes):
+        changes = torch.zeros(sum(sizes))
+    factors = {}
+    for (name, shape), change in zip(shapes.items(), changes.split(sizes), strict=True):
+        u, s, vh = torch.linalg.svd(change.reshape(shape[0], -1), full_matrices=False)
+        factors[name] = vh[:rank].to(style), (u[:, :rank] * s[:rank]).to(style)
+    return factors
+
+
+def stack_styles(styles: Sequence[Tensor]) -> Tensor:
+    """Return style vectors as rows of one matrix, as long as the longest."""
+    longest = max(len(style) for style in styles)
+    return torch.stack([F.pad(style, (0, longest - len(style))) for style in styles])
 
 
 def paint(
@@ -558,7 +631,8 @@ def _resize_kernel(weight: Tensor) -> Tensor:
 
 
 class LoadedStyle(NamedTuple):
-    """A style ready to render: its header, trunk and vector (K,)."""
+    """A style ready to render: its header, its trunk, and its vector (K,), or longer
+    where it changes kernels."""
 
     info: StyleInfo
     network: StyleNetwork
@@ -577,6 +651,7 @@ def load_style(path: Path | str) -> LoadedStyle:
     info = read_info(path)
     tensors = load_tensors(path)
     vector = tensors.pop("style", None)
+    factors = {name: tensors.pop(name) for name in [*tensors] if name.endswith(FACTORS)}
     if vector is None:
         raise InvalidStyleError(f"{path} holds no style vector; download it again.")
     if info.self_contained:
@@ -589,7 +664,44 @@ def load_style(path: Path | str) -> LoadedStyle:
             f"{path} has a style vector of shape {tuple(vector.shape)}, its network "
             f"needs ({network.style_size},); download it again."
         )
+    if factors:
+        vector = _changed_by(factors, vector, network, path)
     return LoadedStyle(info, network, vector)
+
+
+def _changed_by(
+    tensors: Mapping[str, Tensor], vector: Tensor, network: StyleNetwork, path: Path
+) -> Tensor:
+    """Return a style vector with the changes to kernels that a file holds.
+
+    Their sizes are checked before anything is computed of them.
+    """
+    try:
+        factors = {
+            name: (tensors[f"{name}{FACTORS[0]}"], tensors[f"{name}{FACTORS[1]}"])
+            for name in network.changeable
+        }
+    except KeyError:
+        factors = {}
+    fits = len(tensors) == 2 * len(factors) and all(
+        _are_factors(*factors[name], shape)
+        for name, shape in network.changeable.items()
+    )
+    changed = with_changes(vector, factors) if fits else vector
+    if not (fits and torch.isfinite(changed).all()):
+        raise InvalidStyleError(
+            f"{path} has changes to kernels that do not fit its network; download it "
+            "again."
+        )
+    return changed
+
+
+def _are_factors(a: Tensor, b: Tensor, kernel: torch.Size) -> bool:
+    """Tell whether the product of two tensors can be added to a kernel."""
+    outputs, inputs = kernel[0], kernel[1:].numel()
+    rank = a.shape[0] if a.ndim == 2 else -1
+    fits = 0 <= rank <= min(outputs, inputs)
+    return fits and (a.shape[1], tuple(b.shape)) == (inputs, (outputs, rank))
 
 
 def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
@@ -660,12 +772,34 @@ def save_style(
 ) -> StyleInfo:
     """Write a style file, with its trunk or beside it; return ``info`` as written.
 
-    ``vector`` is (K,). The weights are rounded to ``dtype``.
+    ``vector`` is (K,), or longer when it changes kernels: these changes are written as
+    factors, without what is below a thousandth of the largest. The weights are rounded
+    to ``dtype``.
     """
     tensors = _trunk_tensors(network, dtype) if self_contained else {}
-    tensors["style"] = vector.detach().to("cpu", dtype).contiguous()
+    vector = vector.detach().cpu().float()
+    size = network.style_size
+    tensors["style"] = vector[:size].to(dtype)
+    if len(vector) > size:
+        for name, (a, b) in factorize(network, vector).items():
+            lengths = b.norm(dim=0)
+            kept = lengths > 1e-3 * lengths.max()
+            root = lengths[kept].sqrt()
+            tensors[f"{name}{FACTORS[0]}"] = (a[kept] * root[:, None]).to(dtype)
+            tensors[f"{name}{FACTORS[1]}"] = (b[:, kept] / root).to(dtype)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     info = _describe(info, network)
     write_tensors(Path(path), tensors, info)
+    return info
+
+
+def complete_style(path: Path, complete: Path) -> StyleInfo:
+    """Write the style beside its trunk and the trunk as one file, their weights as they
+    are; return its header."""
+    style = load_style(path)
+    own = {name: tensor.half() for name, tensor in load_tensors(path).items()}
+    info = _describe(style.info, style.network)
+    write_tensors(complete, {**_trunk_tensors(style.network), **own}, info)
     return info
 
 

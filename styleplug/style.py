@@ -5,13 +5,16 @@ a JSON object, the fields of :class:`StyleInfo`. The tensors are float16:
 
 ``style``
     (K,) the style's instance-norm scales and shifts, always there;
+``LAYER.lora_A``, ``LAYER.lora_B``
+    (R, 9 I) and (O, R), perhaps: their product B A is what the style adds to the kernel
+    (O, I, 3, 3) of a layer, flattened;
 ``photo``
     (K,) the vector under which the trunk leaves a photograph as it is;
 everything else
     the trunk, the network that all styles of one training share.
 
 A *self-contained* style holds all of them. A style that is bundled beside its trunk
-holds only ``style``, and ``trunk`` in its header is the hash of the trunk it needs.
+holds only the first two, and ``trunk`` in its header is the hash of the trunk it needs.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from .errors import InvalidStyleError
 
 FORMAT = 1
 METADATA_KEY = "styleplug"
+FACTORS = ".lora_A", ".lora_B"
+"""How the names of tensors end that change kernels."""
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
@@ -102,8 +107,8 @@ def is_style_name(name: str) -> bool:
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
     """Return the SHA-256 that names a trunk.
 
-    ``tensors`` are name, shape and little-endian float16 bytes of every tensor but
-    ``style``, in any order.
+    ``tensors`` are name, shape and little-endian float16 bytes of the trunk's tensors,
+    in any order.
     """
     digest = hashlib.sha256()
     for name, shape, data in sorted(tensors):
@@ -200,7 +205,7 @@ def read_info(path: Path | str) -> StyleInfo:
                 "read; upgrade styleplug."
             )
     try:
-        info = StyleInfo(**fields, path=path, self_contained=len(header) > 2)
+        info = StyleInfo(**fields, path=path, self_contained=_has_trunk(header))
         json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
         if not is_style_name(info.name) or not 64 <= info.base_size <= 4096:
             raise ValueError
@@ -210,6 +215,12 @@ def read_info(path: Path | str) -> StyleInfo:
             "has; use another style."
         ) from error
     return info
+
+
+def _has_trunk(header: Mapping[str, Any]) -> bool:
+    """Tell whether tensors of a file are more than a style is without its trunk."""
+    own = {"__metadata__", "style"}
+    return any(name not in own and not name.endswith(FACTORS) for name in header)
 
 
 def bundled_trunk() -> Path:

@@ -9,7 +9,7 @@ from PIL import Image
 import styleplug
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
-from styleplug.networks import StyleNetwork, save_style
+from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
 from styleplug.style import StyleInfo
 
 
@@ -21,8 +21,6 @@ def stylizer(tiny_style, device) -> Stylizer:
 @pytest.fixture(scope="session")
 def other_style(tiny_style, tmp_path_factory):
     """Another vector on the trunk of `tiny_style`."""
-    from styleplug.networks import load_style
-
     tiny = load_style(tiny_style)
     path = tmp_path_factory.mktemp("styles") / "other.safetensors"
     vector = tiny.vector.roll(5)
@@ -133,6 +131,32 @@ def test_a_blend_is_between_its_parts(tiny_style, other_style, content_image):
         for w in (0.2, 0.5, 0.8)
     ]
     assert 0 < shares[0] < shares[1] < shares[2] < np.abs(two - one).max()
+
+
+def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
+    tiny_style, tmp_path, content_image
+):
+    torch.manual_seed(0)
+    plain = load_style(tiny_style)
+    factors = {
+        name: (torch.randn(1, shape[1:].numel()), 0.1 * torch.randn(shape[0], 1))
+        for name, shape in plain.network.changeable.items()
+    }
+    path = tmp_path / "changing.safetensors"
+    changing = with_changes(plain.vector, factors)
+    save_style(path, changing, plain.network, plain.info)
+    results = [
+        as_float(stylize(content_image, style, device="cpu", dtype="float32"))
+        for style in (tiny_style, [(tiny_style, 1), (path, 1)], path)
+    ]
+    apart = np.abs(results[2] - results[0]).mean()
+    assert apart > 0.01
+    for end in (0, 2):
+        assert 0 < np.abs(results[1] - results[end]).mean() < apart
+    saved = tmp_path / "blend.safetensors"
+    Stylizer([(tiny_style, 1), (path, 1)], device="cpu").save(saved)
+    again = as_float(stylize(content_image, saved, device="cpu", dtype="float32"))
+    assert np.abs(again - results[1]).max() < 0.02
 
 
 def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):

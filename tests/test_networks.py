@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import os
 
@@ -12,12 +13,15 @@ from styleplug.errors import InvalidStyleError
 from styleplug.networks import (
     Moments,
     StyleNetwork,
+    factorize,
     hash_trunk,
     load_style,
     load_trunk,
     mix,
     save_style,
     save_trunk,
+    stack_styles,
+    with_changes,
 )
 from styleplug.style import StyleInfo, read_info
 
@@ -30,6 +34,15 @@ def network() -> StyleNetwork:
 
 def random_style(network: StyleNetwork) -> torch.Tensor:
     return network.new_style() + 0.3 * torch.randn(network.style_size)
+
+
+def changing_style(network: StyleNetwork) -> torch.Tensor:
+    """Return a random style that changes the kernels, too, by rank 2."""
+    factors = {
+        name: (torch.randn(2, shape[1:].numel()), 0.1 * torch.randn(shape[0], 2))
+        for name, shape in network.changeable.items()
+    }
+    return with_changes(random_style(network), factors)
 
 
 def test_the_transposed_kernel_equals_doubling_and_convolving():
@@ -48,10 +61,13 @@ def test_output_has_the_size_of_the_content_and_lies_in_0_1(network):
     assert 0 <= out.min() <= out.max() <= 1
 
 
-def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(network):
+@pytest.mark.parametrize("style_of", [random_style, changing_style])
+def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(
+    network, style_of
+):
     reach = -(-network.receptive_field // 8) * 8
     content = torch.rand(1, 3, 2 * reach + 16, 2 * reach + 32)
-    vector = network.vector(random_style(network))
+    vector = network.vector(style_of(network))
     moments: dict[str, Moments] = {}
     live = network(content, vector, moments)
     frozen = network.freeze(vector, moments, torch.float32)
@@ -131,6 +147,45 @@ def test_strength_runs_from_the_photo_vector_to_the_style(network):
     torch.testing.assert_close(vectors[1], style)
 
 
+def test_a_changing_style_paints_as_the_network_with_its_kernels_changed(network):
+    style = changing_style(network)
+    changed = copy.deepcopy(network)
+    for name, (a, b) in factorize(network, style).items():
+        changed.weights[name] += (b @ a).reshape(changed.weights[name].shape)
+    content = torch.rand(1, 3, 32, 48)
+    plain = style[: network.style_size]
+    painted = network(content, network.vector(style))
+    torch.testing.assert_close(painted, changed(content, changed.vector(plain)))
+    assert (painted - network(content, network.vector(plain))).abs().max() > 0.01
+
+
+def test_each_of_a_batch_is_painted_with_its_own_kernels(network):
+    contents = torch.rand(2, 3, 32, 32)
+    styles = stack_styles([changing_style(network), random_style(network)])
+    both = network(contents, network.vector(styles))
+    for content, style, painted in zip(contents, styles, both, strict=True):
+        alone = network(content[None], network.vector(style))
+        torch.testing.assert_close(alone[0], painted)
+
+
+def test_at_strength_0_a_changing_style_changes_no_kernel(network):
+    vector = network.vector(changing_style(network), 0.0)[0]
+    torch.testing.assert_close(vector[: network.style_size], network.photo.data)
+    assert not vector[network.style_size :].any()
+
+
+def test_factors_of_a_lower_rank_are_the_nearest(network):
+    style = changing_style(network)
+    torch.testing.assert_close(
+        with_changes(style[: network.style_size], factorize(network, style, 2)), style
+    )
+    both = factorize(network, style, 2)
+    for name, (a, b) in factorize(network, style, 1).items():
+        whole = both[name][1] @ both[name][0]
+        dropped = torch.linalg.svdvals(whole)[1]
+        torch.testing.assert_close((whole - b @ a).norm(), dropped)
+
+
 def test_mixing_is_the_content_at_0_and_the_stylized_image_at_1():
     content, stylized = torch.rand(2, 1, 3, 4, 4)
     assert torch.equal(mix(content, stylized, 0.0), content)
@@ -150,6 +205,25 @@ def test_a_saved_style_renders_as_before(network, tmp_path):
         loaded.network(content, loaded.network.vector(loaded.vector)),
         network(content, network.vector(vector)),
     )
+
+
+def test_changes_are_saved_as_factors(network, tmp_path):
+    save_trunk(tmp_path / "trunk.safetensors", network, StyleInfo(name="trunk"))
+    path = tmp_path / "dusk.safetensors"
+    style = changing_style(network)
+    save_style(path, style, network, StyleInfo(name="dusk"), self_contained=False)
+    assert not read_info(path).self_contained
+    assert load_file(path)["up2.lora_A"].shape == (2, 9 * 6)
+    torch.testing.assert_close(load_style(path).vector, style, atol=2e-3, rtol=2e-3)
+
+
+def test_a_change_of_nothing_is_saved_as_nothing(network, tmp_path):
+    path = tmp_path / "dusk.safetensors"
+    style = torch.cat([random_style(network), changing_style(network) * 0])
+    style = style[: len(changing_style(network))]
+    save_style(path, style, network, StyleInfo(name="dusk"))
+    assert load_file(path)["up2.lora_A"].shape == (0, 9 * 6)
+    assert not load_style(path).vector[network.style_size :].any()
 
 
 def test_a_trunk_is_loaded_once(network, tmp_path):
@@ -232,6 +306,40 @@ def damaged(network, tmp_path):
 )
 def test_weights_that_cannot_be_used_are_refused(damaged, tensors, message):
     with pytest.raises(InvalidStyleError, match=message):
+        load_style(damaged(tensors))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pytest.param({"up2.lora_A": None}, id="half-missing"),
+        pytest.param({"up2.lora_A": torch.zeros(3, 54).half()}, id="ranks-differ"),
+        pytest.param({"up2.lora_A": torch.zeros(2, 53).half()}, id="wrong-shape"),
+        pytest.param({"up2.lora_A": torch.zeros(108).half()}, id="flat"),
+        pytest.param({"enter.lora_A": torch.zeros(2, 108).half()}, id="fixed-layer"),
+        pytest.param({"x.lora_B": torch.zeros(1).half()}, id="no-layer"),
+        pytest.param(
+            {"up2.lora_A": torch.zeros(9, 54), "up2.lora_B": torch.zeros(4, 9)},
+            id="rank-above-the-kernel's",
+        ),
+        pytest.param(
+            {"up2.lora_A": torch.zeros(0, 54), "up2.lora_B": torch.zeros(10**9, 0)},
+            id="huge-out-of-nothing",
+        ),
+        pytest.param(
+            {
+                "up2.lora_A": torch.full((2, 54), 1e30),
+                "up2.lora_B": torch.full((4, 2), 1e30),
+            },
+            id="product-overflows",
+        ),
+        pytest.param({"up2.lora_A": torch.full((2, 54), np.inf)}, id="infinite"),
+    ],
+)
+def test_changes_that_do_not_fit_the_network_are_refused(network, damaged, tensors):
+    name = damaged()
+    save_style(name, changing_style(network), network, read_info(name))
+    with pytest.raises(InvalidStyleError, match=r"kernels that do not fit|not finite"):
         load_style(damaged(tensors))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from styleplug import Stylizer, hub
 from styleplug.errors import InvalidStyleError
@@ -209,12 +210,20 @@ def test_a_style_beside_its_trunk_is_published_with_it(
     save_trunk(tmp_path / "trunk.safetensors", network, StyleInfo("trunk"))
     monkeypatch.setattr("styleplug.style.STYLES_DIR", tmp_path)
     path = tmp_path / "wave.safetensors"
-    save_style(path, network.new_style(), network, INFO, self_contained=False)
+    style = network.new_style()
+    sizes = [shape.numel() for shape in network.changeable.values()]
+    style = torch.cat([style, 0.1 * torch.randn(sum(sizes))])
+    save_style(path, style, network, INFO, self_contained=False)
     assert not read_info(path).self_contained
     published = tmp_path / "published.safetensors"
     files = hub.publish(path, "owner/wave", dry_run=True).files
     published.write_bytes(files["model.safetensors"])
     assert read_info(published).self_contained
+    own, whole = load_file(path), load_file(published)
+    assert len(own) > 1
+    for name, tensor in own.items():
+        assert torch.equal(whole[name], tensor)
+    assert torch.equal(load_style(published).vector, load_style(path).vector)
 
 
 @pytest.mark.parametrize("field", ["license", "artwork"])

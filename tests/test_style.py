@@ -49,6 +49,16 @@ def test_a_file_with_its_trunk_is_self_contained(tmp_path):
     assert read_info(write(tmp_path / "s", header, bytes(8))).self_contained
 
 
+def test_changes_to_kernels_are_no_trunk(tmp_path):
+    header = {
+        "__metadata__": StyleInfo(name="dusk").to_metadata(),
+        "style": tensor(4),
+        "up2.lora_A": tensor(4),
+        "up2.lora_B": tensor(4),
+    }
+    assert not read_info(write(tmp_path / "s", header, bytes(8))).self_contained
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -23,7 +23,15 @@ from torch import Generator, Tensor, nn
 
 from ..engine import pick_device
 from ..losses import LossNetwork
-from ..networks import StyleNetwork, autocast, hash_trunk, load_style, load_trunk, paint
+from ..networks import (
+    StyleNetwork,
+    autocast,
+    hash_trunk,
+    load_style,
+    load_trunk,
+    paint,
+    stack_styles,
+)
 from ..predictor import (
     StylePredictor,
     load_predictor,
@@ -228,7 +236,10 @@ def predictor_beside(trunk: Path | None) -> StylePredictor | None:
 
 
 def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
-    """Return the vectors (N, K) of the styles beside their trunk, at least one."""
+    """Return the vectors (N, K), or longer, of the styles beside their trunk.
+
+    There is at least one.
+    """
     vectors = [network.photo.detach().cpu()]
     if trunk is not None:
         name = read_info(trunk).trunk
@@ -236,7 +247,7 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
         for path in sorted(trunk.parent.glob("*.safetensors")):
             if path.name not in others and read_info(path).trunk == name:
                 vectors.append(load_style(path).vector)
-    return torch.stack(vectors)
+    return stack_styles(vectors)
 
 
 class _Fits:

@@ -167,6 +167,10 @@ def run(args: argparse.Namespace) -> int:
     if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
     only_fit = not (args.any or args.new_trunk)
+    if args.rank and not only_fit:
+        raise TrainingError(
+            "--rank is for styles on a trunk that stays as it is; leave it out."
+        )
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     fields = dict(_FIT if only_fit else _ANY if args.keep_trunk else {})
     fields |= {name: value for name, value in given.items() if value is not None}

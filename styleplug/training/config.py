@@ -30,6 +30,9 @@ class TrainConfig:
     """Peak of a one-cycle schedule."""
     vector_rate: float = 6.0
     """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
+    rank: int = 0
+    """Rank of what styles add to the kernels of a trunk that stays as it is, see
+    :func:`~styleplug.networks.with_changes`; 0: they are vectors only."""
     varied_strength: float = 0.3
     """Share of the crops that is trained at a strength below 1."""
     any_share: float = 0.5
@@ -54,6 +57,7 @@ class TrainConfig:
             "steps": (1, math.inf),
             "batch_size": (1, math.inf),
             "patience": (0, math.inf),
+            "rank": (0, math.inf),
             "noise": (0, math.inf),
             "shift": (0, stride),
             "crop_size": (48, math.inf),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,15 @@ from ..losses import (
     style_loss,
     tv_loss,
 )
-from ..networks import StyleNetwork, mix, paint, training_dtype
+from ..networks import (
+    Factors,
+    StyleNetwork,
+    factorize,
+    mix,
+    paint,
+    training_dtype,
+    with_changes,
+)
 from ..predictor import StylePredictor
 from .config import TrainConfig
 from .data import Photographs
@@ -45,7 +54,7 @@ class Batch(NamedTuple):
     strength: Tensor
     """(B,) in [0, 1]."""
     picks: Tensor
-    """(n,), rows of the learner's vectors."""
+    """(n,), rows of the learner's styles."""
     glimpses: list[Tensor]
     """B - n pictures, each (1, 3, h, w)."""
     grams: dict[str, Tensor]
@@ -87,7 +96,10 @@ def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
 
 
 class Learner(nn.Module):
-    """A style network with style vectors (N, K) and perhaps a predictor.
+    """A style network with styles and perhaps a predictor.
+
+    It begins with ``styles`` (N, K), or longer where they change kernels. What they
+    change is learned in factors of a ``rank``; with 0 they change nothing.
 
     Calling it with a :class:`Batch` and the loss network gives the :class:`Losses`.
     Only what is to be learned requires gradients.
@@ -96,16 +108,35 @@ class Learner(nn.Module):
     def __init__(
         self,
         network: StyleNetwork,
-        vectors: Tensor,
+        styles: Tensor,
         predictor: StylePredictor | None,
+        rank: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.vectors = nn.Parameter(vectors, requires_grad=len(vectors) > 0)
         self.predictor = predictor
+        vectors = styles[:, : network.style_size].clone()
+        self.vectors = nn.Parameter(vectors, requires_grad=len(vectors) > 0)
+        self.factors = nn.ParameterDict()
+        if rank:
+            each = [_first_factors(network, style, rank) for style in styles]
+            for name in network.changeable:
+                for i, letter in enumerate("ab"):
+                    of_all = torch.stack([factors[name][i] for factors in each])
+                    self.factors[f"{name}_{letter}"] = nn.Parameter(of_all)
+
+    def styles(self, picks: Tensor) -> Tensor:
+        """Return the styles of some rows, (n, K) or longer."""
+        if not self.factors:
+            return self.vectors[picks]
+        factors = {
+            name: (self.factors[f"{name}_a"][picks], self.factors[f"{name}_b"][picks])
+            for name in self.network.changeable
+        }
+        return with_changes(self.vectors[picks], factors)
 
     def forward(self, batch: Batch, loss_network: LossNetwork) -> Losses:
-        vectors = [self.vectors[batch.picks]]
+        vectors = [self.styles(batch.picks)]
         if self.predictor is not None:
             vectors += [self.predictor(glimpse) for glimpse in batch.glimpses]
         styles = torch.cat(vectors)
@@ -141,3 +172,13 @@ class Learner(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad
         }
+
+
+def _first_factors(network: StyleNetwork, style: Tensor, rank: int) -> Factors:
+    """Return factors of what a style changes; of nothing, those that learning can
+    begin at: directions at random, and no way along them."""
+    factors = factorize(network, style, rank)
+    for name, (a, b) in factors.items():
+        if not b.any():
+            factors[name] = torch.randn(a.shape).to(a) / math.sqrt(a.shape[1]), b
+    return factors

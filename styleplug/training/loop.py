@@ -35,6 +35,7 @@ from ..networks import (
     paint,
     save_style,
     save_trunk,
+    stack_styles,
 )
 from ..predictor import StylePredictor, capture, load_predictor, save_predictor
 from ..style import (
@@ -86,11 +87,11 @@ def train(
 ) -> list[Path]:
     """Train a style for each artwork, write them into ``out``, return their paths.
 
-    With ``trunk`` only the vectors are learned, on that trunk, unless ``train_trunk``
+    With ``trunk`` only the styles are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
     there nor bundled hold it themselves. ``start`` are styles of the trunk that the
-    vectors begin from, one for each artwork; without them, vectors on the bundled trunk
+    styles begin from, one for each artwork; without them, styles on the bundled trunk
     begin where its predictor sees them. ``archive`` is a folder of artworks, but for
     those named in ``held_out``: the trunk is trained on them, too, in the styles that
     a predictor finds, which learns along and is written as ``predictor.safetensors``.
@@ -110,8 +111,12 @@ def train(
     """
     config = config or TrainConfig()
     device = pick_device(device)
-    rank, processes = _place(config)
+    process, processes = _place(config)
     train_trunk = train_trunk or trunk is None or archive is not None
+    if config.rank and train_trunk:
+        raise TrainingError(
+            "--rank is for styles on a trunk that stays as it is; leave it out."
+        )
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk, out_predictor = (
@@ -145,7 +150,11 @@ def train(
     network = network.to(device).requires_grad_(train_trunk)
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
     shared = train_trunk or hash_trunk(network) in {read_info(p).trunk for p in trunks}
-    vectors = _first_vectors(network, artworks, start, new=trunk is None)
+    styles = _first_styles(network, artworks, start, new=trunk is None)
+    if styles.shape[1] > network.style_size and not config.rank:
+        raise TrainingError(
+            "A style to begin from changes kernels; give a --rank, that it may go on."
+        )
     predictor = None
     if pictures is not None:
         predictor = predictor_beside(trunk)
@@ -155,7 +164,7 @@ def train(
             )
         predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
-    learner = Learner(network, vectors, predictor)
+    learner = Learner(network, styles, predictor, config.rank)
     state = State(
         learner.learned(),
         config,
@@ -176,12 +185,16 @@ def train(
         )
 
     def save() -> None:
-        if checkpoint and rank == 0:
+        if checkpoint and process == 0:
             state.save(checkpoint)
 
+    @torch.no_grad()
+    def styles_so_far() -> Tensor:
+        return learner.styles(torch.arange(len(artworks)))
+
     def draw() -> None:
-        if sheet and rank == 0:
-            shown = learner.vectors.detach()
+        if sheet and process == 0:
+            shown = styles_so_far()
             if predictor is not None:
                 shown = torch.cat([shown, sampler.examples(predictor)])
             draw_sheet(sheet, network, shown, photographs)
@@ -189,7 +202,7 @@ def train(
     report = _Report(config)
     saved = time.monotonic()
     while state.step < config.steps and not state.stuck:
-        batch = sampler.batch(state.step, rank, processes)
+        batch = sampler.batch(state.step, process, processes)
         losses = parallel(batch, learned_from)
         loss = total_loss(losses, batch, config)
         state.descend(loss)
@@ -203,7 +216,7 @@ def train(
         logger.info(
             "stopped at step %d: no better for %d steps", state.step, config.patience
         )
-    if rank > 0:
+    if process > 0:
         return []
 
     info = {
@@ -216,7 +229,7 @@ def train(
     }
     figures = [
         _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(wanted, i))
-        for i, style in enumerate(learner.vectors.detach())
+        for i, style in enumerate(styles_so_far())
     ]
     if train_trunk:
         kept = StyleInfo("trunk", base_size=config.style_size, training=info)
@@ -230,7 +243,7 @@ def train(
         )
         save_predictor(out_predictor, predictor, told)
     for path, told, style, measured in zip(
-        *(paths, infos, learner.vectors, figures), strict=True
+        *(paths, infos, styles_so_far(), figures), strict=True
     ):
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=not shared)
@@ -252,10 +265,10 @@ def _place(config: TrainConfig) -> tuple[int, int]:
     return dist.get_rank(), processes
 
 
-def _first_vectors(
+def _first_styles(
     network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path], *, new: bool
 ) -> Tensor:
-    """Return the vectors (N, K) that the training begins with."""
+    """Return the styles (N, K), or longer, that the training begins with."""
     device = network.photo.device
     if new:
         return network.new_style().to(device).repeat(len(artworks), 1)
@@ -272,7 +285,7 @@ def _first_vectors(
                 raise TrainingError(
                     f"{path} belongs to another trunk; name that one with --trunk."
                 )
-        return torch.stack([style.vector for style in loaded]).to(device)
+        return stack_styles([style.vector for style in loaded]).to(device)
     if artworks and bundled_predictor().exists():
         info, _ = load_predictor(bundled_predictor())
         if info.trunk == trunk:

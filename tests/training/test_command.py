@@ -86,6 +86,7 @@ _ANY = ["--any", "--styles", ".", "--keep-trunk"]
     ("words", "said"),
     [
         pytest.param(["--keep-trunk"], "goes with --any", id="alone"),
+        pytest.param([*_ANY, "--rank", "2"], "--rank", id="rank"),
         pytest.param([*_ANY, "--new-trunk"], "not with --new-trunk", id="new-trunk"),
         pytest.param([*_ANY, "art.png"], "not with .* artworks", id="artworks"),
     ],

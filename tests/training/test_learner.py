@@ -3,7 +3,7 @@ import torch
 
 from styleplug import networks
 from styleplug.losses import LossNetwork, gram_matrix
-from styleplug.networks import StyleNetwork, paint
+from styleplug.networks import StyleNetwork, paint, with_changes
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
 from styleplug.training.learner import Batch, Learner, load_loss_network
@@ -53,6 +53,35 @@ def test_the_same_look_twice_is_steady(look):
     assert noisy.instability.min() > 0
     assert torch.equal(still.style, noisy.style)
     assert look(None).instability.tolist() == [0.0, 0.0]
+
+
+def test_learning_begins_at_the_styles_given(network):
+    plain = network.new_style()
+    changing = with_changes(
+        plain,
+        {
+            name: (torch.randn(2, shape[1:].numel()), torch.randn(shape[0], 2))
+            for name, shape in network.changeable.items()
+        },
+    )
+    for style, rank in ((plain, 2), (changing, 2), (changing, 3)):
+        learner = Learner(network, style[None], None, rank)
+        began = learner.styles(torch.tensor([0]))[0]
+        torch.testing.assert_close(began[: len(style)], style, atol=1e-4, rtol=1e-4)
+        changes = began[network.style_size :]
+        assert len(changes) == len(changing) - network.style_size
+        assert bool(changes.any()) == (style is changing)
+
+
+def test_factors_that_change_nothing_can_learn(network):
+    learner = Learner(network, network.new_style()[None], None, 2)
+    style = learner.styles(torch.tensor([0]))
+    (style * torch.randn_like(style)).sum().backward()
+    assert all(
+        factor.grad.any()
+        for name, factor in learner.factors.items()
+        if name.endswith("_b")
+    )
 
 
 @pytest.mark.parametrize("capable", [False, True])

@@ -288,6 +288,54 @@ def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp
     assert read_info(style).self_contained  # its trunk is not beside it
 
 
+def test_a_style_that_changes_kernels_learns_more(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    config = dataclasses.replace(
+        QUICK, steps=30, learning_rate=1e-2, vector_rate=1.0, stability_weight=0.0
+    )
+
+    def learn(start, place, **changed):
+        (style,) = train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path / place,
+            config=dataclasses.replace(config, **changed),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[start],
+            measure=photographs,
+        )
+        return style
+
+    def distance(style):
+        return read_info(style).figures["style_distance"]
+
+    vector = learn(trained, "vector")
+    changing = learn(trained, "changing", rank=4)
+    assert load_file(changing)["up2.lora_B"].shape[1] == 4
+    assert distance(changing) < 0.95 * distance(vector)
+    with pytest.raises(TrainingError, match="--rank"):
+        learn(changing, "refused")
+    on = learn(changing, "on", rank=4, steps=1, learning_rate=1e-12)
+    torch.testing.assert_close(
+        load_style(on).vector, load_style(changing).vector, atol=2e-3, rtol=2e-3
+    )
+
+
+def test_a_trunk_that_is_trained_has_no_styles_that_change_it(
+    artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="--rank"):
+        train(
+            [artwork],
+            photographs,
+            vgg,
+            tmp_path,
+            config=dataclasses.replace(QUICK, rank=2),
+        )
+
+
 def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_path):
     with pytest.raises(TrainingError, match="another trunk"):
         train(
