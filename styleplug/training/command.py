@@ -5,7 +5,7 @@
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
     styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
 
-The first fits the vectors of new styles on the bundled trunk, in a minute or two. The
+The first fits new styles on the bundled trunk, in a minute or two. The
 second trains a trunk together with the styles that will share it, in an hour or more.
 The third goes on training a trunk and its styles, together with the predictor that
 finds the vector of any picture; the fourth trains only the predictor.
@@ -45,12 +45,13 @@ _FIT: dict[str, Any] = {
     "crop_size": 256,
     "scales": (0.89, 1.33),
     "learning_rate": 6e-3,
+    "rank": 16,
     "stability_weight": 0.0,
 }
-"""Settings that fit vectors on a trunk, in two minutes on two CPU cores without
+"""Settings that fit styles on a trunk, in three minutes on two CPU cores without
 bfloat16. Crops show as much of a photograph as a trunk's do, made smaller: of 192
-pixels they cost half, but the vectors are farther from what whole photographs need.
-Steadiness is the trunk's concern."""
+pixels they cost half, but the styles are farther from what whole photographs need.
+Steadiness, which takes a third longer to learn, is left to the trunk."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings that train a predictor on a trunk that stays."""
 
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the style files, or for one artwork a .safetensors "
         "(default: here)",
     )
-    add("--new-trunk", action="store_true", help="train a trunk, not only vectors")
+    add("--new-trunk", action="store_true", help="train a trunk, not only styles")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
     add(
         "--from",

@@ -32,7 +32,8 @@ class TrainConfig:
     """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
     rank: int = 0
     """Rank of what styles add to the kernels of a trunk that stays as it is, see
-    :func:`~styleplug.networks.with_changes`; 0: they are vectors only."""
+    :func:`~styleplug.networks.with_changes`; 0: they are vectors only. The factors
+    learn at ``learning_rate``."""
     varied_strength: float = 0.3
     """Share of the crops that is trained at a strength below 1."""
     any_share: float = 0.5

@@ -506,8 +506,8 @@ def _thinned(
 ) -> LossNetwork:
     """Return a loss network that costs less, made for such photographs and artworks.
 
-    It is for what cannot make use of what it does not see: vectors on a trunk that
-    stays as it is.
+    It is for what can hardly make use of what it does not see: styles on a trunk that
+    stays as it is. They are measured on the whole one.
     """
     size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
     crops = [
