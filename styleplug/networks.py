@@ -4,7 +4,7 @@ One trunk serves every style. A style is the vector of scales and shifts of its
 instance normalisations (Dumoulin, Shlens & Kudlur 2017, "A Learned Representation for
 Artistic Style", arXiv 1610.07629), and perhaps low-rank changes to its kernels (Hu et
 al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685), which
-take no time when it paints.
+are added to them once for a picture.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from .loop import train
 logger = logging.getLogger(__name__)
 
 _FIT: dict[str, Any] = {
-    "steps": 200,
+    "steps": 180,
     "batch_size": 1,
     "crop_size": 256,
     "scales": (0.89, 1.33),
