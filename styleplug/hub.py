@@ -294,7 +294,7 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
     else:
         with tempfile.TemporaryDirectory() as folder:
             complete = Path(folder) / FILENAME
-            info = complete_style(path, complete)
+            info = complete_style(loaded, complete)
             content = complete.read_bytes()
     pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
     return {

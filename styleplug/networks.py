@@ -793,11 +793,11 @@ def save_style(
     return info
 
 
-def complete_style(path: Path, complete: Path) -> StyleInfo:
-    """Write the style beside its trunk and the trunk as one file, their weights as they
-    are; return its header."""
-    style = load_style(path)
-    own = {name: tensor.half() for name, tensor in load_tensors(path).items()}
+def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
+    """Write a style that lies beside its trunk, and the trunk, as one file, the weights
+    as they are; return its header."""
+    assert style.info.path is not None
+    own = {name: t.half() for name, t in load_tensors(style.info.path).items()}
     info = _describe(style.info, style.network)
     write_tensors(complete, {**_trunk_tensors(style.network), **own}, info)
     return info

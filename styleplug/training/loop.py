@@ -153,7 +153,8 @@ def train(
     styles = _first_styles(network, artworks, start, new=trunk is None)
     if styles.shape[1] > network.style_size and not config.rank:
         raise TrainingError(
-            "A style to begin from changes kernels; give a --rank, that it may go on."
+            "A style to begin from changes kernels; give a --rank, that it may go on, "
+            "or, where the trunk is trained, begin from styles that change none."
         )
     predictor = None
     if pictures is not None:
@@ -227,9 +228,10 @@ def train(
         **dataclasses.asdict(config),
         "steps": state.step,
     }
+    styles = styles_so_far()
     figures = [
         _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(wanted, i))
-        for i, style in enumerate(styles_so_far())
+        for i, style in enumerate(styles)
     ]
     if train_trunk:
         kept = StyleInfo("trunk", base_size=config.style_size, training=info)
@@ -243,7 +245,7 @@ def train(
         )
         save_predictor(out_predictor, predictor, told)
     for path, told, style, measured in zip(
-        *(paths, infos, styles_so_far(), figures), strict=True
+        *(paths, infos, styles, figures), strict=True
     ):
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=not shared)
