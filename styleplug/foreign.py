@@ -78,6 +78,9 @@ class ForeignNetwork(StyleNetwork):
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         return style.reshape(-1, self.style_size)
 
+    def opacity(self, strength: Tensor | float) -> Tensor:
+        return torch.as_tensor(strength * (2 - strength))
+
     def forward(
         self,
         content: Tensor,

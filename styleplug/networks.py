@@ -65,6 +65,8 @@ class StyleNetwork(nn.Module):
     """Height and width of the input must be multiples of this."""
     MARGIN = 8
     """Pixels of context that the input should have around what is wanted."""
+    LIGHT = 0.5
+    """Strength below which a painting fades into the photograph."""
     GRAIN = 4 / 255
     """Deviation of the noise on what is flat, such as a sky, while strokes are painted.
     Without it, it stays empty, or is painted in a pattern."""
@@ -99,6 +101,7 @@ class StyleNetwork(nn.Module):
         self.weights["leave"] = nn.Parameter(torch.empty(3, half, 3, 3))
         self.bias = nn.Parameter(torch.zeros(3))
         self.photo = nn.Parameter(torch.empty(self.style_size))
+        self.light = nn.Parameter(torch.full((self.style_size,), 0.5))
         if not self.photo.is_meta:  # on meta this would load torch's compiler
             self._initialize()
 
@@ -142,15 +145,29 @@ class StyleNetwork(nn.Module):
         return torch.cat([torch.ones(half), torch.zeros(half)])
 
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
-        """Return the (B, K) vector between ``photo`` (strength 0) and ``style`` (1).
+        """Return the (B, K) vector that paints ``style`` at a strength in [0, 1].
 
         ``style`` is (K,) or (B, K), ``strength`` a number or (B,). A style that changes
         kernels, see :func:`with_changes`, is longer, and so is what is returned.
+
+        From strength 1 down to :attr:`LIGHT` the vector moves to a light version of the
+        style, which keeps more of the photograph. That is as far from ``photo`` as
+        ``light``, (K,) and the same for all styles, has learned. Then it stays, and the
+        painting fades, see :meth:`opacity`.
         """
         style = style.reshape(-1, style.shape[-1])
-        amount = torch.as_tensor(strength, device=style.device).reshape(-1, 1)
-        photo = F.pad(self.photo, (0, style.shape[1] - self.style_size))
-        return photo + amount * (style - photo)
+        strength = torch.as_tensor(strength, device=style.device).reshape(-1, 1)
+        amount = ((strength - self.LIGHT) / (1 - self.LIGHT)).clamp(min=0)
+        full = style[:, : self.style_size]
+        light = self.photo + self.light * (full - self.photo)
+        vector = light + amount * (full - light)
+        return torch.cat([vector, style[:, self.style_size :]], dim=1)
+
+    def opacity(self, strength: Tensor | float) -> Tensor:
+        """Return how much of the result is painted at a strength in [0, 1], a number or
+        (B,); the rest is the photograph, of which the lightest style keeps too little.
+        """
+        return torch.as_tensor(strength / self.LIGHT).clamp(max=1)
 
     def forward(
         self,
@@ -331,19 +348,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def mix(content: Tensor, stylized: Tensor, strength: Tensor | float) -> Tensor:
-    """Return the result at ``strength``, a number or (B,): the last step of rendering.
-
-    The network already renders in between at a strength below 1, see
-    :meth:`StyleNetwork.vector`; what it cannot give, the photograph's finest detail
-    on the way to strength 0, comes from the content. Networks are trained through it.
-    """
+def mix(content: Tensor, stylized: Tensor, opacity: Tensor | float) -> Tensor:
+    """Return ``stylized`` upon ``content``, (B, 3, H, W) in [0, 1], at an opacity, a
+    number or (B,), see :meth:`StyleNetwork.opacity`: the last step of rendering."""
     stylized = stylized.to(content.dtype)
-    if isinstance(strength, float | int) and strength == 1:
+    if isinstance(opacity, float) and opacity == 1:
         return stylized
-    amount = torch.as_tensor(strength, device=content.device, dtype=content.dtype)
-    amount = (amount * (2 - amount)).reshape(-1, 1, 1, 1)
-    return content.lerp(stylized, amount)
+    amount = torch.as_tensor(opacity, device=content.device, dtype=content.dtype)
+    return content.lerp(stylized, amount.reshape(-1, 1, 1, 1))
 
 
 Box = tuple[int, int, int, int]
@@ -796,11 +808,28 @@ def save_style(
 def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
     """Write a style that lies beside its trunk, and the trunk, as one file, the weights
     as they are; return its header."""
-    assert style.info.path is not None
-    own = {name: t.half() for name, t in load_tensors(style.info.path).items()}
     info = _describe(style.info, style.network)
-    write_tensors(complete, {**_trunk_tensors(style.network), **own}, info)
+    tensors = {**_trunk_tensors(style.network), **_style_tensors(style)}
+    write_tensors(complete, tensors, info)
     return info
+
+
+def move_style(style: LoadedStyle, network: StyleNetwork, path: Path) -> StyleInfo:
+    """Write a style as one that lies beside another trunk, the weights as they are;
+    return its header."""
+    info = _describe(style.info, network)
+    write_tensors(path, _style_tensors(style), info)
+    return info
+
+
+def _style_tensors(style: LoadedStyle) -> dict[str, Tensor]:
+    """Return what a style's file holds of its own, in float16."""
+    assert style.info.path is not None
+    return {
+        name: tensor.half()
+        for name, tensor in load_tensors(style.info.path).items()
+        if name == "style" or name.endswith(FACTORS)
+    }
 
 
 def hash_trunk(network: StyleNetwork) -> str:

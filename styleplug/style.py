@@ -9,7 +9,9 @@ a JSON object, the fields of :class:`StyleInfo`. The tensors are float16:
     (R, 9 I) and (O, R), perhaps: their product B A is what the style adds to the kernel
     (O, I, 3, 3) of a layer, flattened;
 ``photo``
-    (K,) the vector under which the trunk leaves a photograph as it is;
+    (K,) the vector that styles come from: new ones begin there;
+``light``
+    (K,) how far from there styles are at half strength;
 everything else
     the trunk, the network that all styles of one training share.
 

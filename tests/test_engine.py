@@ -77,14 +77,14 @@ def test_strength_0_is_the_content_exactly(stylizer):
     assert np.array_equal(stylizer.render(pixels, strength=0), pixels)
 
 
-def test_strength_leads_steadily_away_from_the_content(stylizer, content_image):
+def test_a_light_painting_fades_into_the_content(stylizer, content_image):
     content = as_float(content_image)
     distances = [
-        np.abs(as_float(stylizer(content_image, strength=s / 5)) - content).mean()
+        np.abs(as_float(stylizer(content_image, strength=s / 10)) - content).mean()
         for s in range(6)
     ]
     assert distances == sorted(distances)
-    assert distances[1] < 0.5 * distances[5]
+    assert distances[1] < 0.3 * distances[5]
 
 
 def test_style_scale_changes_the_strokes_not_the_size(stylizer, content_image):

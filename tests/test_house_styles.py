@@ -39,22 +39,49 @@ def rod(assets):
     return network, content
 
 
-@pytest.mark.assets
-@pytest.mark.parametrize("name", bundled_styles())
-def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name):
-    from styleplug.losses import gram_matrix, style_loss
+def grams_of(assets, rod, name):
+    """Return the Gram matrices of a bundled style's artwork."""
+    from styleplug.losses import gram_matrix
     from styleplug.training.data import load_artwork
 
-    network, content = rod
     catalogue = json.loads((CARDS / "styles.json").read_text("utf-8"))
     (file,) = (file for file, about in catalogue.items() if about["name"] == name)
     artwork = load_artwork(assets / "styles" / "public_domain" / file, 384)
+    return {k: gram_matrix(f) for k, f in rod[0](artwork).items()}
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", bundled_styles())
+def test_a_bundled_style_brings_a_photograph_near_its_artwork(assets, rod, name):
+    from styleplug.losses import style_loss
+
+    network, content = rod
     with torch.inference_mode():
-        grams = {k: gram_matrix(f) for k, f in network(artwork).items()}
+        grams = grams_of(assets, rod, name)
         stylized = Stylizer(name, device="cpu")(content)
         far = style_loss(network(content), grams).item()
         near = style_loss(network(stylized), grams).item()
     assert near < 0.5 * far
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", bundled_styles())
+def test_strength_leads_from_the_photograph_to_the_artwork(assets, rod, name):
+    from styleplug.losses import content_loss, style_loss
+
+    network, content = rod
+    stylizer = Stylizer(name, device="cpu")
+    from_content, from_style = [], []
+    with torch.inference_mode():
+        grams = grams_of(assets, rod, name)
+        wanted = {"relu4_1": network(content)["relu4_1"]}
+        for strength in (0.0, 0.25, 0.5, 0.75, 1.0):
+            features = network(stylizer(content, strength=strength))
+            from_content.append(content_loss(features, wanted).item())
+            from_style.append(style_loss(features, grams).item())
+    assert from_content == sorted(from_content)
+    assert from_style[:3] == sorted(from_style[:3], reverse=True)
+    assert max(from_style[3:]) < from_style[2]
 
 
 @pytest.mark.assets

@@ -139,12 +139,21 @@ def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
     torch.testing.assert_close(frozen(other)[..., middle, middle], before)
 
 
-def test_strength_runs_from_the_photo_vector_to_the_style(network):
+def test_strength_leads_to_the_style_by_way_of_a_light_one(network):
+    network.photo += torch.randn_like(network.photo)
+    network.light[:] = torch.rand_like(network.light)
     style = random_style(network)
-    torch.testing.assert_close(network.vector(style, 0.0)[0], network.photo.data)
-    torch.testing.assert_close(network.vector(style, 1.0)[0], style)
-    vectors = network.vector(style.repeat(2, 1), torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(vectors[1], style)
+    light = network.photo + network.light * (style - network.photo)
+    for strength, expected in (
+        (1.0, style),
+        (0.75, (style + light) / 2),
+        (0.5, light),
+        (0.2, light),
+        (0.0, light),
+    ):
+        torch.testing.assert_close(network.vector(style, strength)[0], expected)
+    vectors = network.vector(style.repeat(2, 1), torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(vectors, torch.stack([light, style]))
 
 
 def test_a_changing_style_paints_as_the_network_with_its_kernels_changed(network):
@@ -168,10 +177,10 @@ def test_each_of_a_batch_is_painted_with_its_own_kernels(network):
         torch.testing.assert_close(alone[0], painted)
 
 
-def test_at_strength_0_a_changing_style_changes_no_kernel(network):
-    vector = network.vector(changing_style(network), 0.0)[0]
-    torch.testing.assert_close(vector[: network.style_size], network.photo.data)
-    assert not vector[network.style_size :].any()
+def test_a_light_style_changes_the_same_kernels(network):
+    style = changing_style(network)
+    changes = network.vector(style, 0.5)[0, network.style_size :]
+    assert torch.equal(changes, style[network.style_size :])
 
 
 def test_factors_of_a_lower_rank_are_the_nearest(network):
@@ -186,10 +195,18 @@ def test_factors_of_a_lower_rank_are_the_nearest(network):
         torch.testing.assert_close((whole - b @ a).norm(), dropped)
 
 
-def test_mixing_is_the_content_at_0_and_the_stylized_image_at_1():
+def test_the_content_is_seen_at_strength_0_and_the_painting_at_1(network):
     content, stylized = torch.rand(2, 1, 3, 4, 4)
-    assert torch.equal(mix(content, stylized, 0.0), content)
-    torch.testing.assert_close(mix(content, stylized, 1.0), stylized)
+    assert torch.equal(mix(content, stylized, network.opacity(0.0)), content)
+    assert torch.equal(mix(content, stylized, network.opacity(1.0)), stylized)
+    assert torch.equal(mix(content, stylized, 1.0), stylized)
+
+
+def test_opacity_rises_with_strength(network):
+    opacities = network.opacity(torch.linspace(0, 1, 11))
+    assert (opacities[:6].diff() > 0).all()
+    assert (opacities[5:] == 1).all()
+    assert opacities[3] == pytest.approx(network.opacity(0.3))
 
 
 def test_a_saved_style_renders_as_before(network, tmp_path):

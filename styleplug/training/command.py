@@ -4,11 +4,13 @@
     styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
     styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
+    styleplug train ARTWORK... --content DIR --out DIR --only-strength --from STYLE...
 
-The first fits new styles on the bundled trunk, in a minute or two. The
-second trains a trunk together with the styles that will share it, in an hour or more.
-The third goes on training a trunk and its styles, together with the predictor that
-finds the vector of any picture; the fourth trains only the predictor.
+The first fits new styles on the bundled trunk, in a few minutes. The second trains a
+trunk together with the styles that will share it, in an hour or more. The third goes on
+training a trunk and its styles, together with the predictor that finds the vector of
+any picture; the fourth trains only the predictor, the fifth only what styles are at
+lower strengths.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .. import hub
 from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
+from ..networks import training_dtype
 from ..predictor import PHOTOGRAPHS
 from ..style import bundled_trunk
 from .amortize import train_predictor
@@ -40,7 +43,7 @@ from .loop import train
 logger = logging.getLogger(__name__)
 
 _FIT: dict[str, Any] = {
-    "steps": 180,
+    "steps": 600,
     "batch_size": 1,
     "crop_size": 256,
     "scales": (0.89, 1.33),
@@ -48,12 +51,22 @@ _FIT: dict[str, Any] = {
     "rank": 16,
     "stability_weight": 0.0,
 }
-"""Settings that fit styles on a trunk, in three minutes on two CPU cores without
-bfloat16. Crops show as much of a photograph as a trunk's do, made smaller: of 192
-pixels they cost half, but the styles are farther from what whole photographs need.
-Steadiness, which takes a third longer to learn, is left to the trunk."""
+"""Settings that fit styles on a trunk, in less than three minutes on two CPU cores.
+Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels they
+cost half, but the styles are farther from what whole photographs need. Steadiness,
+which takes a third longer to learn, is left to the trunk."""
+_FIT_FLOAT32 = {"steps": 180}
+"""As many steps are made in that time where there is no bfloat16."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings that train a predictor on a trunk that stays."""
+_STRENGTH: dict[str, Any] = {
+    "steps": 1000,
+    "crop_size": 320,
+    "learning_rate": 0.016,
+    "varied_strength": 1.0,
+    "stability_weight": 0.0,
+}
+"""Settings that train what is between strengths 0 and 1 on a trunk that stays."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-trunk", action="store_true", help="with --any: leave the trunk as it is"
     )
     add(
+        "--only-strength",
+        action="store_true",
+        help="learn only what the trunk makes of the styles of --from at lower "
+        "strengths; all else stays as it is",
+    )
+    add(
         "--hold-out",
         type=Path,
         help="text file: names in --styles to leave out, one in each line",
@@ -116,6 +135,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         told = " ".join(map(str, default))
         if field.name in _FIT:
             fitted = " ".join(map(str, _values(_FIT[field.name])))
+            if field.name in _FIT_FLOAT32:
+                fitted += f", without bfloat16 {_FIT_FLOAT32[field.name]}"
             told = f"{fitted}, or {told} with a trunk"
         add(
             f"--{field.name.replace('_', '-')}",
@@ -167,13 +188,22 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
-    only_fit = not (args.any or args.new_trunk)
+    only_fit = not (args.any or args.new_trunk or args.only_strength)
     if args.rank and not only_fit:
         raise TrainingError(
             "--rank is for styles on a trunk that stays as it is; leave it out."
         )
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    fields = dict(_FIT if only_fit else _ANY if args.keep_trunk else {})
+    settings = {}
+    if only_fit:
+        settings = _FIT
+        if training_dtype(pick_device(args.device)) == torch.float32:
+            settings = _FIT | _FIT_FLOAT32
+    elif args.only_strength:
+        settings = _STRENGTH
+    elif args.keep_trunk:
+        settings = _ANY
+    fields = dict(settings)
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.scales:
         fields["scales"] = tuple(args.scales)
@@ -210,7 +240,8 @@ def run(args: argparse.Namespace) -> int:
             out,
             config=TrainConfig(**fields),
             trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
-            train_trunk=not only_fit,
+            train_trunk=args.any or args.new_trunk,
+            only_strength=args.only_strength,
             start=args.start,
             archive=args.styles,
             held_out=held_out,

@@ -85,7 +85,7 @@ def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
     wanted = torch.where(
         batch.itself,
         config.identity_weight * losses.difference,
-        config.style_weight * batch.strength**2 * huber(losses.style, config.far),
+        config.style_weight * batch.strength**3 * huber(losses.style, config.far),
     )
     return (
         config.content_weight * losses.content
@@ -99,7 +99,7 @@ class Learner(nn.Module):
     """A style network with styles and perhaps a predictor.
 
     It begins with ``styles`` (N, K), or longer where they change kernels. What they
-    change is learned in factors of a ``rank``; with 0 they change nothing.
+    change is learned in factors of a ``rank``; with 0 it is no more than they are.
 
     Calling it with a :class:`Batch` and the loss network gives the :class:`Losses`.
     Only what is to be learned requires gradients.
@@ -115,7 +115,7 @@ class Learner(nn.Module):
         super().__init__()
         self.network = network
         self.predictor = predictor
-        vectors = styles[:, : network.style_size].clone()
+        vectors = (styles[:, : network.style_size] if rank else styles).clone()
         self.vectors = nn.Parameter(vectors, requires_grad=len(vectors) > 0)
         self.factors = nn.ParameterDict()
         if rank:
@@ -142,7 +142,7 @@ class Learner(nn.Module):
         styles = torch.cat(vectors)
         dtype = loss_network.dtype
         painted = paint(self.network, batch.crops, styles, batch.strength, dtype=dtype)
-        stylized = mix(batch.crops, painted, batch.strength)
+        stylized = mix(batch.crops, painted, self.network.opacity(batch.strength))
         with torch.no_grad():
             wanted = loss_network(batch.crops)
             wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}

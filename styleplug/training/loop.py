@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from ..networks import (
     hash_trunk,
     load_style,
     load_trunk,
+    move_style,
     paint,
     save_style,
     save_trunk,
@@ -74,6 +76,7 @@ def train(
     config: TrainConfig | None = None,
     trunk: Path | None = None,
     train_trunk: bool = False,
+    only_strength: bool = False,
     start: Sequence[Path] = (),
     archive: Path | None = None,
     held_out: Iterable[str] = (),
@@ -90,12 +93,15 @@ def train(
     With ``trunk`` only the styles are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
-    there nor bundled hold it themselves. ``start`` are styles of the trunk that the
-    styles begin from, one for each artwork; without them, styles on the bundled trunk
-    begin where its predictor sees them. ``archive`` is a folder of artworks, but for
-    those named in ``held_out``: the trunk is trained on them, too, in the styles that
-    a predictor finds, which learns along and is written as ``predictor.safetensors``.
-    It is the one beside the trunk, or a new one, whose encoder takes lessons first.
+    there nor bundled hold it themselves. With ``only_strength`` nothing is learned but
+    what the trunk makes of the styles of ``start`` at lower strengths; the trunk is
+    written, and as they were, but as its own, these and the predictor beside it.
+    ``start`` are styles of the trunk that the styles begin from, one for each artwork;
+    without them, styles on the bundled trunk begin where its predictor sees them.
+    ``archive`` is a folder of artworks, but for those named in ``held_out``: the trunk
+    is trained on them, too, in the styles that a predictor finds, which learns along
+    and is written as ``predictor.safetensors``. It is the one beside the trunk, or a
+    new one, whose encoder takes lessons first.
     ``about`` gives the header fields of a style by the file name of its artwork. The
     photographs in ``measure`` are not trained on; the figures in the headers are
     measured on them. ``checkpoint`` is written every few minutes and continued from
@@ -113,6 +119,11 @@ def train(
     device = pick_device(device)
     process, processes = _place(config)
     train_trunk = train_trunk or trunk is None or archive is not None
+    if only_strength and (train_trunk or not start):
+        raise TrainingError(
+            "--only-strength is for a trunk and styles that stay as they are; name "
+            "these with --from, and leave out --any and --new-trunk."
+        )
     if config.rank and train_trunk:
         raise TrainingError(
             "--rank is for styles on a trunk that stays as it is; leave it out."
@@ -124,9 +135,9 @@ def train(
         out / bundled_predictor().name,
     )
     results = paths.copy()
-    if train_trunk:
+    if train_trunk or only_strength:
         results.append(out_trunk)
-    if archive is not None:
+    if archive is not None or only_strength:
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
     progress = [path for path in (checkpoint, lessons, sheet) if path]
@@ -151,7 +162,8 @@ def train(
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
     shared = train_trunk or hash_trunk(network) in {read_info(p).trunk for p in trunks}
     styles = _first_styles(network, artworks, start, new=trunk is None)
-    if styles.shape[1] > network.style_size and not config.rank:
+    changing = styles.shape[1] > network.style_size
+    if changing and not config.rank and not only_strength:
         raise TrainingError(
             "A style to begin from changes kernels; give a --rank, that it may go on, "
             "or, where the trunk is trained, begin from styles that change none."
@@ -166,6 +178,10 @@ def train(
         predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
+    if only_strength:
+        learner.requires_grad_(False)
+        for parameter in (network.photo, network.light):
+            parameter.requires_grad_(True)
     state = State(
         learner.learned(),
         config,
@@ -174,6 +190,7 @@ def train(
             "artworks": [path.name for path in artworks],
             "archive": pictures and len(pictures.images),
             "trunk": train_trunk or hash_trunk(network),
+            "only strength": only_strength,
         },
     )
     if checkpoint:
@@ -207,7 +224,7 @@ def train(
         losses = parallel(batch, learned_from)
         loss = total_loss(losses, batch, config)
         state.descend(loss)
-        report.add(state.step, losses, batch)
+        report.add(state.step, loss.item(), losses, batch)
         if time.monotonic() - saved > SAVE_EVERY:
             save()
             draw()
@@ -228,6 +245,10 @@ def train(
         **dataclasses.asdict(config),
         "steps": state.step,
     }
+    if only_strength and trunk is not None:
+        _write_strength(network, trunk, start, out, paths, info)
+        draw()
+        return paths
     styles = styles_so_far()
     figures = [
         _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(wanted, i))
@@ -296,6 +317,28 @@ def _first_styles(
     return network.photo.detach().repeat(len(artworks), 1)
 
 
+def _write_strength(
+    network: StyleNetwork,
+    trunk: Path,
+    start: Sequence[Path],
+    out: Path,
+    paths: Sequence[Path],
+    training: dict[str, Any],
+) -> None:
+    """Write a trunk that learned strength, and its styles and predictor."""
+    told = read_info(trunk)
+    training = {**told.training, "strength": {**training, "trunk": told.trunk}}
+    told = dataclasses.replace(told, training=training)
+    told = save_trunk(out / bundled_trunk().name, network, told)
+    for source, path in zip(start, paths, strict=True):
+        move_style(load_style(source), network, path)
+    predictor = predictor_beside(trunk)
+    if predictor is not None:
+        info = read_info(trunk.with_name(bundled_predictor().name))
+        info = dataclasses.replace(info, trunk=told.trunk)
+        save_predictor(out / bundled_predictor().name, predictor, info)
+
+
 class _Sampler:
     """Draws the batch of each step, the same in every run with the same seed."""
 
@@ -325,7 +368,8 @@ class _Sampler:
         rng = step_rng(config.seed, step)
         size = config.batch_size
         crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
-        strength = torch.rand(size, generator=rng)
+        strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
+        strength = strength.clamp(min=StyleNetwork.LIGHT)
         varied = torch.rand(size, generator=rng) < config.varied_strength
         strength = torch.where(varied, strength, 1.0)
         itself = torch.zeros(size, dtype=torch.bool)
@@ -409,25 +453,27 @@ class _Sampler:
 
 
 class _Report:
-    """Logs the mean losses of the last steps, at strength 1."""
+    """Logs the mean of what is minimised, and of what was found at strength 1."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._steps = config.steps
+        self._minimised: list[float] = []
         self._rows: list[tuple[float, float]] = []
         self._since = time.monotonic()
 
-    def add(self, step: int, losses: Losses, batch: Batch) -> None:
+    def add(self, step: int, loss: float, losses: Losses, batch: Batch) -> None:
+        self._minimised.append(loss)
         full = (batch.strength == 1.0) & ~batch.itself
         found = losses.content[full].tolist(), losses.style[full].tolist()
         self._rows += zip(*found, strict=True)
-        if self._rows and (step % 50 == 0 or step == self._steps):
-            means = [
-                sum(values) / len(values) for values in zip(*self._rows, strict=True)
-            ]
-            logger.info(
-                "step %d/%d  content %.3f  style %.4f  %.1f s",
-                *(step, self._steps, *means, time.monotonic() - self._since),
-            )
+        if step % 50 == 0 or step == self._steps:
+            told = f"loss {fmean(self._minimised):.3f}"
+            if self._rows:
+                content, style = map(fmean, zip(*self._rows, strict=True))
+                told += f"  content {content:.3f}  style {style:.4f}"
+            seconds = time.monotonic() - self._since
+            logger.info("step %d/%d  %s  %.1f s", step, self._steps, told, seconds)
+            self._minimised.clear()
             self._rows.clear()
             self._since = time.monotonic()
 

@@ -6,6 +6,7 @@ import re
 import shlex
 
 import pytest
+import torch
 
 from styleplug.cli import main
 from styleplug.style import bundled_trunk
@@ -30,8 +31,30 @@ def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
     words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
     assert main(words) == 0
     assert shlex.split(asked["command"]) == ["styleplug", *words]
-    assert asked["config"] == TrainConfig(**command._FIT)
     assert not asked["overwrite"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_style_takes_as_many_steps_as_there_is_time_for(
+    asked, artwork, vgg, monkeypatch, dtype
+):
+    monkeypatch.setattr(command, "training_dtype", lambda device: dtype)
+    words = ["train", str(artwork), "--loss-network", str(vgg)]
+    assert main(words) == 0
+    slower = command._FIT_FLOAT32 if dtype == torch.float32 else {}
+    assert asked["config"] == TrainConfig(**command._FIT | slower)
+    assert main([*words, "--steps", "7"]) == 0
+    assert asked["config"].steps == 7
+
+
+def test_only_strength_is_asked_for(asked, artwork, vgg):
+    style = bundled_trunk().with_name("starry-night.safetensors")
+    words = ["train", str(artwork), "--loss-network", str(vgg)]
+    assert main([*words, "--from", str(style), "--only-strength"]) == 0
+    assert asked["only_strength"]
+    assert not asked["train_trunk"]
+    assert asked["start"] == [style]
+    assert asked["config"] == TrainConfig(**command._STRENGTH)
 
 
 def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):

@@ -73,6 +73,12 @@ def test_learning_begins_at_the_styles_given(network):
         assert bool(changes.any()) == (style is changing)
 
 
+def test_without_a_rank_styles_change_what_they_did(network):
+    style = torch.randn(1, network.style_size + 5)
+    learner = Learner(network, style, None)
+    assert torch.equal(learner.styles(torch.tensor([0])), style)
+
+
 def test_factors_that_change_nothing_can_learn(network):
     learner = Learner(network, network.new_style()[None], None, 2)
     style = learner.styles(torch.tensor([0]))

@@ -323,6 +323,81 @@ def test_a_style_that_changes_kernels_learns_more(
     )
 
 
+def test_only_strength_is_learned(trained, artwork, photographs, vgg, tmp_path):
+    trunk = trained.with_name("trunk.safetensors")
+    config = dataclasses.replace(
+        QUICK, steps=3, learning_rate=0.1, vector_rate=0.01, varied_strength=1.0
+    )
+    given = [artwork], photographs, vgg
+    (changing,) = train(
+        *given,
+        tmp_path / "styles",
+        config=dataclasses.replace(config, rank=2),
+        trunk=trunk,
+        start=[trained],
+    )
+    (moved,) = train(
+        *given,
+        tmp_path / "moved",
+        config=config,
+        trunk=trunk,
+        only_strength=True,
+        start=[changing],
+    )
+    before, after = load_file(trunk), load_file(moved.with_name(trunk.name))
+    differ = {name for name in before if not torch.equal(before[name], after[name])}
+    assert differ == {"photo", "light"}
+    before, after = load_file(changing), load_file(moved)
+    assert {"style", "up2.lora_A", "up2.lora_B"} <= after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in after)
+    old, new = load_style(changing), load_style(moved)
+    assert read_info(moved.with_name(trunk.name)).trunk == new.info.trunk
+    assert new.info.trunk != old.info.trunk
+    assert new.info.figures == old.info.figures
+    assert not torch.equal(
+        old.network.vector(old.vector, 0.5), new.network.vector(new.vector, 0.5)
+    )
+
+
+def test_strength_is_learned_for_styles_that_there_are(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="--from"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=QUICK,
+            trunk=trained.with_name("trunk.safetensors"),
+            only_strength=True,
+        )
+
+
+def test_the_predictor_of_a_trunk_whose_strength_is_learned_stays(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    first, then = tmp_path / "first", tmp_path / "then"
+    config = dataclasses.replace(QUICK, steps=1, learning_rate=0.1, varied_strength=1.0)
+    given = [artwork], photographs, vgg
+    (style,) = train(
+        *(*given, first),
+        config=config,
+        trunk=trained.with_name("trunk.safetensors"),
+        train_trunk=True,
+        archive=photographs,
+    )
+    trunk = first / "trunk.safetensors"
+    train(
+        *(*given, then),
+        config=config,
+        trunk=trunk,
+        only_strength=True,
+        start=[style],
+    )
+    info, _ = load_predictor(then / "predictor.safetensors")
+    assert info.trunk == read_info(then / trunk.name).trunk != read_info(trunk).trunk
+    before, after = (load_file(f / "predictor.safetensors") for f in (first, then))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_trunk_that_is_trained_has_no_styles_that_change_it(
     artwork, photographs, vgg, tmp_path
 ):
