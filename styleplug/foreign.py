@@ -79,7 +79,7 @@ class ForeignNetwork(StyleNetwork):
         return style.reshape(-1, self.style_size)
 
     def opacity(self, strength: Tensor | float) -> Tensor:
-        return torch.as_tensor(strength * (2 - strength))
+        return torch.as_tensor(strength)
 
     def forward(
         self,

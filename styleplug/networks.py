@@ -100,8 +100,9 @@ class StyleNetwork(nn.Module):
             self.weights[name] = nn.Parameter(torch.empty(shape))
         self.weights["leave"] = nn.Parameter(torch.empty(3, half, 3, 3))
         self.bias = nn.Parameter(torch.zeros(3))
-        self.photo = nn.Parameter(torch.empty(self.style_size))
-        self.light = nn.Parameter(torch.full((self.style_size,), 0.5))
+        self.light = nn.Parameter(torch.empty(2, self.style_size))
+        self.photo: Tensor
+        self.register_buffer("photo", torch.empty(self.style_size))
         if not self.photo.is_meta:  # on meta this would load torch's compiler
             self._initialize()
 
@@ -109,7 +110,8 @@ class StyleNetwork(nn.Module):
         for name in self.layers:
             nn.init.kaiming_normal_(self.weights[name], nonlinearity="relu")
         nn.init.xavier_normal_(self.weights["leave"])
-        self.photo.data = self.new_style()
+        self.photo = self.new_style()
+        self.light.data = 0.5 * torch.stack([torch.ones_like(self.photo), self.photo])
 
     @property
     def style_size(self) -> int:
@@ -151,17 +153,16 @@ class StyleNetwork(nn.Module):
         kernels, see :func:`with_changes`, is longer, and so is what is returned.
 
         From strength 1 down to :attr:`LIGHT` the vector moves to a light version of the
-        style, which keeps more of the photograph. That is as far from ``photo`` as
-        ``light``, (K,) and the same for all styles, has learned. Then it stays, and the
-        painting fades, see :meth:`opacity`.
+        style, which keeps more of the photograph. ``light``, (2, K) and the same for
+        all styles, has learned what a style is multiplied by for that, and what is
+        added. Then the vector stays, and the painting fades, see :meth:`opacity`.
         """
         style = style.reshape(-1, style.shape[-1])
-        strength = torch.as_tensor(strength, device=style.device).reshape(-1, 1)
+        strength = torch.as_tensor(strength, dtype=style.dtype, device=style.device)
         amount = ((strength - self.LIGHT) / (1 - self.LIGHT)).clamp(min=0)
-        full = style[:, : self.style_size]
-        light = self.photo + self.light * (full - self.photo)
-        vector = light + amount * (full - light)
-        return torch.cat([vector, style[:, self.style_size :]], dim=1)
+        full, changes = style.tensor_split([self.style_size], dim=1)
+        light = full * self.light[0] + self.light[1]
+        return torch.cat([light.lerp(full, amount.reshape(-1, 1)), changes], dim=1)
 
     def opacity(self, strength: Tensor | float) -> Tensor:
         """Return how much of the result is painted at a strength in [0, 1], a number or
@@ -808,28 +809,22 @@ def save_style(
 def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
     """Write a style that lies beside its trunk, and the trunk, as one file, the weights
     as they are; return its header."""
-    info = _describe(style.info, style.network)
-    tensors = {**_trunk_tensors(style.network), **_style_tensors(style)}
-    write_tensors(complete, tensors, info)
-    return info
-
-
-def move_style(style: LoadedStyle, network: StyleNetwork, path: Path) -> StyleInfo:
-    """Write a style as one that lies beside another trunk, the weights as they are;
-    return its header."""
-    info = _describe(style.info, network)
-    write_tensors(path, _style_tensors(style), info)
-    return info
-
-
-def _style_tensors(style: LoadedStyle) -> dict[str, Tensor]:
-    """Return what a style's file holds of its own, in float16."""
     assert style.info.path is not None
-    return {
+    _, tensors = read_style(style.info.path)
+    info = _describe(style.info, style.network)
+    write_tensors(complete, {**_trunk_tensors(style.network), **tensors}, info)
+    return info
+
+
+def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
+    """Return the header of a style file and what the file holds of the style's own, as
+    it is there but for the trunk."""
+    own = {
         name: tensor.half()
-        for name, tensor in load_tensors(style.info.path).items()
+        for name, tensor in load_tensors(path).items()
         if name == "style" or name.endswith(FACTORS)
     }
+    return read_info(path), own
 
 
 def hash_trunk(network: StyleNetwork) -> str:

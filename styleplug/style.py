@@ -9,9 +9,9 @@ a JSON object, the fields of :class:`StyleInfo`. The tensors are float16:
     (R, 9 I) and (O, R), perhaps: their product B A is what the style adds to the kernel
     (O, I, 3, 3) of a layer, flattened;
 ``photo``
-    (K,) the vector that styles come from: new ones begin there;
+    (K,) the vector that new styles begin at;
 ``light``
-    (K,) how far from there styles are at half strength;
+    (2, K) what styles are multiplied by, and what is added, at half strength;
 everything else
     the trunk, the network that all styles of one training share.
 

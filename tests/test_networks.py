@@ -140,10 +140,9 @@ def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
 
 
 def test_strength_leads_to_the_style_by_way_of_a_light_one(network):
-    network.photo += torch.randn_like(network.photo)
-    network.light[:] = torch.rand_like(network.light)
+    network.light += torch.randn_like(network.light)
     style = random_style(network)
-    light = network.photo + network.light * (style - network.photo)
+    light = network.light[0] * style + network.light[1]
     for strength, expected in (
         (1.0, style),
         (0.75, (style + light) / 2),
@@ -152,6 +151,7 @@ def test_strength_leads_to_the_style_by_way_of_a_light_one(network):
         (0.0, light),
     ):
         torch.testing.assert_close(network.vector(style, strength)[0], expected)
+    assert torch.equal(network.vector(style, np.float64(1))[0], style)
     vectors = network.vector(style.repeat(2, 1), torch.tensor([0.5, 1.0]))
     torch.testing.assert_close(vectors, torch.stack([light, style]))
 

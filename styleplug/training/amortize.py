@@ -181,7 +181,8 @@ def taught_predictor(
         contents = photographs.crops(painted, _CROP, _LESSON_ZOOMS, rng)
         picked = styles[torch.randint(len(styles), (2, painted), generator=rng)]
         between = picked[0].lerp(picked[1], torch.rand(painted, 1, generator=rng))
-        strength = 0.3 + 0.9 * torch.rand(painted, generator=rng)
+        light = network.LIGHT
+        strength = light + (1 - light) * torch.rand(painted, generator=rng)
         with torch.no_grad():
             paintings = paint(
                 *(network, contents.to(device), between.to(device)),

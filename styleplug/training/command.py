@@ -4,7 +4,7 @@
     styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
     styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
     styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
-    styleplug train ARTWORK... --content DIR --out DIR --only-strength --from STYLE...
+    styleplug train ARTWORK... --content PHOTOS --out DIR --from ... --only-strength
 
 The first fits new styles on the bundled trunk, in a few minutes. The second trains a
 trunk together with the styles that will share it, in an hour or more. The third goes on
@@ -38,7 +38,7 @@ from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import train
+from .loop import ONLY_STRENGTH, train
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels 
 cost half, but the styles are farther from what whole photographs need. Steadiness,
 which takes a third longer to learn, is left to the trunk."""
 _FIT_FLOAT32 = {"steps": 180}
-"""As many steps are made in that time where there is no bfloat16."""
+"""As many steps are made in that time by a CPU without bfloat16."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings that train a predictor on a trunk that stays."""
 _STRENGTH: dict[str, Any] = {
@@ -66,7 +66,7 @@ _STRENGTH: dict[str, Any] = {
     "varied_strength": 1.0,
     "stability_weight": 0.0,
 }
-"""Settings that train what is between strengths 0 and 1 on a trunk that stays."""
+"""Settings that train what a trunk that stays makes of styles at lower strengths."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +117,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only-strength",
         action="store_true",
         help="learn only what the trunk makes of the styles of --from at lower "
-        "strengths; all else stays as it is",
+        "strengths; all else stays as it is (defaults: "
+        + ", ".join(f"{name} {value}" for name, value in _STRENGTH.items())
+        + ")",
     )
     add(
         "--hold-out",
@@ -136,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if field.name in _FIT:
             fitted = " ".join(map(str, _values(_FIT[field.name])))
             if field.name in _FIT_FLOAT32:
-                fitted += f", without bfloat16 {_FIT_FLOAT32[field.name]}"
+                fitted += f", on a CPU without bfloat16 {_FIT_FLOAT32[field.name]}"
             told = f"{fitted}, or {told} with a trunk"
         add(
             f"--{field.name.replace('_', '-')}",
@@ -188,6 +190,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
+    unlike = args.any or args.new_trunk or args.keep_trunk or args.rank
+    if args.only_strength and (unlike or not args.start):
+        raise TrainingError(ONLY_STRENGTH)
     only_fit = not (args.any or args.new_trunk or args.only_strength)
     if args.rank and not only_fit:
         raise TrainingError(
@@ -197,7 +202,8 @@ def run(args: argparse.Namespace) -> int:
     settings = {}
     if only_fit:
         settings = _FIT
-        if training_dtype(pick_device(args.device)) == torch.float32:
+        chosen = pick_device(args.device)
+        if chosen.type == "cpu" and training_dtype(chosen) == torch.float32:
             settings = _FIT | _FIT_FLOAT32
     elif args.only_strength:
         settings = _STRENGTH
@@ -212,7 +218,7 @@ def run(args: argparse.Namespace) -> int:
     artworks, out = folder_images(args.artworks), args.out
     if out.suffix == ".safetensors":
         if len(artworks) != 1 or not only_fit:
-            raise TrainingError(f"{out} is one file; name a folder for several.")
+            raise TrainingError(f"{out} is one file; name a folder for the results.")
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)

@@ -81,7 +81,11 @@ class Losses(NamedTuple):
 
 
 def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
-    """Return what is minimised, the mean over the batch."""
+    """Return what is minimised, the mean over the batch.
+
+    At half strength the style weighs an eighth: the painting keeps a quarter less of its
+    distance from the content.
+    """
     wanted = torch.where(
         batch.itself,
         config.identity_weight * losses.difference,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import io
 import logging
 import time
@@ -33,11 +34,12 @@ from ..networks import (
     hash_trunk,
     load_style,
     load_trunk,
-    move_style,
     paint,
+    read_style,
     save_style,
     save_trunk,
     stack_styles,
+    write_tensors,
 )
 from ..predictor import StylePredictor, capture, load_predictor, save_predictor
 from ..style import (
@@ -55,6 +57,10 @@ from .state import SAVE_EVERY, State, check_places, replace_file, step_rng
 
 logger = logging.getLogger(__name__)
 
+ONLY_STRENGTH = (
+    "--only-strength is for a trunk and styles that stay as they are; name these with "
+    "--from, and leave out --any, --new-trunk, --keep-trunk and --rank."
+)
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
 _TOLD = tuple(
@@ -119,16 +125,15 @@ def train(
     device = pick_device(device)
     process, processes = _place(config)
     train_trunk = train_trunk or trunk is None or archive is not None
-    if only_strength and (train_trunk or not start):
-        raise TrainingError(
-            "--only-strength is for a trunk and styles that stay as they are; name "
-            "these with --from, and leave out --any and --new-trunk."
-        )
+    if only_strength and (train_trunk or config.rank or not start):
+        raise TrainingError(ONLY_STRENGTH)
     if config.rank and train_trunk:
         raise TrainingError(
             "--rank is for styles on a trunk that stays as it is; leave it out."
         )
     infos = _describe(artworks, config, about or {})
+    if only_strength:
+        infos = [read_info(path) for path in start]
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk, out_predictor = (
         out / bundled_trunk().name,
@@ -180,8 +185,7 @@ def train(
     learner = Learner(network, styles, predictor, config.rank)
     if only_strength:
         learner.requires_grad_(False)
-        for parameter in (network.photo, network.light):
-            parameter.requires_grad_(True)
+        network.light.requires_grad_(True)
     state = State(
         learner.learned(),
         config,
@@ -190,7 +194,7 @@ def train(
             "artworks": [path.name for path in artworks],
             "archive": pictures and len(pictures.images),
             "trunk": train_trunk or hash_trunk(network),
-            "only strength": only_strength,
+            "strength of": only_strength and _hash(styles),
         },
     )
     if checkpoint:
@@ -213,6 +217,8 @@ def train(
     def draw() -> None:
         if sheet and process == 0:
             shown = styles_so_far()
+            if only_strength:
+                shown = network.vector(shown, network.LIGHT)
             if predictor is not None:
                 shown = torch.cat([shown, sampler.examples(predictor)])
             draw_sheet(sheet, network, shown, photographs)
@@ -246,7 +252,7 @@ def train(
         "steps": state.step,
     }
     if only_strength and trunk is not None:
-        _write_strength(network, trunk, start, out, paths, info)
+        _write_strength(network, trunk, start, paths, info)
         draw()
         return paths
     styles = styles_so_far()
@@ -321,18 +327,20 @@ def _write_strength(
     network: StyleNetwork,
     trunk: Path,
     start: Sequence[Path],
-    out: Path,
     paths: Sequence[Path],
     training: dict[str, Any],
 ) -> None:
-    """Write a trunk that learned strength, and its styles and predictor."""
+    """Write a trunk that learned strength, and its styles and predictor, which may take
+    the places of those that they are read from."""
     told = read_info(trunk)
     training = {**told.training, "strength": {**training, "trunk": told.trunk}}
+    styles = [read_style(path) for path in start]
+    predictor = predictor_beside(trunk)
+    out = paths[0].parent
     told = dataclasses.replace(told, training=training)
     told = save_trunk(out / bundled_trunk().name, network, told)
-    for source, path in zip(start, paths, strict=True):
-        move_style(load_style(source), network, path)
-    predictor = predictor_beside(trunk)
+    for (info, tensors), path in zip(styles, paths, strict=True):
+        write_tensors(path, tensors, dataclasses.replace(info, trunk=told.trunk))
     if predictor is not None:
         info = read_info(trunk.with_name(bundled_predictor().name))
         info = dataclasses.replace(info, trunk=told.trunk)
@@ -368,6 +376,7 @@ class _Sampler:
         rng = step_rng(config.seed, step)
         size = config.batch_size
         crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
+        # A third at the strength that all lower ones are painted at.
         strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
         strength = strength.clamp(min=StyleNetwork.LIGHT)
         varied = torch.rand(size, generator=rng) < config.varied_strength
@@ -521,6 +530,10 @@ def _figures(
     means = [round(sum(column) / len(rows), 4) for column in zip(*rows, strict=True)]
     names = "content_distance", "style_distance", "style_distance_of_photographs"
     return dict(zip(names, means, strict=True))
+
+
+def _hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
 
 
 def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:

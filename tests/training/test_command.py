@@ -123,6 +123,21 @@ def test_only_a_predictor_is_trained_without_the_trunk(
     assert not asked
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param([], id="no-styles"),
+        pytest.param(["--from", "a.safetensors", "--rank", "2"], id="rank"),
+        pytest.param(["--from", "a.safetensors", "--new-trunk"], id="new-trunk"),
+        pytest.param(["--from", "a.safetensors", *_ANY[:3]], id="any"),
+    ],
+)
+def test_only_strength_is_for_what_stays(asked, artwork, capsys, words):
+    assert main(["train", str(artwork), "--only-strength", *words]) == 1
+    assert "--only-strength is for" in capsys.readouterr().err
+    assert not asked
+
+
 def test_a_predictor_is_trained_on_a_trunk_that_stays(monkeypatch, vgg, tmp_path):
     found = {}
 
