@@ -83,8 +83,8 @@ class Losses(NamedTuple):
 def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
     """Return what is minimised, the mean over the batch.
 
-    At half strength the style weighs an eighth: the painting keeps a quarter less of its
-    distance from the content.
+    The lower the strength, the less the style weighs: an eighth at a half, with which a
+    painting is a fifth nearer to its content.
     """
     wanted = torch.where(
         batch.itself,
