@@ -3,9 +3,9 @@
     python model_cards/make.py
 
 Writes for each bundled style ``model_cards/NAME/README.md`` and ``config.json`` as
-``styleplug publish`` uploads them, with a sample picture, and ``styles.webp``. The
-pictures are of the project's own scene and of photographs that come with
-scikit-image, which has to be installed.
+``styleplug publish`` uploads them, with a sample picture, and ``styles.webp`` and
+``strength.webp``. The pictures are of the project's own scene and of photographs that
+come with scikit-image, which has to be installed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ SHOWN = [
     *("the-scream", "starry-night"),
 ]
 """The columns of the README's picture."""
+LIGHTENED = ["udnie", "starry-night"]
+STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0]
+"""Rows and columns of that of strength."""
 
 
 def photographs() -> list[Image.Image]:
@@ -80,6 +83,13 @@ def main() -> None:
     # Each photograph has a row of its own, so that a style is a column.
     rows = list(zip(*(columns[name] for name in SHOWN), strict=True))[:3]
     mosaic(rows, 144).save(HERE / "styles.webp", quality=70, method=6)
+
+    _, portrait, pet, _ = contents
+    rows = [
+        [Stylizer(name, device="cpu")(content, strength=s) for s in STRENGTHS]
+        for name, content in zip(LIGHTENED, (portrait, pet), strict=True)
+    ]
+    mosaic(rows, 200).save(HERE / "strength.webp", quality=76, method=6)
 
 
 if __name__ == "__main__":
