@@ -38,7 +38,8 @@ from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import ONLY_STRENGTH, train
+from .loop import NO_RANK, train
+from .strength import train_strength
 
 logger = logging.getLogger(__name__)
 
@@ -190,29 +191,17 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
-    unlike = args.any or args.new_trunk or args.keep_trunk or args.rank
-    if args.only_strength and (unlike or not args.start):
-        raise TrainingError(ONLY_STRENGTH)
+    unlike = (args.any, args.new_trunk, args.rank, args.about, args.measure)
+    if args.only_strength and (any(unlike) or not args.start):
+        raise TrainingError(
+            "--only-strength is for a trunk and styles that stay as they are; name "
+            "these with --from, and leave out --any, --new-trunk, --rank, --about and "
+            "--measure."
+        )
     only_fit = not (args.any or args.new_trunk or args.only_strength)
     if args.rank and not only_fit:
-        raise TrainingError(
-            "--rank is for styles on a trunk that stays as it is; leave it out."
-        )
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    settings = {}
-    if only_fit:
-        settings = _FIT
-        chosen = pick_device(args.device)
-        if chosen.type == "cpu" and training_dtype(chosen) == torch.float32:
-            settings = _FIT | _FIT_FLOAT32
-    elif args.only_strength:
-        settings = _STRENGTH
-    elif args.keep_trunk:
-        settings = _ANY
-    fields = dict(settings)
-    fields |= {name: value for name, value in given.items() if value is not None}
-    if args.scales:
-        fields["scales"] = tuple(args.scales)
+        raise TrainingError(NO_RANK)
+    config = TrainConfig(**_settings(args, only_fit=only_fit))
     about = _read_about(args.about) if args.about else {}
     held_out = _read_names(args.hold_out) if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
@@ -227,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
             args.content,
             loss_network,
             out,
-            config=TrainConfig(**fields),
+            config=config,
             trunk=args.trunk or bundled_trunk(),
             archive=args.styles,
             held_out=held_out,
@@ -238,30 +227,53 @@ def run(args: argparse.Namespace) -> int:
         )
         logger.info("%s", path)
         return 0
+    given = artworks, args.content, loss_network, out
     with _processes(args.device) as device:
-        paths = train(
-            artworks,
-            args.content,
-            loss_network,
-            out,
-            config=TrainConfig(**fields),
-            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
-            train_trunk=args.any or args.new_trunk,
-            only_strength=args.only_strength,
-            start=args.start,
-            archive=args.styles,
-            held_out=held_out,
-            about=about,
-            device=device,
-            measure=args.measure,
-            checkpoint=args.checkpoint,
-            sheet=args.sheet,
-            overwrite=args.overwrite,
-            command=args.command,
-        )
+        common: dict[str, Any] = {
+            "config": config,
+            "start": args.start,
+            "device": device,
+            "checkpoint": args.checkpoint,
+            "sheet": args.sheet,
+            "overwrite": args.overwrite,
+            "command": args.command,
+        }
+        if args.only_strength:
+            trunk = args.trunk or bundled_trunk()
+            paths = train_strength(*given, trunk=trunk, **common)
+        else:
+            paths = train(
+                *given,
+                trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
+                train_trunk=args.any or args.new_trunk,
+                archive=args.styles,
+                held_out=held_out,
+                about=about,
+                measure=args.measure,
+                **common,
+            )
     for path in paths:
         logger.info("%s", path)
     return 0
+
+
+def _settings(args: argparse.Namespace, *, only_fit: bool) -> dict[str, Any]:
+    """Return the settings that are given, and the defaults of what is to be done."""
+    defaults: dict[str, Any] = {}
+    if only_fit:
+        defaults = _FIT
+        device = pick_device(args.device)
+        if device.type == "cpu" and training_dtype(device) == torch.float32:
+            defaults = _FIT | _FIT_FLOAT32
+    elif args.only_strength:
+        defaults = _STRENGTH
+    elif args.keep_trunk:
+        defaults = _ANY
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
+    settings = defaults | {k: value for k, value in given.items() if value is not None}
+    if args.scales:
+        settings["scales"] = tuple(args.scales)
+    return settings
 
 
 @contextlib.contextmanager

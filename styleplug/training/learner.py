@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from ..networks import (
 )
 from ..predictor import StylePredictor
 from .config import TrainConfig
-from .data import Photographs
+from .data import Photographs, crop
 from .state import step_rng
 
 
@@ -40,6 +41,28 @@ def load_loss_network(
     rng = step_rng(config.seed, -1)
     network.calibrate(photographs.crops(32, 256, (1.0, 1.0), rng).to(device))
     return network
+
+
+def thinned_loss_network(
+    whole: LossNetwork,
+    photographs: Photographs,
+    artworks: Sequence[Tensor],
+    config: TrainConfig,
+    device: torch.device,
+) -> LossNetwork:
+    """Return a loss network that costs less, made for such photographs and artworks.
+
+    The artworks are (1, 3, H, W) in [0, 1]. It is for what can hardly make use of what
+    it does not see: styles on a trunk that stays as it is. They are measured on the
+    whole one.
+    """
+    size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
+    crops = []
+    for i in range(count):
+        artwork = artworks[i * len(artworks) // count][0].mul(255).round().byte()
+        crops.append(crop(artwork, size, (1.0, 1.0), rng))
+    crops += photographs.crops(count, size, config.scales, rng)
+    return whole.thinned(torch.stack(crops).to(device))
 
 
 class Batch(NamedTuple):

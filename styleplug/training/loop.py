@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,17 +15,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ..engine import pick_device
 from ..errors import TrainingError
 from ..images import read_picture
 from ..losses import (
     CONTENT_LAYERS,
-    STYLE_LAYERS,
     LossNetwork,
     content_loss,
-    gram_matrix,
     style_loss,
 )
 from ..networks import (
@@ -35,13 +32,11 @@ from ..networks import (
     load_style,
     load_trunk,
     paint,
-    read_style,
     save_style,
     save_trunk,
     stack_styles,
-    write_tensors,
 )
-from ..predictor import StylePredictor, capture, load_predictor, save_predictor
+from ..predictor import capture, load_predictor, save_predictor
 from ..style import (
     StyleInfo,
     bundled_predictor,
@@ -51,16 +46,21 @@ from ..style import (
 )
 from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
-from .data import Archive, Photographs, crop, glimpse, load_artwork
-from .learner import Batch, Learner, Losses, load_loss_network, total_loss
+from .data import Archive, Photographs, load_artwork
+from .learner import (
+    Batch,
+    Learner,
+    Losses,
+    load_loss_network,
+    thinned_loss_network,
+    total_loss,
+)
+from .sampler import Sampler, of_artwork, targets
 from .state import SAVE_EVERY, State, check_places, replace_file, step_rng
 
 logger = logging.getLogger(__name__)
 
-ONLY_STRENGTH = (
-    "--only-strength is for a trunk and styles that stay as they are; name these with "
-    "--from, and leave out --any, --new-trunk, --keep-trunk and --rank."
-)
+NO_RANK = "--rank is for styles on a trunk that stays as it is; leave it out."
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
 _TOLD = tuple(
@@ -82,7 +82,6 @@ def train(
     config: TrainConfig | None = None,
     trunk: Path | None = None,
     train_trunk: bool = False,
-    only_strength: bool = False,
     start: Sequence[Path] = (),
     archive: Path | None = None,
     held_out: Iterable[str] = (),
@@ -99,9 +98,7 @@ def train(
     With ``trunk`` only the styles are learned, on that trunk, unless ``train_trunk``
     says that it is trained on; without it a new trunk is trained. A trunk that was
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
-    there nor bundled hold it themselves. With ``only_strength`` nothing is learned but
-    what the trunk makes of the styles of ``start`` at lower strengths; the trunk is
-    written, and as they were, but as its own, these and the predictor beside it.
+    there nor bundled hold it themselves.
     ``start`` are styles of the trunk that the styles begin from, one for each artwork;
     without them, styles on the bundled trunk begin where its predictor sees them.
     ``archive`` is a folder of artworks, but for those named in ``held_out``: the trunk
@@ -123,26 +120,18 @@ def train(
     """
     config = config or TrainConfig()
     device = pick_device(device)
-    process, processes = _place(config)
+    process, _ = place(config)
     train_trunk = train_trunk or trunk is None or archive is not None
-    if only_strength and (train_trunk or config.rank or not start):
-        raise TrainingError(ONLY_STRENGTH)
     if config.rank and train_trunk:
-        raise TrainingError(
-            "--rank is for styles on a trunk that stays as it is; leave it out."
-        )
+        raise TrainingError(NO_RANK)
     infos = _describe(artworks, config, about or {})
-    if only_strength:
-        infos = [read_info(path) for path in start]
     paths = [out / f"{info.name}.safetensors" for info in infos]
-    out_trunk, out_predictor = (
-        out / bundled_trunk().name,
-        out / bundled_predictor().name,
-    )
+    out_trunk = out / bundled_trunk().name
+    out_predictor = out / bundled_predictor().name
     results = paths.copy()
-    if train_trunk or only_strength:
+    if train_trunk:
         results.append(out_trunk)
-    if archive is not None or only_strength:
+    if archive is not None:
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
     progress = [path for path in (checkpoint, lessons, sheet) if path]
@@ -155,20 +144,26 @@ def train(
         pictures = Archive(archive, config.style_size, held_out)
     loss_net = load_loss_network(loss_network, photographs, config, device)
     images = [load_artwork(path, config.style_size) for path in artworks]
-    wanted = _targets(images, loss_net, device)
+    wanted = targets(images, loss_net, device)
     learned_from, grams = loss_net, wanted
     if not train_trunk:
-        seen = [image[0].mul(255).round().byte() for image in images]
-        learned_from = _thinned(loss_net, photographs, seen, config, device)
-        grams = _targets(images, learned_from, device)
+        learned_from = thinned_loss_network(
+            *(loss_net, photographs, images, config, device)
+        )
+        grams = targets(images, learned_from, device)
 
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
     shared = train_trunk or hash_trunk(network) in {read_info(p).trunk for p in trunks}
-    styles = _first_styles(network, artworks, start, new=trunk is None)
+    if trunk is None:
+        styles = network.new_style().to(device).repeat(len(artworks), 1)
+    elif start:
+        styles = styles_to_begin_from(network, artworks, start)
+    else:
+        styles = _seen_styles(network, artworks)
     changing = styles.shape[1] > network.style_size
-    if changing and not config.rank and not only_strength:
+    if changing and not config.rank:
         raise TrainingError(
             "A style to begin from changes kernels; give a --rank, that it may go on, "
             "or, where the trunk is trained, begin from styles that change none."
@@ -183,9 +178,6 @@ def train(
         predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
-    if only_strength:
-        learner.requires_grad_(False)
-        network.light.requires_grad_(True)
     state = State(
         learner.learned(),
         config,
@@ -194,52 +186,26 @@ def train(
             "artworks": [path.name for path in artworks],
             "archive": pictures and len(pictures.images),
             "trunk": train_trunk or hash_trunk(network),
-            "strength of": only_strength and _hash(styles),
         },
     )
     if checkpoint:
         state.resume(checkpoint)
-    sampler = _Sampler(photographs, pictures, grams, learned_from, config, device)
-    parallel: nn.Module = learner
-    if processes > 1:
-        parallel = nn.parallel.DistributedDataParallel(
-            learner, find_unused_parameters=predictor is not None
-        )
-
-    def save() -> None:
-        if checkpoint and process == 0:
-            state.save(checkpoint)
+    sampler = Sampler(photographs, pictures, grams, learned_from, config, device)
 
     @torch.no_grad()
     def styles_so_far() -> Tensor:
         return learner.styles(torch.arange(len(artworks)))
 
-    def draw() -> None:
-        if sheet and process == 0:
+    def keep() -> None:
+        if checkpoint:
+            state.save(checkpoint)
+        if sheet:
             shown = styles_so_far()
-            if only_strength:
-                shown = network.vector(shown, network.LIGHT)
             if predictor is not None:
                 shown = torch.cat([shown, sampler.examples(predictor)])
             draw_sheet(sheet, network, shown, photographs)
 
-    report = _Report(config)
-    saved = time.monotonic()
-    while state.step < config.steps and not state.stuck:
-        batch = sampler.batch(state.step, process, processes)
-        losses = parallel(batch, learned_from)
-        loss = total_loss(losses, batch, config)
-        state.descend(loss)
-        report.add(state.step, loss.item(), losses, batch)
-        if time.monotonic() - saved > SAVE_EVERY:
-            save()
-            draw()
-            saved = time.monotonic()
-    save()
-    if state.stuck:
-        logger.info(
-            "stopped at step %d: no better for %d steps", state.step, config.patience
-        )
+    descend(learner, state, sampler, learned_from, config, keep)
     if process > 0:
         return []
 
@@ -251,13 +217,10 @@ def train(
         **dataclasses.asdict(config),
         "steps": state.step,
     }
-    if only_strength and trunk is not None:
-        _write_strength(network, trunk, start, paths, info)
-        draw()
-        return paths
     styles = styles_so_far()
+    shown = tests.images[:_MEASURED]
     figures = [
-        _figures(network, loss_net, style, tests.images[:_MEASURED], _pick(wanted, i))
+        _figures(network, loss_net, style, shown, of_artwork(wanted, i))
         for i, style in enumerate(styles)
     ]
     if train_trunk:
@@ -277,11 +240,48 @@ def train(
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=not shared)
         _check(told)
-    draw()
     return paths
 
 
-def _place(config: TrainConfig) -> tuple[int, int]:
+def descend(
+    learner: Learner,
+    state: State,
+    sampler: Sampler,
+    loss_network: LossNetwork,
+    config: TrainConfig,
+    keep: Callable[[], None],
+) -> None:
+    """Take the steps that are left, together with the other processes.
+
+    ``keep``, which saves what there is, is called by the first process every few
+    minutes and at the end.
+    """
+    process, processes = place(config)
+    parallel: nn.Module = learner
+    if processes > 1:
+        parallel = nn.parallel.DistributedDataParallel(
+            learner, find_unused_parameters=learner.predictor is not None
+        )
+    report = _Report(config)
+    saved = time.monotonic()
+    while state.step < config.steps and not state.stuck:
+        batch = sampler.batch(state.step, process, processes)
+        losses = parallel(batch, loss_network)
+        loss = total_loss(losses, batch, config)
+        state.descend(loss)
+        report.add(state.step, loss.item(), losses, batch)
+        if process == 0 and time.monotonic() - saved > SAVE_EVERY:
+            keep()
+            saved = time.monotonic()
+    if process == 0:
+        keep()
+    if state.stuck:
+        logger.info(
+            "stopped at step %d: no better for %d steps", state.step, config.patience
+        )
+
+
+def place(config: TrainConfig) -> tuple[int, int]:
     """Return the rank of this process, and how many share the work."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
@@ -294,171 +294,39 @@ def _place(config: TrainConfig) -> tuple[int, int]:
     return dist.get_rank(), processes
 
 
-def _first_styles(
-    network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path], *, new: bool
+def styles_to_begin_from(
+    network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path]
 ) -> Tensor:
-    """Return the styles (N, K), or longer, that the training begins with."""
-    device = network.photo.device
-    if new:
-        return network.new_style().to(device).repeat(len(artworks), 1)
+    """Return the styles (N, K), or longer, of the files ``start``.
+
+    Raises :class:`~styleplug.errors.TrainingError` unless there is one for each
+    artwork, of this trunk.
+    """
+    if len(start) != len(artworks):
+        raise TrainingError(
+            f"There are {len(artworks)} artworks, but {len(start)} styles to begin "
+            "from; name one for each."
+        )
+    loaded = [load_style(path) for path in start]
     trunk = hash_trunk(network)
-    if start:
-        if len(start) != len(artworks):
+    for path, style in zip(start, loaded, strict=True):
+        if style.info.trunk != trunk:
             raise TrainingError(
-                f"There are {len(artworks)} artworks, but {len(start)} styles to "
-                "begin from; name one for each."
+                f"{path} belongs to another trunk; name that one with --trunk."
             )
-        loaded = [load_style(path) for path in start]
-        for path, style in zip(start, loaded, strict=True):
-            if style.info.trunk != trunk:
-                raise TrainingError(
-                    f"{path} belongs to another trunk; name that one with --trunk."
-                )
-        return stack_styles([style.vector for style in loaded]).to(device)
+    return stack_styles([style.vector for style in loaded]).to(network.photo.device)
+
+
+def _seen_styles(network: StyleNetwork, artworks: Sequence[Path]) -> Tensor:
+    """Return the styles (N, K) that the bundled predictor sees, if it is this trunk's;
+    else the photograph's."""
+    device = network.photo.device
     if artworks and bundled_predictor().exists():
         info, _ = load_predictor(bundled_predictor())
-        if info.trunk == trunk:
+        if info.trunk == hash_trunk(network):
             seen = [capture(read_picture(path), path.stem).vector for path in artworks]
             return torch.stack(seen).to(device)
     return network.photo.detach().repeat(len(artworks), 1)
-
-
-def _write_strength(
-    network: StyleNetwork,
-    trunk: Path,
-    start: Sequence[Path],
-    paths: Sequence[Path],
-    training: dict[str, Any],
-) -> None:
-    """Write a trunk that learned strength, and its styles and predictor, which may take
-    the places of those that they are read from."""
-    told = read_info(trunk)
-    training = {**told.training, "strength": {**training, "trunk": told.trunk}}
-    styles = [read_style(path) for path in start]
-    predictor = predictor_beside(trunk)
-    out = paths[0].parent
-    told = dataclasses.replace(told, training=training)
-    told = save_trunk(out / bundled_trunk().name, network, told)
-    for (info, tensors), path in zip(styles, paths, strict=True):
-        write_tensors(path, tensors, dataclasses.replace(info, trunk=told.trunk))
-    if predictor is not None:
-        info = read_info(trunk.with_name(bundled_predictor().name))
-        info = dataclasses.replace(info, trunk=told.trunk)
-        save_predictor(out / bundled_predictor().name, predictor, info)
-
-
-class _Sampler:
-    """Draws the batch of each step, the same in every run with the same seed."""
-
-    def __init__(
-        self,
-        photographs: Photographs,
-        archive: Archive | None,
-        grams: dict[str, Tensor],
-        loss_net: LossNetwork,
-        config: TrainConfig,
-        device: torch.device,
-    ) -> None:
-        self._photographs = photographs
-        self._archive = archive
-        self._grams = grams
-        self._loss_net = loss_net
-        self._config = config
-        self._device = device
-        self._artworks = len(next(iter(grams.values()), ()))
-        share = config.any_share if archive else 0.0
-        self._dealt = round((1 - share) * config.batch_size) if self._artworks else 0
-        self._archive_grams: dict[int, dict[str, Tensor]] = {}
-
-    def batch(self, step: int, rank: int, processes: int) -> Batch:
-        """Return the part of the batch of ``step`` that falls to one process."""
-        config = self._config
-        rng = step_rng(config.seed, step)
-        size = config.batch_size
-        crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
-        # A third at the strength that all lower ones are painted at.
-        strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
-        strength = strength.clamp(min=StyleNetwork.LIGHT)
-        varied = torch.rand(size, generator=rng) < config.varied_strength
-        strength = torch.where(varied, strength, 1.0)
-        itself = torch.zeros(size, dtype=torch.bool)
-        picks = _deal(self._artworks, self._dealt, config.seed, step).tolist()
-        grams = [_pick(self._grams, pick) for pick in picks]
-        glimpses = []
-        mine = range(rank, size, processes)
-        for i in range(self._dealt, size):
-            pick, picture, scales, kind = self._draw(rng)
-            if kind < config.identity_share:
-                itself[i], strength[i] = True, 1.0
-                crops[i] = crop(picture, config.crop_size, scales, rng)
-            glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
-            grams.append(self._targets(pick) if i in mine else {})
-        own = list(mine)
-        noise = None
-        if config.stability_weight:
-            noise = torch.randn(crops.shape, generator=rng)
-            noise *= config.noise * torch.rand(size, 1, 1, 1, generator=rng)
-            noise = noise[own].to(self._device)
-        low, high = -config.shift, config.shift + 1
-        shift = torch.randint(low, high, (2,), generator=rng).tolist()
-        return Batch(
-            crops[own].to(self._device),
-            strength[own].to(self._device),
-            torch.tensor([picks[i] for i in own if i < self._dealt], dtype=torch.long),
-            [
-                glimpses[i - self._dealt].to(self._device)
-                for i in own
-                if i >= self._dealt
-            ],
-            {
-                layer: torch.cat([grams[i][layer].float() for i in own])
-                for layer in STYLE_LAYERS
-            },
-            itself[own].to(self._device),
-            noise,
-            (shift[0], shift[1]),
-        )
-
-    def _draw(self, rng: Generator) -> tuple[int, Tensor, tuple[float, float], float]:
-        """Return an artwork of the archive, its picture, what range crops of it are
-        magnified by, and a number in [0, 1).
-
-        For numbers below the identity share, every other picture is a photograph.
-        Artworks are as large as paintings are already.
-        """
-        assert self._archive is not None
-        pick = int(torch.randint(len(self._archive.images), (), generator=rng))
-        kind = float(torch.rand((), generator=rng))
-        if kind < self._config.identity_share / 2:
-            others = self._photographs.images
-            photograph = int(torch.randint(len(others), (), generator=rng))
-            return pick, others[photograph], self._config.scales, kind
-        low, high = self._config.scales
-        return pick, self._archive.images[pick], (1.0, high / low), kind
-
-    @torch.no_grad()
-    def _targets(self, pick: int) -> dict[str, Tensor]:
-        """Return the Gram matrices of an artwork; kept in half precision."""
-        assert self._archive is not None
-        if pick not in self._archive_grams:
-            features = self._loss_net(self._archive.artwork(pick).to(self._device))
-            self._archive_grams[pick] = {
-                layer: gram_matrix(features[layer]).half() for layer in STYLE_LAYERS
-            }
-        return self._archive_grams[pick]
-
-    @torch.no_grad()
-    def examples(self, predictor: StylePredictor, count: int = 6) -> Tensor:
-        """Return the predicted vectors (count, K) of a few artworks."""
-        assert self._archive is not None
-        images = self._archive.images
-        seen = [
-            glimpse(
-                images[i * len(images) // count], StylePredictor.SIZE, step_rng(7, i)
-            )
-            for i in range(count)
-        ]
-        return torch.cat([predictor(image.to(self._device)) for image in seen])
 
 
 class _Report:
@@ -499,10 +367,6 @@ def _check(info: StyleInfo) -> None:
         )
 
 
-def _pick(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    return {layer: gram[i : i + 1] for layer, gram in grams.items()}
-
-
 @torch.no_grad()
 def _figures(
     network: StyleNetwork,
@@ -530,53 +394,6 @@ def _figures(
     means = [round(sum(column) / len(rows), 4) for column in zip(*rows, strict=True)]
     names = "content_distance", "style_distance", "style_distance_of_photographs"
     return dict(zip(names, means, strict=True))
-
-
-def _hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
-
-
-def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:
-    """Return ``dealt`` of ``count`` styles: each epoch deals every style once."""
-    picks = []
-    for i in range(step * dealt, (step + 1) * dealt):
-        order = torch.randperm(count, generator=step_rng(seed + 1, i // count))
-        picks.append(int(order[i % count]))
-    return torch.tensor(picks, dtype=torch.long)
-
-
-def _targets(
-    images: Sequence[Tensor], loss_net: LossNetwork, device: torch.device
-) -> dict[str, Tensor]:
-    """Return the Gram matrices of all artworks, (N, C, C) for each style layer."""
-    grams: dict[str, list[Tensor]] = {layer: [] for layer in STYLE_LAYERS}
-    with torch.no_grad():
-        for image in images:
-            features = loss_net(image.to(device))
-            for layer, found in grams.items():
-                found.append(gram_matrix(features[layer]))
-    return {layer: torch.cat(found) for layer, found in grams.items() if found}
-
-
-def _thinned(
-    loss_net: LossNetwork,
-    photographs: Photographs,
-    artworks: Sequence[Tensor],
-    config: TrainConfig,
-    device: torch.device,
-) -> LossNetwork:
-    """Return a loss network that costs less, made for such photographs and artworks.
-
-    It is for what can hardly make use of what it does not see: styles on a trunk that
-    stays as it is. They are measured on the whole one.
-    """
-    size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
-    crops = [
-        crop(artworks[i * len(artworks) // count], size, (1.0, 1.0), rng)
-        for i in range(count)
-    ]
-    crops += photographs.crops(count, size, config.scales, rng)
-    return loss_net.thinned(torch.stack(crops).to(device))
 
 
 def draw_sheet(

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from styleplug.losses import LossNetwork
 from styleplug.training import amortize
+from styleplug.training.config import TrainConfig
+from styleplug.training.loop import train
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,40 @@ def few_lessons(monkeypatch):
     """Let encoders take three short lessons, in place of thousands."""
     monkeypatch.setattr(amortize, "_LESSONS", 3)
     monkeypatch.setattr(amortize, "_LESSON", 6)
+
+
+@pytest.fixture(scope="session")
+def quick() -> TrainConfig:
+    """Settings of a training of four small steps."""
+    return TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def quick_calibration():
+    """Let the loss network be calibrated at a glance, in place of seconds."""
+    calibrate = LossNetwork.calibrate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            *(LossNetwork, "calibrate"),
+            lambda network, images: calibrate(network, images[:2, :, :64, :64]),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(quick, quick_calibration, artwork, photographs, vgg, tmp_path_factory):
+    """A trunk of four steps, its style, its checkpoint and its sheet."""
+    out = tmp_path_factory.mktemp("trained")
+    (style,) = train(
+        [artwork],
+        photographs,
+        vgg,
+        out,
+        config=quick,
+        about={artwork.name: {"name": "stripes", "title": "Stripes"}},
+        checkpoint=out / "run.ckpt",
+        sheet=out / "sheet.png",
+        measure=photographs,
+        command="styleplug train my_stripes.png",
+    )
+    return style

@@ -13,48 +13,16 @@ from safetensors.torch import load_file
 
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, TrainingError
-from styleplug.losses import LossNetwork
 from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
 from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
-from styleplug.training.loop import _deal, _place, draw_sheet, train
+from styleplug.training.loop import draw_sheet, place, train
 from styleplug.training.state import State
 
-QUICK = TrainConfig(steps=4, batch_size=1, crop_size=48, style_size=64, seed=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_calibration():
-    """Let the loss network be calibrated at a glance, in place of seconds."""
-    calibrate = LossNetwork.calibrate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            *(LossNetwork, "calibrate"),
-            lambda network, images: calibrate(network, images[:2, :, :64, :64]),
-        )
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(artwork, photographs, vgg, tmp_path_factory):
-    """A trunk of four steps, its style, its checkpoint and its sheet."""
-    out = tmp_path_factory.mktemp("trained")
-    (style,) = train(
-        [artwork],
-        photographs,
-        vgg,
-        out,
-        config=QUICK,
-        about={artwork.name: {"name": "stripes", "title": "Stripes"}},
-        checkpoint=out / "run.ckpt",
-        sheet=out / "sheet.png",
-        measure=photographs,
-        command="styleplug train my_stripes.png",
-    )
-    return style
+pytestmark = pytest.mark.usefixtures("quick_calibration")
 
 
 def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
@@ -74,12 +42,12 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
-    trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path
 ):
     def run():
         checkpoint = tmp_path / "run.ckpt"
         train(
-            [artwork], photographs, vgg, tmp_path, config=QUICK, checkpoint=checkpoint
+            [artwork], photographs, vgg, tmp_path, config=quick, checkpoint=checkpoint
         )
         return load_trunk(tmp_path / "trunk.safetensors").state_dict()
 
@@ -105,7 +73,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
 
 def test_a_checkpoint_of_another_training_is_refused(
-    trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path
 ):
     with pytest.raises(TrainingError, match="another training"):
         train(
@@ -113,29 +81,29 @@ def test_a_checkpoint_of_another_training_is_refused(
             photographs,
             vgg,
             tmp_path,
-            config=dataclasses.replace(QUICK, seed=2),
+            config=dataclasses.replace(quick, seed=2),
             checkpoint=trained.with_name("run.ckpt"),
         )
 
 
-def test_a_damaged_checkpoint_is_refused(artwork, photographs, vgg, tmp_path):
+def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError, match="damaged"):
         train(
-            [artwork], photographs, vgg, tmp_path, config=QUICK, checkpoint=checkpoint
+            [artwork], photographs, vgg, tmp_path, config=quick, checkpoint=checkpoint
         )
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
-    trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path
 ):
     trunk = tmp_path / "trunk.safetensors"
     shutil.copy(trained.with_name("trunk.safetensors"), trunk)
     before = copy.deepcopy(load_trunk(trunk).state_dict())
 
     def learn(steps):
-        config = dataclasses.replace(QUICK, steps=steps, learning_rate=1e-2)
+        config = dataclasses.replace(quick, steps=steps, learning_rate=1e-2)
         (style,) = train(
             [artwork],
             photographs,
@@ -235,25 +203,22 @@ def test_a_folder_without_write_permission_is_told_before_training(
 
 
 def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
-    artwork, photographs, vgg, tmp_path, monkeypatch
+    quick, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
     (tmp_path / "trunk.safetensors").write_text("no trunk")
     monkeypatch.setattr(State, "descend", lambda *_: pytest.fail("it trains"))
     with pytest.raises(InvalidStyleError, match="trunk"):
         train(
             *([artwork], photographs, vgg, tmp_path),
-            config=QUICK,
+            config=quick,
             trunk=bundled_trunk(),
         )
 
 
-def test_each_round_deals_every_style_once():
-    dealt = torch.cat([_deal(6, 4, 0, step) for step in range(3)])
-    assert sorted(dealt[:6].tolist()) == sorted(dealt[6:].tolist()) == list(range(6))
-
-
-def test_a_training_that_gets_no_better_stops(artwork, photographs, vgg, tmp_path):
-    config = dataclasses.replace(QUICK, steps=60, patience=4, learning_rate=1e-12)
+def test_a_training_that_gets_no_better_stops(
+    quick, artwork, photographs, vgg, tmp_path
+):
+    config = dataclasses.replace(quick, steps=60, patience=4, learning_rate=1e-12)
     (style,) = train(
         [artwork], photographs, vgg, tmp_path, config=config, trunk=bundled_trunk()
     )
@@ -272,9 +237,11 @@ def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
     assert "sheet was not written" in caplog.text
 
 
-def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp_path):
+def test_vectors_begin_from_given_styles(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
     trunk = trained.with_name("trunk.safetensors")
-    config = dataclasses.replace(QUICK, steps=1, learning_rate=1e-12)
+    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
     (style,) = train(
         [artwork],
         photographs,
@@ -289,10 +256,10 @@ def test_vectors_begin_from_given_styles(trained, artwork, photographs, vgg, tmp
 
 
 def test_a_style_that_changes_kernels_learns_more(
-    trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path
 ):
     config = dataclasses.replace(
-        QUICK, steps=30, learning_rate=1e-2, vector_rate=1.0, stability_weight=0.0
+        quick, steps=30, learning_rate=1e-2, vector_rate=1.0, stability_weight=0.0
     )
 
     def learn(start, place, **changed):
@@ -323,86 +290,8 @@ def test_a_style_that_changes_kernels_learns_more(
     )
 
 
-def test_only_strength_is_learned(trained, artwork, photographs, vgg, tmp_path):
-    trunk = trained.with_name("trunk.safetensors")
-    config = dataclasses.replace(
-        QUICK, steps=3, learning_rate=0.1, vector_rate=0.01, varied_strength=1.0
-    )
-    given = [artwork], photographs, vgg
-    (changing,) = train(
-        *given,
-        tmp_path / "styles",
-        config=dataclasses.replace(config, rank=2),
-        trunk=trunk,
-        start=[trained],
-    )
-    (moved,) = train(
-        *given,
-        tmp_path / "moved",
-        config=config,
-        trunk=trunk,
-        only_strength=True,
-        start=[changing],
-    )
-    before, after = load_file(trunk), load_file(moved.with_name(trunk.name))
-    differ = {name for name in before if not torch.equal(before[name], after[name])}
-    assert differ == {"light"}
-    before, after = load_file(changing), load_file(moved)
-    assert {"style", "up2.lora_A", "up2.lora_B"} <= after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in after)
-    old, new = load_style(changing), load_style(moved)
-    assert read_info(moved.with_name(trunk.name)).trunk == new.info.trunk
-    assert new.info.trunk != old.info.trunk
-    assert new.info.figures == old.info.figures
-    assert not torch.equal(
-        old.network.vector(old.vector, 0.5), new.network.vector(new.vector, 0.5)
-    )
-
-
-def test_strength_is_learned_for_styles_that_there_are(
-    trained, artwork, photographs, vgg, tmp_path
-):
-    with pytest.raises(TrainingError, match="--from"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            config=QUICK,
-            trunk=trained.with_name("trunk.safetensors"),
-            only_strength=True,
-        )
-
-
-def test_strength_is_learned_in_place_and_the_predictor_stays(
-    trained, artwork, photographs, vgg, tmp_path
-):
-    config = dataclasses.replace(QUICK, steps=1, learning_rate=0.1, varied_strength=1.0)
-    given = [artwork], photographs, vgg, tmp_path
-    (style,) = train(
-        *given,
-        config=config,
-        trunk=trained.with_name("trunk.safetensors"),
-        train_trunk=True,
-        archive=photographs,
-    )
-    trunk, predictor = (
-        tmp_path / f"{name}.safetensors" for name in ("trunk", "predictor")
-    )
-    first, before = read_info(trunk).trunk, load_file(predictor)
-    train(
-        *given,
-        config=config,
-        trunk=trunk,
-        only_strength=True,
-        start=[style],
-        overwrite=True,
-    )
-    assert load_style(style).info.trunk == read_info(trunk).trunk != first
-    assert read_info(predictor).trunk == read_info(trunk).trunk
-    after = load_file(predictor)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 def test_a_trunk_that_is_trained_has_no_styles_that_change_it(
-    artwork, photographs, vgg, tmp_path
+    quick, artwork, photographs, vgg, tmp_path
 ):
     with pytest.raises(TrainingError, match="--rank"):
         train(
@@ -410,18 +299,20 @@ def test_a_trunk_that_is_trained_has_no_styles_that_change_it(
             photographs,
             vgg,
             tmp_path,
-            config=dataclasses.replace(QUICK, rank=2),
+            config=dataclasses.replace(quick, rank=2),
         )
 
 
-def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_path):
+def test_styles_to_begin_from_must_fit(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
     with pytest.raises(TrainingError, match="another trunk"):
         train(
             [artwork],
             photographs,
             vgg,
             tmp_path,
-            config=QUICK,
+            config=quick,
             trunk=bundled_trunk(),
             start=[trained],
         )
@@ -431,7 +322,7 @@ def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_p
             photographs,
             vgg,
             tmp_path,
-            config=QUICK,
+            config=quick,
             trunk=trained.with_name("trunk.safetensors"),
             start=[trained, trained],
         )
@@ -439,9 +330,9 @@ def test_styles_to_begin_from_must_fit(trained, artwork, photographs, vgg, tmp_p
 
 @pytest.mark.parametrize("with_artworks", [True, False])
 def test_any_style_is_learned_from_an_archive(
-    trained, artwork, photographs, vgg, tmp_path, with_artworks
+    quick, trained, artwork, photographs, vgg, tmp_path, with_artworks
 ):
-    config = dataclasses.replace(QUICK, steps=3, batch_size=4, identity_share=0.5)
+    config = dataclasses.replace(quick, steps=3, batch_size=4, identity_share=0.5)
     styles = train(
         [artwork] if with_artworks else [],
         photographs,
@@ -464,9 +355,11 @@ def test_any_style_is_learned_from_an_archive(
     assert vector.shape == (1, load_style(trained).network.style_size)
 
 
-def test_the_predictor_of_a_trunk_is_trained_on(trained, photographs, vgg, tmp_path):
+def test_the_predictor_of_a_trunk_is_trained_on(
+    quick, trained, photographs, vgg, tmp_path
+):
     first, then = tmp_path / "first", tmp_path / "then"
-    config = dataclasses.replace(QUICK, steps=1, learning_rate=1e-12)
+    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
 
     def train_any(trunk, out):
         train(
@@ -510,7 +403,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     with pytest.raises(TrainingError, match="--batch-size"):
-        _place(TrainConfig(batch_size=4))
+        place(TrainConfig(batch_size=4))
 
 
 def test_a_trained_style_renders(trained, content_image, tmp_path):

@@ -1,0 +1,157 @@
+"""What each step of a training sees: crops of photographs, and styles for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from ..losses import STYLE_LAYERS, LossNetwork, gram_matrix
+from ..networks import StyleNetwork
+from ..predictor import StylePredictor
+from .config import TrainConfig
+from .data import Archive, Photographs, crop, glimpse
+from .learner import Batch
+from .state import step_rng
+
+
+class Sampler:
+    """Draws the batch of each step, the same in every run with the same seed."""
+
+    def __init__(
+        self,
+        photographs: Photographs,
+        archive: Archive | None,
+        grams: dict[str, Tensor],
+        loss_net: LossNetwork,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self._photographs = photographs
+        self._archive = archive
+        self._grams = grams
+        self._loss_net = loss_net
+        self._config = config
+        self._device = device
+        self._artworks = len(next(iter(grams.values()), ()))
+        share = config.any_share if archive else 0.0
+        self._dealt = round((1 - share) * config.batch_size) if self._artworks else 0
+        self._archive_grams: dict[int, dict[str, Tensor]] = {}
+
+    def batch(self, step: int, rank: int, processes: int) -> Batch:
+        """Return the part of the batch of ``step`` that falls to one process."""
+        config = self._config
+        rng = step_rng(config.seed, step)
+        size = config.batch_size
+        crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
+        # A third at the strength that all lower ones are painted at.
+        strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
+        strength = strength.clamp(min=StyleNetwork.LIGHT)
+        varied = torch.rand(size, generator=rng) < config.varied_strength
+        strength = torch.where(varied, strength, 1.0)
+        itself = torch.zeros(size, dtype=torch.bool)
+        picks = _deal(self._artworks, self._dealt, config.seed, step).tolist()
+        grams = [of_artwork(self._grams, pick) for pick in picks]
+        glimpses = []
+        mine = range(rank, size, processes)
+        for i in range(self._dealt, size):
+            pick, picture, scales, kind = self._draw(rng)
+            if kind < config.identity_share:
+                itself[i], strength[i] = True, 1.0
+                crops[i] = crop(picture, config.crop_size, scales, rng)
+            glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
+            grams.append(self._targets(pick) if i in mine else {})
+        own = list(mine)
+        noise = None
+        if config.stability_weight:
+            noise = torch.randn(crops.shape, generator=rng)
+            noise *= config.noise * torch.rand(size, 1, 1, 1, generator=rng)
+            noise = noise[own].to(self._device)
+        low, high = -config.shift, config.shift + 1
+        shift = torch.randint(low, high, (2,), generator=rng).tolist()
+        return Batch(
+            crops[own].to(self._device),
+            strength[own].to(self._device),
+            torch.tensor([picks[i] for i in own if i < self._dealt], dtype=torch.long),
+            [
+                glimpses[i - self._dealt].to(self._device)
+                for i in own
+                if i >= self._dealt
+            ],
+            {
+                layer: torch.cat([grams[i][layer].float() for i in own])
+                for layer in STYLE_LAYERS
+            },
+            itself[own].to(self._device),
+            noise,
+            (shift[0], shift[1]),
+        )
+
+    def _draw(self, rng: Generator) -> tuple[int, Tensor, tuple[float, float], float]:
+        """Return an artwork of the archive, its picture, what range crops of it are
+        magnified by, and a number in [0, 1).
+
+        For numbers below the identity share, every other picture is a photograph.
+        Artworks are as large as paintings are already.
+        """
+        assert self._archive is not None
+        pick = int(torch.randint(len(self._archive.images), (), generator=rng))
+        kind = float(torch.rand((), generator=rng))
+        if kind < self._config.identity_share / 2:
+            others = self._photographs.images
+            photograph = int(torch.randint(len(others), (), generator=rng))
+            return pick, others[photograph], self._config.scales, kind
+        low, high = self._config.scales
+        return pick, self._archive.images[pick], (1.0, high / low), kind
+
+    @torch.no_grad()
+    def _targets(self, pick: int) -> dict[str, Tensor]:
+        """Return the Gram matrices of an artwork; kept in half precision."""
+        assert self._archive is not None
+        if pick not in self._archive_grams:
+            features = self._loss_net(self._archive.artwork(pick).to(self._device))
+            self._archive_grams[pick] = {
+                layer: gram_matrix(features[layer]).half() for layer in STYLE_LAYERS
+            }
+        return self._archive_grams[pick]
+
+    @torch.no_grad()
+    def examples(self, predictor: StylePredictor, count: int = 6) -> Tensor:
+        """Return the predicted vectors (count, K) of a few artworks."""
+        assert self._archive is not None
+        images = self._archive.images
+        seen = [
+            glimpse(
+                images[i * len(images) // count], StylePredictor.SIZE, step_rng(7, i)
+            )
+            for i in range(count)
+        ]
+        return torch.cat([predictor(image.to(self._device)) for image in seen])
+
+
+def of_artwork(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    """Return the Gram matrices of one artwork, (1, C, C) each."""
+    return {layer: gram[i : i + 1] for layer, gram in grams.items()}
+
+
+def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:
+    """Return ``dealt`` of ``count`` styles: each epoch deals every style once."""
+    picks = []
+    for i in range(step * dealt, (step + 1) * dealt):
+        order = torch.randperm(count, generator=step_rng(seed + 1, i // count))
+        picks.append(int(order[i % count]))
+    return torch.tensor(picks, dtype=torch.long)
+
+
+def targets(
+    images: Sequence[Tensor], loss_net: LossNetwork, device: torch.device
+) -> dict[str, Tensor]:
+    """Return the Gram matrices of all artworks, (N, C, C) for each style layer."""
+    grams: dict[str, list[Tensor]] = {layer: [] for layer in STYLE_LAYERS}
+    with torch.no_grad():
+        for image in images:
+            features = loss_net(image.to(device))
+            for layer, found in grams.items():
+                found.append(gram_matrix(features[layer]))
+    return {layer: torch.cat(found) for layer, found in grams.items() if found}

@@ -1,0 +1,126 @@
+"""The training of what a trunk, which else stays as it is, makes of lower strengths."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engine import pick_device
+from ..networks import (
+    hash_trunk,
+    load_trunk,
+    read_style,
+    save_trunk,
+    write_tensors,
+)
+from ..predictor import save_predictor
+from ..style import bundled_predictor, bundled_trunk, read_info
+from .amortize import predictor_beside
+from .config import TrainConfig
+from .data import Photographs, load_artwork
+from .learner import Learner, load_loss_network, thinned_loss_network
+from .loop import descend, draw_sheet, place, styles_to_begin_from
+from .sampler import Sampler, targets
+from .state import State, check_places
+
+
+def train_strength(
+    artworks: Sequence[Path],
+    content: Path,
+    loss_network: Path,
+    out: Path,
+    *,
+    config: TrainConfig,
+    trunk: Path,
+    start: Sequence[Path],
+    device: str | torch.device | None = None,
+    checkpoint: Path | None = None,
+    sheet: Path | None = None,
+    overwrite: bool = False,
+    command: str = "",
+) -> list[Path]:
+    """Train the lighter version of styles that ``trunk`` paints at lower strengths.
+
+    ``start`` are styles of the trunk, one for each artwork. Nothing else is learned:
+    they, and a predictor beside the trunk, are written into ``out`` as they were, but
+    as those of the trunk that is written there, too, which may be where they were
+    read from. Returned are the paths of the styles. The sheet shows their lightest.
+    The other parameters are those of :func:`~styleplug.training.loop.train`.
+
+    Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
+    """
+    device = pick_device(device)
+    process, _ = place(config)
+    styles = [read_style(path) for path in start]
+    paths = [out / f"{info.name}.safetensors" for info, _ in styles]
+    out_trunk = out / bundled_trunk().name
+    out_predictor = out / bundled_predictor().name
+    progress = [path for path in (checkpoint, sheet) if path]
+    check_places(out, [*paths, out_trunk, out_predictor], progress, overwrite=overwrite)
+    torch.manual_seed(config.seed)
+    photographs = Photographs(content)
+    whole = load_loss_network(loss_network, photographs, config, device)
+    images = [load_artwork(path, config.style_size) for path in artworks]
+    loss_net = thinned_loss_network(whole, photographs, images, config, device)
+    grams = targets(images, loss_net, device)
+
+    told, predictor = read_info(trunk), predictor_beside(trunk)
+    network = copy.deepcopy(load_trunk(trunk)).to(device)
+    vectors = styles_to_begin_from(network, artworks, start)
+    learner = Learner(network, vectors, None).requires_grad_(False)
+    network.light.requires_grad_(True)
+    state = State(
+        learner.learned(),
+        config,
+        {
+            "config": dataclasses.asdict(config),
+            "artworks": [path.name for path in artworks],
+            "trunk": hash_trunk(network),
+            "strength of": _hash(vectors),
+        },
+    )
+    if checkpoint:
+        state.resume(checkpoint)
+    sampler = Sampler(photographs, None, grams, loss_net, config, device)
+
+    def keep() -> None:
+        if checkpoint:
+            state.save(checkpoint)
+        if sheet:
+            with torch.no_grad():
+                light = network.vector(vectors, network.LIGHT)
+            draw_sheet(sheet, network, light, photographs)
+
+    descend(learner, state, sampler, loss_net, config, keep)
+    if process > 0:
+        return []
+    training = {
+        "command": command,
+        "loss_network": loss_network.name,
+        "activations": whole.activations,
+        "photographs": len(photographs.images),
+        **dataclasses.asdict(config),
+        "steps": state.step,
+        "trunk": told.trunk,
+    }
+    training = {**told.training, "strength": training}
+    moved = save_trunk(
+        out_trunk, network, dataclasses.replace(told, training=training)
+    ).trunk
+    for (info, tensors), path in zip(styles, paths, strict=True):
+        write_tensors(path, tensors, dataclasses.replace(info, trunk=moved))
+    if predictor is not None:
+        info = read_info(trunk.with_name(bundled_predictor().name))
+        info = dataclasses.replace(info, trunk=moved)
+        save_predictor(out_predictor, predictor, info)
+    return paths
+
+
+def _hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()

@@ -1,0 +1,89 @@
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from styleplug.errors import TrainingError
+from styleplug.networks import load_style
+from styleplug.style import read_info
+from styleplug.training.loop import train
+from styleplug.training.strength import train_strength
+
+pytestmark = pytest.mark.usefixtures("quick_calibration")
+
+
+def test_only_strength_is_learned(quick, trained, artwork, photographs, vgg, tmp_path):
+    trunk = trained.with_name("trunk.safetensors")
+    config = dataclasses.replace(
+        quick, steps=3, learning_rate=0.1, vector_rate=0.01, varied_strength=1.0
+    )
+    given = [artwork], photographs, vgg
+    (changing,) = train(
+        *given,
+        tmp_path / "styles",
+        config=dataclasses.replace(config, rank=2),
+        trunk=trunk,
+        start=[trained],
+    )
+    (moved,) = train_strength(
+        *given,
+        tmp_path / "moved",
+        config=config,
+        trunk=trunk,
+        start=[changing],
+    )
+    before, after = load_file(trunk), load_file(moved.with_name(trunk.name))
+    differ = {name for name in before if not torch.equal(before[name], after[name])}
+    assert differ == {"light"}
+    before, after = load_file(changing), load_file(moved)
+    assert {"style", "up2.lora_A", "up2.lora_B"} <= after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in after)
+    old, new = load_style(changing), load_style(moved)
+    assert read_info(moved.with_name(trunk.name)).trunk == new.info.trunk
+    assert new.info.trunk != old.info.trunk
+    assert new.info.figures == old.info.figures
+    assert not torch.equal(
+        old.network.vector(old.vector, 0.5), new.network.vector(new.vector, 0.5)
+    )
+
+
+def test_strength_is_learned_for_a_style_of_each_artwork(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="name one for each"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[],
+        )
+
+
+def test_strength_is_learned_in_place_and_the_predictor_stays(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    config = dataclasses.replace(quick, steps=1, learning_rate=0.1, varied_strength=1.0)
+    given = [artwork], photographs, vgg, tmp_path
+    (style,) = train(
+        *given,
+        config=config,
+        trunk=trained.with_name("trunk.safetensors"),
+        train_trunk=True,
+        archive=photographs,
+    )
+    trunk, predictor = (
+        tmp_path / f"{name}.safetensors" for name in ("trunk", "predictor")
+    )
+    first, before = read_info(trunk).trunk, load_file(predictor)
+    train_strength(
+        *given,
+        config=config,
+        trunk=trunk,
+        start=[style],
+        overwrite=True,
+    )
+    assert load_style(style).info.trunk == read_info(trunk).trunk != first
+    assert read_info(predictor).trunk == read_info(trunk).trunk
+    after = load_file(predictor)
+    assert all(torch.equal(before[name], after[name]) for name in before)
