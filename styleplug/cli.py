@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -20,9 +21,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import imports
 from .errors import InvalidImageError, StyleplugError
 
 if TYPE_CHECKING:
@@ -218,17 +221,33 @@ def _stylize(args: argparse.Namespace) -> int:
     if not jobs:
         return 1
 
-    from .engine import Stylizer, stylize_file
+    from .images import read_to_paint
 
+    if jobs[0][1] != Path(output):
+        Path(output).mkdir(parents=True, exist_ok=True)
+    read = functools.partial(
+        read_to_paint,
+        overwrite=options.pop("overwrite", False),
+        max_pixels=options.pop("max_pixels", None),
+    )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
-    stylizer = Stylizer(style, **where)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(read, *jobs[0])]  # while torch is imported
+
+        with imports.quickly():
+            from .engine import Stylizer, paint_to_file
+
+        stylizer = Stylizer(style, **where)
     for i, (source, target) in enumerate(jobs):
         started = time.perf_counter()
         try:
             with _ProgressBar(source.name, i, len(jobs)) as bar:
-                if target != Path(output):
-                    Path(output).mkdir(parents=True, exist_ok=True)
-                size = stylize_file(source, target, stylizer, progress=bar, **options)
+                size = paint_to_file(
+                    ahead.pop().result() if ahead else read(source, target),
+                    *(target, stylizer),
+                    progress=bar,
+                    **options,
+                )
         except ValueError:  # an option, and so the same for all files
             raise
         except _USER_ERRORS as error:
@@ -406,7 +425,8 @@ def _optimize(args: argparse.Namespace) -> int:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    from .optimize import StyleImage, optimize_file
+    with imports.quickly():
+        from .optimize import StyleImage, optimize_file
 
     styles = [
         StyleImage(name, weight, mask, region)
@@ -752,7 +772,8 @@ def _add_capture(commands: Commands) -> None:
 
 
 def _capture(args: argparse.Namespace) -> int:
-    from .engine import Stylizer
+    with imports.quickly():
+        from .engine import Stylizer
     from .images import read_picture
 
     header = vars(args).copy()
@@ -794,7 +815,8 @@ def _sample(args: argparse.Namespace) -> int:
 def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
     parser = commands.add_parser("train", help="train a style from an artwork")
     if arguments[:1] == ["train"]:  # its options live beside what imports torch
-        from .training import command
+        with imports.quickly():
+            from .training import command
 
         command.add_arguments(parser)
         parser.set_defaults(
@@ -821,7 +843,8 @@ def _add_demo(commands: Commands) -> None:
 
 def _demo(args: argparse.Namespace) -> int:
     try:
-        from .demo import launch
+        with imports.quickly():
+            from .demo import launch
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

@@ -431,8 +431,21 @@ def stylize_file(
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
         style = Stylizer(style, device=device, dtype=dtype)
-    pixels = style.render(picture.pixels, **options)
-    provenance = style.provenance(**options)
+    return paint_to_file(picture, dst, style, **options)
+
+
+def paint_to_file(
+    picture: Picture,
+    dst: str | os.PathLike[str],
+    stylizer: Stylizer,
+    **options: Any,
+) -> tuple[int, int]:
+    """Stylize ``picture``, which was read for it, into the file ``dst``.
+
+    Does, returns and raises what :func:`stylize_file` does once it has read.
+    """
+    pixels = stylizer.render(picture.pixels, **options)
+    provenance = stylizer.provenance(**options)
     write_picture(picture, pixels, dst, provenance=provenance)
     return picture.size
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, imports
 from .errors import StyleplugError
 
 if TYPE_CHECKING:
@@ -342,7 +342,8 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _load(style: str) -> Stylizer:
-    from .engine import Stylizer
+    with imports.quickly():
+        from .engine import Stylizer
 
     # A file may change; the engine remembers the newest. The Hub is asked only once.
     return Stylizer(style) if os.path.isfile(style) else _load_named(style)
