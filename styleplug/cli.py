@@ -20,6 +20,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,16 +224,16 @@ def _stylize(args: argparse.Namespace) -> int:
 
     from .images import read_to_paint
 
-    if jobs[0][1] != Path(output):
-        Path(output).mkdir(parents=True, exist_ok=True)
     read = functools.partial(
         read_to_paint,
         overwrite=options.pop("overwrite", False),
         max_pixels=options.pop("max_pixels", None),
     )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
-    with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(read, *jobs[0])]  # while torch is imported
+    ahead = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as reader:
+        if jobs[0][1].parent.is_dir():
+            ahead.append(reader.submit(read, *jobs[0]))  # while torch is imported
 
         with imports.quickly():
             from .engine import Stylizer, paint_to_file
@@ -242,6 +243,8 @@ def _stylize(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         try:
             with _ProgressBar(source.name, i, len(jobs)) as bar:
+                if target != Path(output):
+                    Path(output).mkdir(parents=True, exist_ok=True)
                 size = paint_to_file(
                     ahead.pop().result() if ahead else read(source, target),
                     *(target, stylizer),
@@ -736,7 +739,8 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from .convert import convert
+    with imports.quickly():
+        from .convert import convert
 
     options = vars(args).copy()
     del options["run"]

@@ -819,12 +819,13 @@ def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
 def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
     """Return the header of a style file and what the file holds of the style's own, as
     it is there but for the trunk."""
+    info = read_info(path)
     own = {
         name: tensor.half()
         for name, tensor in load_tensors(path).items()
         if name == "style" or name.endswith(FACTORS)
     }
-    return read_info(path), own
+    return info, own
 
 
 def hash_trunk(network: StyleNetwork) -> str:

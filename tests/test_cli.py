@@ -159,18 +159,35 @@ def test_a_format_that_cannot_be_written_becomes_png(
     assert sorted(p.name for p in out.iterdir()) == ["old.png", "photo.png"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("name", ["aa.jpg", "0.jpg"])
 def test_one_failing_file_does_not_stop_the_others(
-    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    there: bool,
 ) -> None:
-    (folder / "aa.jpg").write_bytes(b"")
+    (folder / name).write_bytes(b"")
     out = tmp_path / "out"
+    if there:
+        out.mkdir()
     assert (
         main(["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]) == 1
     )
     assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG"]
     printed, err = capsys.readouterr()
     assert len(printed.splitlines()) == 2
-    assert re.fullmatch(r"styleplug: error: .*aa\.jpg is empty.*\n", err)
+    assert re.fullmatch(rf"styleplug: error: .*{name} is empty.*\n", err)
+
+
+def test_an_unknown_style_leaves_no_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    fails(capsys, "stylize", folder, "-o", out, "--style", "none", expect=".*none")
+    assert not out.exists()
 
 
 def test_two_inputs_of_one_name_are_told_apart(

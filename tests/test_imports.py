@@ -9,6 +9,7 @@ from styleplug import imports
 
 @pytest.fixture(autouse=True)
 def nothing_frozen() -> Iterator[None]:
+    gc.unfreeze()
     yield
     gc.unfreeze()
 

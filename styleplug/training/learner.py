@@ -53,8 +53,8 @@ def thinned_loss_network(
     """Return a loss network that costs less, made for such photographs and artworks.
 
     The artworks are (1, 3, H, W) in [0, 1]. It is for what can hardly make use of what
-    it does not see: styles on a trunk that stays as it is. They are measured on the
-    whole one.
+    it does not see: styles on a trunk that stays as it is, and their strength. Figures
+    are measured on the whole one.
     """
     size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
     crops = []

@@ -196,16 +196,14 @@ def train(
     def styles_so_far() -> Tensor:
         return learner.styles(torch.arange(len(artworks)))
 
-    def keep() -> None:
-        if checkpoint:
-            state.save(checkpoint)
+    def draw() -> None:
         if sheet:
             shown = styles_so_far()
             if predictor is not None:
                 shown = torch.cat([shown, sampler.examples(predictor)])
             draw_sheet(sheet, network, shown, photographs)
 
-    descend(learner, state, sampler, learned_from, config, keep)
+    descend(learner, state, sampler, learned_from, config, checkpoint, draw)
     if process > 0:
         return []
 
@@ -240,6 +238,7 @@ def train(
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=not shared)
         _check(told)
+    draw()
     return paths
 
 
@@ -249,12 +248,13 @@ def descend(
     sampler: Sampler,
     loss_network: LossNetwork,
     config: TrainConfig,
-    keep: Callable[[], None],
+    checkpoint: Path | None,
+    draw: Callable[[], None],
 ) -> None:
     """Take the steps that are left, together with the other processes.
 
-    ``keep``, which saves what there is, is called by the first process every few
-    minutes and at the end.
+    The first one saves its state in ``checkpoint`` every few minutes, and draws; at
+    the end it saves.
     """
     process, processes = place(config)
     parallel: nn.Module = learner
@@ -271,10 +271,12 @@ def descend(
         state.descend(loss)
         report.add(state.step, loss.item(), losses, batch)
         if process == 0 and time.monotonic() - saved > SAVE_EVERY:
-            keep()
+            if checkpoint:
+                state.save(checkpoint)
+            draw()
             saved = time.monotonic()
-    if process == 0:
-        keep()
+    if process == 0 and checkpoint:
+        state.save(checkpoint)
     if state.stuck:
         logger.info(
             "stopped at step %d: no better for %d steps", state.step, config.patience

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..engine import pick_device
+from ..errors import TrainingError
 from ..networks import (
     hash_trunk,
     load_trunk,
@@ -25,7 +26,7 @@ from .amortize import predictor_beside
 from .config import TrainConfig
 from .data import Photographs, load_artwork
 from .learner import Learner, load_loss_network, thinned_loss_network
-from .loop import descend, draw_sheet, place, styles_to_begin_from
+from .loop import NO_RANK, descend, draw_sheet, place, styles_to_begin_from
 from .sampler import Sampler, targets
 from .state import State, check_places
 
@@ -55,6 +56,8 @@ def train_strength(
 
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """
+    if config.rank:
+        raise TrainingError(NO_RANK)
     device = pick_device(device)
     process, _ = place(config)
     styles = [read_style(path) for path in start]
@@ -89,15 +92,13 @@ def train_strength(
         state.resume(checkpoint)
     sampler = Sampler(photographs, None, grams, loss_net, config, device)
 
-    def keep() -> None:
-        if checkpoint:
-            state.save(checkpoint)
+    def draw() -> None:
         if sheet:
             with torch.no_grad():
                 light = network.vector(vectors, network.LIGHT)
             draw_sheet(sheet, network, light, photographs)
 
-    descend(learner, state, sampler, loss_net, config, keep)
+    descend(learner, state, sampler, loss_net, config, checkpoint, draw)
     if process > 0:
         return []
     training = {
@@ -119,6 +120,7 @@ def train_strength(
         info = read_info(trunk.with_name(bundled_predictor().name))
         info = dataclasses.replace(info, trunk=moved)
         save_predictor(out_predictor, predictor, info)
+    draw()
     return paths
 
 

@@ -24,6 +24,7 @@ def asked(monkeypatch):
         return []
 
     monkeypatch.setattr(command, "train", train)
+    monkeypatch.setattr(command, "train_strength", train)
     return found
 
 
@@ -47,21 +48,15 @@ def test_a_style_takes_as_many_steps_as_there_is_time_for(
     assert asked["config"].steps == 7
 
 
-def test_only_strength_is_asked_for(monkeypatch, artwork, vgg):
-    found = {}
-
-    def train_strength(artworks, content, loss_network, out, **options):
-        found.update(options, artworks=artworks)
-        return [out / "starry-night.safetensors"]
-
-    monkeypatch.setattr(command, "train_strength", train_strength)
+def test_only_strength_is_asked_for(asked, artwork, vgg):
     style = bundled_trunk().with_name("starry-night.safetensors")
     words = ["train", str(artwork), "--loss-network", str(vgg)]
     assert main([*words, "--from", str(style), "--only-strength"]) == 0
-    assert found["artworks"] == [artwork]
-    assert found["trunk"] == bundled_trunk()
-    assert found["start"] == [style]
-    assert found["config"] == TrainConfig(**command._STRENGTH)
+    assert "train_trunk" not in asked
+    assert asked["artworks"] == [artwork]
+    assert asked["trunk"] == bundled_trunk()
+    assert asked["start"] == [style]
+    assert asked["config"] == TrainConfig(**command._STRENGTH)
 
 
 def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):
@@ -137,6 +132,7 @@ def test_only_a_predictor_is_trained_without_the_trunk(
         pytest.param(["--from", "a.safetensors", "--rank", "2"], id="rank"),
         pytest.param(["--from", "a.safetensors", "--new-trunk"], id="new-trunk"),
         pytest.param(["--from", "a.safetensors", "--measure", "photos"], id="measure"),
+        pytest.param(["--from", "a.safetensors", "--about", "a.json"], id="about"),
         pytest.param(["--from", "a.safetensors", *_ANY[:3]], id="any"),
     ],
 )

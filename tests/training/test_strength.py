@@ -2,12 +2,16 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
 from styleplug.networks import load_style
 from styleplug.style import read_info
+from styleplug.training import loop
+from styleplug.training.data import Photographs
 from styleplug.training.loop import train
+from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
@@ -26,13 +30,16 @@ def test_only_strength_is_learned(quick, trained, artwork, photographs, vgg, tmp
         trunk=trunk,
         start=[trained],
     )
-    (moved,) = train_strength(
-        *given,
-        tmp_path / "moved",
-        config=config,
-        trunk=trunk,
-        start=[changing],
-    )
+    options = {
+        "config": config,
+        "trunk": trunk,
+        "start": [changing],
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    sheet = tmp_path / "sheet.png"
+    (moved,) = train_strength(*given, tmp_path / "moved", **options, sheet=sheet)
+    with Image.open(sheet) as drawn:
+        assert drawn.size == (4 * 384, 2 * 384)
     before, after = load_file(trunk), load_file(moved.with_name(trunk.name))
     differ = {name for name in before if not torch.equal(before[name], after[name])}
     assert differ == {"light"}
@@ -46,6 +53,8 @@ def test_only_strength_is_learned(quick, trained, artwork, photographs, vgg, tmp
     assert not torch.equal(
         old.network.vector(old.vector, 0.5), new.network.vector(new.vector, 0.5)
     )
+    (again,) = train_strength(*given, tmp_path / "resumed", **options)
+    assert read_info(again).trunk == new.info.trunk
 
 
 def test_strength_is_learned_for_a_style_of_each_artwork(
@@ -87,3 +96,48 @@ def test_strength_is_learned_in_place_and_the_predictor_stays(
     assert read_info(predictor).trunk == read_info(trunk).trunk
     after = load_file(predictor)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    config = dataclasses.replace(quick, learning_rate=0.1, varied_strength=1.0)
+
+    def run(out, **options):
+        (style,) = train_strength(
+            *([artwork], photographs, vgg, tmp_path / out),
+            config=config,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+            **options,
+        )
+        return read_info(style).trunk
+
+    class KilledError(Exception):
+        pass
+
+    crops = Photographs.crops
+
+    def killed_at_third(self, count, size, scales, rng):
+        if rng.initial_seed() == step_rng(config.seed, 2).initial_seed():
+            raise KilledError
+        return crops(self, count, size, scales, rng)
+
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_EVERY", 0.0)
+        patch.setattr(Photographs, "crops", killed_at_third)
+        with pytest.raises(KilledError):
+            run("killed", checkpoint=checkpoint)
+    assert checkpoint.exists()
+    assert run("resumed", checkpoint=checkpoint) == run("whole")
+
+
+def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_path):
+    with pytest.raises(TrainingError, match="--rank"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=dataclasses.replace(quick, rank=2),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+        )
