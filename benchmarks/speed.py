@@ -28,6 +28,12 @@ from styleplug import Stylizer
 from styleplug.rendering import FINER
 from styleplug.style import bundled_styles
 
+QUICK_IMPORT = """
+from styleplug import imports
+with imports.quickly():
+    import torch
+"""
+
 
 def photograph(height: int, width: int) -> np.ndarray:
     """Return (H, W, 3) uint8 with the spectrum of a photograph and some edges."""
@@ -143,7 +149,7 @@ def measure(style: str) -> dict[str, float]:
         )
         torch_alone, one, many, codec = best(
             3,
-            process("-c", "import torch"),
+            process("-c", QUICK_IMPORT),
             stylize(small),
             stylize(large),
             lambda: recode(large),

@@ -49,10 +49,11 @@ PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """Photographs that are always at hand; drawn scenes in their place serve less well."""
 STEPS = 24
 """Steps that a captured vector is refined by."""
-_VIEW = 224
-"""Pixels of a side of the parts of photographs that it is refined on. They are smaller
-than what is painted, as most of a photograph is to be seen: larger ones cost more."""
-_PHOTOGRAPH = 336
+_VIEW = 320
+"""Pixels of a side of the parts of photographs that it is refined on. The larger, the
+nearer do whole pictures come to the style, which vectors that paint small parts well do
+less; it takes as much longer."""
+_PHOTOGRAPH = 480
 """Geometric mean side, in pixels, of the whole photographs then."""
 _EPS = 4e-3
 """Gradients far below this are noise: what they point to stays where it is."""
