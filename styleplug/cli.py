@@ -841,6 +841,13 @@ def _add_demo(commands: Commands) -> None:
     add(
         "--port", dest="server_port", type=int, metavar="PORT", help="port to listen at"
     )
+    add(
+        "--style",
+        dest="styles",
+        action="append",
+        metavar="STYLE",
+        help="offer this one, too: a .safetensors, or a style of the Hub",
+    )
     add("--no-browser", dest="inbrowser", action="store_false", help="open none")
     parser.set_defaults(run=_demo)
 
@@ -855,7 +862,12 @@ def _demo(args: argparse.Namespace) -> int:
         raise StyleplugError(
             "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
         ) from error
+    from .hub import list_styles, locate, style_info
+
     options = {name: value for name, value in vars(args).items() if name != "run"}
+    if "styles" in options:
+        more = [style_info(locate(name)) for name in options["styles"]]
+        options["styles"] = [*list_styles(), *more]
     launch(**{"inbrowser": True, **options})
     return 0
 

@@ -47,6 +47,7 @@ from .rendering import (
     Canvas,
     Region,
     Renderer,
+    is_out_of_memory,
     luma,
     tile_size_within,
     usual_tile_size,
@@ -67,7 +68,7 @@ Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
-_LARGEST_BASE = 2048
+_LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory."""
 
 
@@ -266,24 +267,24 @@ class Stylizer:
                 memory_limit, self._network, pixels, base_size, dtype
             )
         while True:
-            network = _network_on(self._network, device)
-            vector = network.vector(self._vector.to(device), strength)
-            renderer = Renderer(
-                network,
-                vector,
-                strength,
-                base_size=base_size,
-                grain=grain,
-                dtype=dtype,
-                tile_size=tile_size or usual_tile_size(device, pixels),
-                progress=progress,
-            )
             try:
+                network = _network_on(self._network, device)
+                renderer = Renderer(
+                    network,
+                    network.vector(self._vector.to(device), strength),
+                    strength,
+                    base_size=base_size,
+                    grain=grain,
+                    dtype=dtype,
+                    tile_size=tile_size or usual_tile_size(device, pixels),
+                    progress=progress,
+                )
                 with torch.inference_mode():
                     renderer.render(Canvas(pixels, device), Canvas(out, device), finish)
                 return
-            except MemoryLimitError:
-                if device.type == "cpu":
+            except (MemoryLimitError, RuntimeError) as error:
+                full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
+                if device.type == "cpu" or not full:
                     raise
                 logger.warning("%s is out of memory, rendering on the CPU", device)
                 device = torch.device("cpu")

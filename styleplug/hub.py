@@ -440,7 +440,7 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
             EvalResult(
                 task_type="image-to-image",
                 dataset_type="photographs",
-                dataset_name="Test photographs",
+                dataset_name=str(info.training.get("measured_on", "Photographs")),
                 metric_type=metric,
                 metric_value=value,
             )

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import color
 from .encoder import StyleEncoder
 from .errors import InvalidImageError, InvalidStyleError
 from .images import Array, Picture, read_picture
@@ -319,7 +320,8 @@ def _contents() -> list[Tensor]:
 
 
 def _visible(picture: Picture, name: str) -> Array:
-    """Return the pixels of a picture without its transparent margins."""
+    """Return the pixels of a picture without its transparent margins; what else is
+    transparent becomes white paper."""
     if picture.alpha is None:
         return picture.pixels
     rows, columns = (np.flatnonzero(picture.alpha.any(axis=axis)) for axis in (1, 0))
@@ -327,7 +329,15 @@ def _visible(picture: Picture, name: str) -> Array:
         raise InvalidImageError(
             f"{name} is wholly transparent and has no style; choose another picture."
         )
-    return picture.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    seen = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    pixels, alpha = picture.pixels[seen], picture.alpha[seen]
+    paper = np.empty_like(pixels)
+    for band in color.bands(pixels.shape):
+        opacity = color.change_depth(alpha[band], np.float32)[..., None]
+        opaque = color.change_depth(pixels[band], np.float32)
+        blended = opaque * opacity + (1 - opacity)
+        paper[band] = color.change_depth(blended, pixels.dtype)
+    return paper
 
 
 def _small(pixels: Array, size: int) -> Tensor:

@@ -494,7 +494,9 @@ class Renderer:
                     raise
                 logger.warning("out of memory at a tile of %d pixels, halved", side)
                 side = max(SMALLEST_TILE, side // 2)
-                pending += _alike(tile, side, self._overlap)
+                left, pending = [*pending, (tile, height, width)], []
+                for region, _, _ in left:
+                    pending += _alike(region, side, self._overlap)
             else:
                 self._report(tile.area)
 

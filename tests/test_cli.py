@@ -12,8 +12,10 @@ import signal
 import struct
 import subprocess
 import sys
+import types
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +190,19 @@ def test_an_unknown_style_leaves_no_folder(
     out = tmp_path / "out"
     fails(capsys, "stylize", folder, "-o", out, "--style", "none", expect=".*none")
     assert not out.exists()
+
+
+def test_the_page_offers_the_styles_that_are_named(
+    tiny_style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    page = types.ModuleType("styleplug.demo")
+    page.launch = lambda **options: asked.update(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    assert main(["demo", "--no-browser", "--style", str(tiny_style)]) == 0
+    assert asked["styles"][-1].path == tiny_style
+    assert len(asked["styles"]) > 1
+    assert asked["inbrowser"] is False
 
 
 def test_two_inputs_of_one_name_are_told_apart(

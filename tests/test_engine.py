@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 import styleplug
+from styleplug import engine
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
@@ -251,6 +253,35 @@ def test_a_cpu_computes_in_bfloat16_only_where_it_is_not_emulated(
 def test_a_dtype_that_cannot_compute_is_refused(tiny_style):
     with pytest.raises(ValueError, match="dtype"):
         Stylizer(tiny_style, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryLimitError("full"), RuntimeError("out of memory")]
+)
+def test_a_full_device_leaves_it_to_the_cpu(
+    tiny_style, content_image, monkeypatch, caplog, error
+):
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
+    expected = stylizer(content_image)
+    render = engine.Renderer.render
+
+    def full(renderer, *arguments):
+        if renderer.device.type != "cpu":
+            raise error
+        render(renderer, *arguments)
+
+    monkeypatch.setattr(engine.Renderer, "render", full)
+    monkeypatch.setattr(engine, "_pick_dtype", lambda dtype, device: torch.float32)
+    stylizer.device = torch.device("meta")  # stands for one without memory
+    assert stylizer(content_image).tobytes() == expected.tobytes()
+    assert "rendering on the CPU" in caplog.text
+
+
+def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
+    stylizer = Stylizer(tiny_style, device="cpu")
+    stylizer.info = dataclasses.replace(stylizer.info, base_size=683)
+    small, smallest = (stylizer(content_image, style_scale=s) for s in (0.3, 0.25))
+    assert small.tobytes() != smallest.tobytes()
 
 
 def test_an_unknown_style_is_an_error():

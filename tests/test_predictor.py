@@ -376,6 +376,14 @@ def test_transparent_margins_are_no_part_of_the_style(captured, artwork):
     assert torch.equal(captured(large), captured(artwork))
 
 
+def test_what_is_transparent_is_seen_as_white_paper(captured, artwork):
+    alpha = np.full(artwork.shape[:2], 255, np.uint8)
+    alpha[40:-40, 50:-50] = 0
+    hidden = np.dstack([artwork, alpha])
+    seen = np.where(alpha[..., None] == 0, 255, artwork).astype(np.uint8)
+    assert torch.equal(captured(hidden), captured(seen))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_a_picture_that_cannot_be_seen_has_no_style(captured, mode):
     image = Image.new("RGBA", (30, 20), (200, 10, 10, 0)).convert(mode)

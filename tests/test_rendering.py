@@ -302,12 +302,13 @@ def small_memory(network, monkeypatch):
     monkeypatch.setattr(network, "freeze", freeze)
 
 
-def test_a_tile_that_does_not_fit_is_halved(network, small_memory, monkeypatch):
+def test_tiles_that_do_not_fit_are_halved(network, small_memory, monkeypatch, caplog):
     pixels = picture(700, 600, "float32")
     monkeypatch.setattr(_Small, "largest", 10**9)
-    reference = render(network, pixels)
+    reference = render(network, pixels, base_size=300)
     monkeypatch.setattr(_Small, "largest", 480 * 480)
-    assert np.abs(render(network, pixels) - reference).max() < 5e-4
+    assert np.abs(render(network, pixels, base_size=300) - reference).max() < 5e-4
+    assert len(caplog.messages) == len(set(caplog.messages)) > 0
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("--out", "-o"),
         type=Path,
         default=Path(),
-        help="folder for the style files, or for one artwork a .safetensors "
-        "(default: here)",
+        help="folder for the style files, or for one artwork a .safetensors, which "
+        "holds the trunk as well and needs nothing else (default: here)",
     )
     add("--new-trunk", action="store_true", help="train a trunk, not only styles")
     add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
@@ -205,7 +205,8 @@ def run(args: argparse.Namespace) -> int:
     about = _read_about(args.about) if args.about else {}
     held_out = _read_names(args.hold_out) if args.hold_out else ()
     artworks, out = folder_images(args.artworks), args.out
-    if out.suffix == ".safetensors":
+    alone = out.suffix == ".safetensors"
+    if alone:
         if len(artworks) != 1 or not only_fit:
             raise TrainingError(f"{out} is one file; name a folder for the results.")
         about.setdefault(artworks[0].name, {})["name"] = out.stem
@@ -250,6 +251,7 @@ def run(args: argparse.Namespace) -> int:
                 held_out=held_out,
                 about=about,
                 measure=args.measure,
+                self_contained=alone,
                 **common,
             )
     for path in paths:

@@ -49,6 +49,10 @@ class Photographs:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
         self.skipped = len(files) - len(self.images)
+        if self.skipped:
+            logger.warning(
+                "%d of %d pictures in %s were skipped", self.skipped, len(files), folder
+            )
         if not self.images:
             raise TrainingError(
                 f"{folder} holds no readable pictures; JPEG, PNG, WebP, TIFF and the "

@@ -90,6 +90,7 @@ def train(
     measure: Path | None = None,
     checkpoint: Path | None = None,
     sheet: Path | None = None,
+    self_contained: bool = False,
     overwrite: bool = False,
     command: str = "",
 ) -> list[Path]:
@@ -108,8 +109,9 @@ def train(
     ``about`` gives the header fields of a style by the file name of its artwork. The
     photographs in ``measure`` are not trained on; the figures in the headers are
     measured on them. ``checkpoint`` is written every few minutes and continued from
-    when it is there; ``sheet`` is a picture of the progress. ``overwrite`` allows to
-    replace files in ``out``. ``command`` is what the headers name as having been run.
+    when it is there; ``sheet`` is a picture of the progress. ``self_contained`` styles
+    hold their trunk also where it is bundled. ``overwrite`` allows to replace files in
+    ``out``. ``command`` is what the headers name as having been run.
 
     In a process group of torch.distributed, every process takes its part of each
     batch, and the first one writes.
@@ -155,7 +157,8 @@ def train(
     network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
-    shared = train_trunk or hash_trunk(network) in {read_info(p).trunk for p in trunks}
+    there = {read_info(path).trunk for path in trunks}
+    alone = self_contained or not (train_trunk or hash_trunk(network) in there)
     if trunk is None:
         styles = network.new_style().to(device).repeat(len(artworks), 1)
     elif start:
@@ -212,6 +215,7 @@ def train(
         "loss_network": loss_network.name,
         "activations": loss_net.activations,
         "photographs": len(photographs.images),
+        "measured_on": "Test photographs" if measure else "Training photographs",
         **dataclasses.asdict(config),
         "steps": state.step,
     }
@@ -236,7 +240,7 @@ def train(
         *(paths, infos, styles, figures), strict=True
     ):
         told = dataclasses.replace(told, training=info, figures=measured)
-        save_style(path, style, network, told, self_contained=not shared)
+        save_style(path, style, network, told, self_contained=alone)
         _check(told)
     draw()
     return paths

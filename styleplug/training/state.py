@@ -180,14 +180,25 @@ def load_checkpoint(
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = dict(json.loads(metadata["progress"]))
+        found = _flat(json.loads(metadata["identity"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if metadata.get("identity") != json.dumps(identity):
+    wanted = _flat(json.loads(json.dumps(identity)))
+    if found != wanted:
+        names = sorted(
+            name for name in found | wanted if found.get(name) != wanted.get(name)
+        )
         raise TrainingError(
-            f"The checkpoint {path} belongs to another training; name another file, or "
-            "give the settings it was made with."
+            f"The checkpoint {path} belongs to another training, which differs in "
+            f"{', '.join(names)}; name another file, or give the settings it was made "
+            "with."
         )
     return tensors, progress
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity with the settings of its config among the others."""
+    return {**identity, **identity.get("config", {}), "config": None}
 
 
 def _damaged(path: Path, error: Exception) -> TrainingError:

@@ -33,6 +33,15 @@ def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
     assert main(words) == 0
     assert shlex.split(asked["command"]) == ["styleplug", *words]
     assert not asked["overwrite"]
+    assert not asked["self_contained"]
+
+
+def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", str(out)]
+    assert main(words) == 0
+    assert asked["self_contained"]
+    assert asked["out"] == tmp_path
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -37,6 +37,7 @@ def test_broken_photographs_are_skipped_and_counted(tmp_path, caplog):
         data = Photographs(tmp_path)
     assert len(data.images) == 1
     assert data.skipped == 2
+    assert f"2 of {len(data.images) + 2} pictures" in caplog.text
     assert "cut.jpg" in caplog.text
 
 

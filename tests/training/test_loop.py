@@ -72,10 +72,57 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         assert torch.equal(resumed[name], tensor), name
 
 
+def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    def run(out, **options):
+        (style,) = train(
+            *([artwork], photographs, vgg, tmp_path / out),
+            config=dataclasses.replace(quick, rank=2, learning_rate=1e-2),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+            **options,
+        )
+        return load_style(style).vector
+
+    checkpoint = tmp_path / "run.ckpt"
+    descend = State.descend
+
+    def killed_at_third(state, loss):
+        if state.step == 2:
+            raise KeyboardInterrupt
+        descend(state, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_EVERY", 0.0)
+        patch.setattr(State, "descend", killed_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed", checkpoint=checkpoint)
+    assert torch.equal(run("resumed", checkpoint=checkpoint), run("whole"))
+
+
+@pytest.mark.parametrize("self_contained", [False, True])
+def test_a_style_of_its_own_holds_the_trunk_beside_it(
+    quick, trained, artwork, photographs, vgg, tmp_path, self_contained
+):
+    trunk = Path(shutil.copy(trained.with_name("trunk.safetensors"), tmp_path))
+    (style,) = train(
+        *([artwork], photographs, vgg, tmp_path),
+        config=dataclasses.replace(quick, steps=1),
+        trunk=trunk,
+        self_contained=self_contained,
+    )
+    assert read_info(style).self_contained == self_contained
+    known = load_style(style).info.trunk
+    trunk.unlink()
+    if self_contained:
+        assert load_style(style).info.trunk == known
+
+
 def test_a_checkpoint_of_another_training_is_refused(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
-    with pytest.raises(TrainingError, match="another training"):
+    with pytest.raises(TrainingError, match=r"another training, .* in seed;"):
         train(
             [artwork],
             photographs,
