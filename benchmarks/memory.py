@@ -16,14 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from speed import photograph
-from torch import Tensor
 
 from styleplug import Stylizer
 from styleplug.style import bundled_styles
+from styleplug.training.controls import ssim
 
 SIZES = {1: (1000, 1000), 8: (2400, 3400), 33: (4320, 7680), 100: (8660, 11550)}
 
@@ -93,30 +91,11 @@ def preview(style: str, photo: Path) -> dict[str, float]:
     size = 800, round(800 * large.height / large.width)
     small = large.resize(size, Image.Resampling.LANCZOS)
     whole = stylizer(large).resize(size, Image.Resampling.LANCZOS)
+    preview, small, whole = (np.asarray(x) for x in (stylizer(small), small, whole))
     return {
-        "SSIM of preview and painting": ssim(stylizer(small), whole),
+        "SSIM of preview and painting": ssim(preview, whole),
         "SSIM of photograph and painting": ssim(small, whole),
     }
-
-
-def ssim(one: Image.Image, two: Image.Image) -> float:
-    """Return the structural similarity of their grey (Wang et al. 2004)."""
-    window = torch.exp(-(torch.arange(-5, 6.0) ** 2) / (2 * 1.5**2))
-    window /= window.sum()
-
-    def blur(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-
-    a, b = (
-        torch.from_numpy(np.array(image.convert("L"), np.float32))[None, None]
-        for image in (one, two)
-    )
-    mean_a, mean_b = blur(a), blur(b)
-    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return float((similar / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean())
 
 
 def main() -> None:

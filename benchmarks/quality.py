@@ -31,7 +31,6 @@ import numpy as np
 import peers
 import torch
 from PIL import Image
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
@@ -44,6 +43,7 @@ from styleplug.losses import (
 )
 from styleplug.networks import training_dtype
 from styleplug.style import bundled_styles, read_info
+from styleplug.training.controls import Controls, measure_controls
 from styleplug.training.data import load_artwork
 
 ASSETS = Path(os.environ["STYLEPLUG_ASSETS"])
@@ -59,7 +59,6 @@ PEERS = [
     ("udnie", "fast_neural_style_16/udnie", None),
 ]
 OPTIMIZED = ["starry-night", "great-wave", "the-scream", "engraving"]
-STROKE_SIZES = [0.5, 0.7, 1.0, 1.4, 2.0]
 
 
 class Rod:
@@ -206,62 +205,13 @@ def compare_with_lbfgs(
     return {"ours": ours, "L-BFGS": theirs, "ours / L-BFGS": ours / theirs}
 
 
-def controls(name: str) -> dict[str, object]:
-    """Return what strength, stroke size and the border do, as measured."""
-    stylizer = Stylizer(name, device="cpu")
-    similar = []
+def controls(name: str) -> Controls:
     photograph = to_array(load(photos()[0], 512))
-    for tenth in range(11):
-        painted = stylizer(photograph, strength=tenth / 10)
-        score = structural_similarity(photograph, painted, channel_axis=2)
-        similar.append(round(float(score), 3))
-    borders = [border_energy(stylizer(grey_card(seed))) for seed in range(8)]
-    strokes = [
-        round(stroke_length(stylizer(grey_card(0), style_scale=scale)), 2)
-        for scale in STROKE_SIZES
-    ]
-    return {
-        "SSIM by strength": similar,
-        "falls": all(b < a for a, b in itertools.pairwise(similar)),
-        "stroke length, px": strokes,
-        "grows": all(b > a for a, b in itertools.pairwise(strokes)),
-        "stroke length, largest / least": strokes[-1] / strokes[0],
-        "border / inside": sum(borders) / len(borders),
-    }
-
-
-def grey_card(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    card = rng.normal(128, 3, (512, 512, 1)).round().clip(0, 255).astype(np.uint8)
-    return card.repeat(3, axis=2)
+    return measure_controls(Stylizer(name, device="cpu"), photograph)
 
 
 def to_array(image: Tensor) -> np.ndarray:
     return (image[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-
-
-def stroke_length(painted: np.ndarray) -> float:
-    """Return the lag, in pixels, where the lightness correlates with itself by half."""
-    light = painted.mean(axis=2)
-    light = light - light.mean()
-    spectrum = np.abs(np.fft.fft2(light)) ** 2
-    correlation = np.fft.ifft2(spectrum).real
-    correlation /= correlation[0, 0]
-    lags = np.minimum(np.arange(512), 512 - np.arange(512))
-    distance = np.hypot(lags[:, None], lags[None])
-    ring = distance.round().astype(int).ravel()
-    mean = np.bincount(ring, correlation.ravel()) / np.bincount(ring)
-    after = int(np.argmax(mean < 0.5))
-    return float(after - (0.5 - mean[after]) / (mean[after - 1] - mean[after]))
-
-
-def border_energy(painted: np.ndarray) -> float:
-    """Return the variance of the outer 8 pixels, as a multiple of that inside."""
-    inside = painted[8:-8, 8:-8].astype(float)
-    energy = (painted - inside.mean(axis=(0, 1))) ** 2
-    border = np.ones(painted.shape[:2], bool)
-    border[8:-8, 8:-8] = False
-    return float(energy[border].mean() / energy[~border].mean())
 
 
 def sheet(name: str, folder: Path) -> None:
@@ -297,8 +247,9 @@ def main() -> None:
                 sheet(name, args.sheets)
         figures = {}
         for name in bundled_styles():
-            figures[name] = controls(name)
-            print(name, figures[name], flush=True)
+            found = controls(name)
+            figures[name] = found._asdict()
+            print(name, found.figures(), *found.faults(), flush=True)
         figures |= compare_with_peers(rod, contents)
     if args.lbfgs:
         dtype = training_dtype(torch.device("cpu"))

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from ..engine import pick_device
+from ..engine import Stylizer, pick_device
 from ..errors import TrainingError
 from ..images import read_picture
 from ..losses import (
@@ -46,6 +46,7 @@ from ..style import (
 )
 from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
+from .controls import Controls, measure_controls
 from .data import Archive, Photographs, load_artwork
 from .learner import (
     Batch,
@@ -108,10 +109,11 @@ def train(
     new one, whose encoder takes lessons first.
     ``about`` gives the header fields of a style by the file name of its artwork. The
     photographs in ``measure`` are not trained on; the figures in the headers are
-    measured on them. ``checkpoint`` is written every few minutes and continued from
-    when it is there; ``sheet`` is a picture of the progress. ``self_contained`` styles
-    hold their trunk also where it is bundled. ``overwrite`` allows to replace files in
-    ``out``. ``command`` is what the headers name as having been run.
+    measured on them, and what strength, stroke size and border come to on the first.
+    ``checkpoint`` is written every few minutes and continued from when it is there;
+    ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
+    also where it is bundled. ``overwrite`` allows to replace files in ``out``.
+    ``command`` is what the headers name as having been run.
 
     In a process group of torch.distributed, every process takes its part of each
     batch, and the first one writes.
@@ -241,7 +243,11 @@ def train(
     ):
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=alone)
-        _check(told)
+        photograph = shown[0].permute(1, 2, 0).contiguous().numpy()
+        controls = measure_controls(Stylizer(path, device=device), photograph)
+        told = dataclasses.replace(told, figures=measured | controls.figures())
+        save_style(path, style, network, told, self_contained=alone)
+        _check(told, controls)
     draw()
     return paths
 
@@ -361,8 +367,8 @@ class _Report:
             self._since = time.monotonic()
 
 
-def _check(info: StyleInfo) -> None:
-    """Say so when a style came out weak."""
+def _check(info: StyleInfo, controls: Controls) -> None:
+    """Say so when a style came out weak, or does not do what its controls ask."""
     reached = info.figures["style_distance"]
     unpainted = info.figures["style_distance_of_photographs"]
     if reached > _WEAK * unpainted:
@@ -371,6 +377,8 @@ def _check(info: StyleInfo) -> None:
             "it for more --steps, or with a higher --style-weight.",
             *(info.name, 100 * (1 - reached / unpainted)),
         )
+    for fault in controls.faults():
+        logger.warning("%s %s; more --steps may help.", info.name, fault)
 
 
 @torch.no_grad()

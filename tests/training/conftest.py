@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from styleplug.losses import LossNetwork
-from styleplug.training import amortize
+from styleplug.training import amortize, controls
 from styleplug.training.config import TrainConfig
 from styleplug.training.loop import train
 
@@ -47,13 +47,15 @@ def quick() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def quick_calibration():
-    """Let the loss network be calibrated at a glance, in place of seconds."""
+    """Let the loss network be calibrated, and controls measured, at a glance."""
     calibrate = LossNetwork.calibrate
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             *(LossNetwork, "calibrate"),
             lambda network, images: calibrate(network, images[:2, :, :64, :64]),
         )
+        patch.setattr(controls, "_CARD", 48)
+        patch.setattr(controls, "_CARDS", 1)
         yield
 
 

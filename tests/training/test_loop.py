@@ -35,6 +35,8 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
     assert info.base_size == 64
     assert info.figures["style_distance"] > 0
     assert info.figures["content_distance"] > 0
+    assert info.figures["similarity_at_strength_1"] < 1
+    assert {"stroke_growth", "border_energy"} <= info.figures.keys()
     trunk = trained.with_name("trunk.safetensors")
     assert read_info(trunk).trunk == info.trunk
     with Image.open(trained.with_name("sheet.png")) as sheet:
