@@ -769,6 +769,12 @@ def _add_capture(commands: Commands) -> None:
         metavar="NEW.safetensors",
         help="style file to write",
     )
+    add(
+        "--predictor",
+        type=Path,
+        metavar="FOLDER",
+        help="what 'styleplug train --any' has written, to look at the picture with",
+    )
     for option in ("name", "title", "artist", "year", "license", "artwork"):
         add(f"--{option}", help=f"{option} that the header tells")
     add("--overwrite", action="store_true", help="replace a file that is there already")
@@ -789,7 +795,8 @@ def _capture(args: argparse.Namespace) -> int:
             f"{output} is there already; add --overwrite, or name another file."
         )
     header.setdefault("title", picture.stem)
-    Stylizer(read_picture(picture), device="cpu").save(output, **header)
+    look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
+    Stylizer(read_picture(picture), device="cpu", **look).save(output, **header)
     print(output)
     return 0
 

@@ -52,7 +52,7 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import StyleInfo
+from .style import STYLES_DIR, StyleInfo
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -82,7 +82,9 @@ class Stylizer:
     picture itself is left as it is in its style.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
-    the fastest type that is safe on it.
+    the fastest type that is safe on it. ``predictor`` is a folder with a predictor and
+    its trunk, as ``styleplug train --any`` writes them, that sees the styles of
+    pictures in place of the bundled one.
 
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
@@ -102,13 +104,15 @@ class Stylizer:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        predictor: str | os.PathLike[str] = STYLES_DIR,
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.dtype = _pick_dtype(dtype, self.device)
         parts = _parts(style)
-        loaded = [_load(part, cache_dir, token) for part, _ in parts]
+        folder = Path(predictor)
+        loaded = [_load(part, folder, cache_dir, token) for part, _ in parts]
         trunks = {part.info.trunk: part for part in loaded}
         if len(trunks) > 1:
             names = " and ".join(part.info.name for part in trunks.values())
@@ -496,30 +500,41 @@ def _describe(info: StyleInfo, weight: float) -> str:
 
 
 def _load(
-    style: Any, cache_dir: str | os.PathLike[str] | None, token: str | None
+    style: Any,
+    predictor: Path,
+    cache_dir: str | os.PathLike[str] | None,
+    token: str | None,
 ) -> LoadedStyle:
     if isinstance(style, Picture):
-        return capture(style, "picture")
+        return capture(style, "picture", predictor)
     if not isinstance(style, str | os.PathLike):
         try:
             picture = Picture.from_image(style)
         except (TypeError, ValueError) as error:
             raise type(error)(f"style: {error}") from error
-        return capture(picture, "picture")
+        return capture(picture, "picture", predictor)
     path = Path(style)
     if path.suffix.lower() not in PICTURE_SUFFIXES:
-        path = hub.locate(style, cache_dir=cache_dir, token=token)
-    elif not path.is_file():
+        return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
+    if not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
-    return _load_file(path)
+    return _capture_file(predictor)(path)
 
 
 @once_per_file(32)
 def _load_file(path: Path) -> LoadedStyle:
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        return load_style(path)._replace(info=hub.style_info(path))
+    return load_style(path)._replace(info=hub.style_info(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _capture_file(predictor: Path) -> Callable[[Path], LoadedStyle]:
+    """Return what captures the picture of a path, once for each file."""
+    return once_per_file(16)(functools.partial(_captured, predictor))
+
+
+def _captured(predictor: Path, path: Path) -> LoadedStyle:
     try:
-        return capture(read_picture(path), path.stem)
+        return capture(read_picture(path), path.stem, predictor)
     except ImageTooLargeError as error:
         raise ImageTooLargeError(
             f"{path} is too large to take its style; make it smaller first, a few "

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import styleplug
 import styleplug.predictor
+from styleplug.cli import main
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import (
     ImageTooLargeError,
@@ -307,6 +308,20 @@ def test_a_style_says_what_it_was_captured_from(folder, artwork):
     assert style.info.trunk == hash_trunk(style.network)
     assert style.vector.shape == (style.network.style_size,)
     assert not style.vector.requires_grad
+
+
+def test_a_predictor_of_ones_own_serves_pictures(folder, artwork, tmp_path):
+    path, style = tmp_path / "mine.png", tmp_path / "mine.safetensors"
+    Image.fromarray(artwork).save(path)
+    trunk = read_info(folder / "trunk.safetensors").trunk
+    for picture in (path, Image.fromarray(artwork)):
+        stylizer = Stylizer(picture, predictor=folder, device="cpu")
+        assert stylizer.info.trunk == trunk
+    assert Stylizer(path, device="cpu").info.trunk == read_info(bundled_trunk()).trunk
+    argv = ["capture", str(path), "-o", str(style), "--predictor", str(folder)]
+    assert main(argv) == 0
+    assert read_info(style).trunk == trunk
+    assert Stylizer(style, device="cpu")(artwork).shape == artwork.shape
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
