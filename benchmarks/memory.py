@@ -91,10 +91,10 @@ def preview(style: str, photo: Path) -> dict[str, float]:
     size = 800, round(800 * large.height / large.width)
     small = large.resize(size, Image.Resampling.LANCZOS)
     whole = stylizer(large).resize(size, Image.Resampling.LANCZOS)
-    preview, small, whole = (np.asarray(x) for x in (stylizer(small), small, whole))
+    shown, photo, whole = (np.array(x) for x in (stylizer(small), small, whole))
     return {
-        "SSIM of preview and painting": ssim(preview, whole),
-        "SSIM of photograph and painting": ssim(small, whole),
+        "SSIM of preview and painting": ssim(shown, whole),
+        "SSIM of photograph and painting": ssim(photo, whole),
     }
 
 

@@ -248,7 +248,7 @@ def main() -> None:
         figures = {}
         for name in bundled_styles():
             found = controls(name)
-            figures[name] = found._asdict()
+            figures[name] = {**found._asdict(), "faults": found.faults()}
             print(name, found.figures(), *found.faults(), flush=True)
         figures |= compare_with_peers(rod, contents)
     if args.lbfgs:

@@ -69,7 +69,8 @@ ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _LARGEST_BASE = 2732
-"""Pixels; a base is painted whole, so whatever a style says it must fit the memory."""
+"""Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
+bundled styles have this at the smallest stroke size."""
 
 
 class Stylizer:
@@ -518,21 +519,17 @@ def _load(
         return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
     if not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
-    return _capture_file(predictor)(path)
+    return _load_file(path) if predictor == STYLES_DIR else _capture(path, predictor)
 
 
 @once_per_file(32)
 def _load_file(path: Path) -> LoadedStyle:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return _capture(path, STYLES_DIR)
     return load_style(path)._replace(info=hub.style_info(path))
 
 
-@functools.lru_cache(maxsize=4)
-def _capture_file(predictor: Path) -> Callable[[Path], LoadedStyle]:
-    """Return what captures the picture of a path, once for each file."""
-    return once_per_file(16)(functools.partial(_captured, predictor))
-
-
-def _captured(predictor: Path, path: Path) -> LoadedStyle:
+def _capture(path: Path, predictor: Path) -> LoadedStyle:
     try:
         return capture(read_picture(path), path.stem, predictor)
     except ImageTooLargeError as error:

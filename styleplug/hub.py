@@ -445,6 +445,7 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
                 metric_value=value,
             )
             for metric, value in info.figures.items()
+            if "distance" in metric  # the others are told by the text
         ]
         or None,
     )

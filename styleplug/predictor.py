@@ -231,7 +231,7 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
     relative to it. What the predictor sees is refined on the photographs at hand, in a
     few seconds; the same picture gives the same style again at once. The style is
     found in the picture itself, which is left as it is then. ``folder`` holds the
-    predictor and its trunk, those that are bundled or that a training left there.
+    predictor and, where that is not the bundled one, its trunk.
 
     Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
@@ -239,11 +239,14 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
     """
     info, predictor = load_predictor(folder / bundled_predictor().name)
     trunk = folder / bundled_trunk().name
+    if not trunk.exists():
+        trunk = bundled_trunk()
     network = load_trunk(trunk)
-    if read_info(trunk).trunk != info.trunk:
+    fits = predictor.hyperparameters["style_size"] == network.style_size
+    if read_info(trunk).trunk != info.trunk or not fits:
         raise InvalidStyleError(
-            f"{info.path} and the trunk beside it do not belong together; install "
-            "styleplug again."
+            f"{info.path} and {trunk} do not belong together; install styleplug again, "
+            "or name a folder that 'styleplug train --any' has written."
         )
     small = _small(_visible(picture, name), info.base_size)[0].mul(255).round().byte()
     pixels = small.numpy().tobytes()
@@ -331,9 +334,11 @@ def _visible(picture: Picture, name: str) -> Array:
         )
     seen = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     pixels, alpha = picture.pixels[seen], picture.alpha[seen]
+    if alpha.min() >= (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max):
+        return pixels
     paper = np.empty_like(pixels)
     for band in color.bands(pixels.shape):
-        opacity = color.change_depth(alpha[band], np.float32)[..., None]
+        opacity = color.change_depth(alpha[band], np.float32)[..., None].clip(0, 1)
         opaque = color.change_depth(pixels[band], np.float32)
         blended = opaque * opacity + (1 - opacity)
         paper[band] = color.change_depth(blended, pixels.dtype)

@@ -63,11 +63,12 @@ _FLAT = 5 / 255
 _NOISE_SIDE = 1024
 _NOISE_DEVIATION = 1.17
 """Of four octaves of noise, each of deviation 1 and doubled up to the full size."""
-_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows and C++ word it
+_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++ and cuBLAS word it
     "out of memory",
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
+    "alloc_failed",
 )
 _KEPT = 40_000_000
 """Pixels of a picture, at most, for its half to be kept: it is read four times. That of

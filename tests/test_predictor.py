@@ -192,6 +192,16 @@ def test_a_predictor_of_another_trunk_is_refused(folder, tmp_path, artwork):
         capture(Picture.from_image(artwork), "mine", tmp_path)
 
 
+def test_a_predictor_without_a_trunk_is_that_of_the_bundled_one(
+    folder, tmp_path, artwork, monkeypatch
+):
+    trunk = folder / "trunk.safetensors"
+    monkeypatch.setattr(styleplug.predictor, "bundled_trunk", lambda: trunk)
+    shutil.copy(folder / "predictor.safetensors", tmp_path)
+    style = capture(Picture.from_image(artwork), "mine", tmp_path)
+    assert style.info.trunk == read_info(trunk).trunk
+
+
 def test_a_picture_is_seen_as_large_as_its_style_is_painted(
     folder, artwork, tmp_path, monkeypatch
 ):

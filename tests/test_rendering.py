@@ -305,9 +305,10 @@ def small_memory(network, monkeypatch):
 def test_tiles_that_do_not_fit_are_halved(network, small_memory, monkeypatch, caplog):
     pixels = picture(700, 600, "float32")
     monkeypatch.setattr(_Small, "largest", 10**9)
-    reference = render(network, pixels, base_size=300)
+    options = {"base_size": 300, "tile_size": 600}
+    reference = render(network, pixels, **options)
     monkeypatch.setattr(_Small, "largest", 480 * 480)
-    assert np.abs(render(network, pixels, base_size=300) - reference).max() < 5e-4
+    assert np.abs(render(network, pixels, **options) - reference).max() < 5e-4
     assert len(caplog.messages) == len(set(caplog.messages)) > 0
 
 

@@ -34,8 +34,9 @@ class Controls(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """How many times longer the longest strokes are than the shortest."""
-        return self.strokes[-1] / self.strokes[0]
+        """How many times longer the longest strokes are than the shortest; 0 without
+        strokes."""
+        return self.strokes[-1] / self.strokes[0] if self.strokes[0] else 0.0
 
     def figures(self) -> dict[str, float]:
         """Return what a header tells."""
@@ -105,12 +106,15 @@ def _grey_card(seed: int) -> Array:
 
 
 def _stroke_length(painted: Array) -> float:
-    """Return the lag, in pixels, where the lightness correlates with itself by half."""
+    """Return the lag, in pixels, where the lightness correlates with itself by half;
+    of one colour, 0."""
     light = painted.mean(axis=2)
     light = light - light.mean()
+    if not light.any():
+        return 0.0
     spectrum = np.abs(np.fft.fft2(light)) ** 2
     correlation = np.fft.ifft2(spectrum).real
-    correlation /= max(correlation[0, 0], 1e-9)
+    correlation /= correlation[0, 0]
     side = len(light)
     lags = np.minimum(np.arange(side), side - np.arange(side))
     ring = np.hypot(lags[:, None], lags[None]).round().astype(int).ravel()

@@ -108,8 +108,8 @@ def train(
     and is written as ``predictor.safetensors``. It is the one beside the trunk, or a
     new one, whose encoder takes lessons first.
     ``about`` gives the header fields of a style by the file name of its artwork. The
-    photographs in ``measure`` are not trained on; the figures in the headers are
-    measured on them, and what strength, stroke size and border come to on the first.
+    photographs in ``measure`` are not trained on; the distances in the headers are
+    measured on them, see :mod:`.controls` for the other figures.
     ``checkpoint`` is written every few minutes and continued from when it is there;
     ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
     also where it is bundled. ``overwrite`` allows to replace files in ``out``.
@@ -243,9 +243,11 @@ def train(
     ):
         told = dataclasses.replace(told, training=info, figures=measured)
         save_style(path, style, network, told, self_contained=alone)
-        photograph = shown[0].permute(1, 2, 0).contiguous().numpy()
-        controls = measure_controls(Stylizer(path, device=device), photograph)
-        told = dataclasses.replace(told, figures=measured | controls.figures())
+    largest = max(shown, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
+    for path, style in zip(paths, styles, strict=True):
+        controls = measure_controls(Stylizer(path, device=device), largest)
+        told = read_info(path)
+        told = dataclasses.replace(told, figures={**told.figures, **controls.figures()})
         save_style(path, style, network, told, self_contained=alone)
         _check(told, controls)
     draw()

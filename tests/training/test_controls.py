@@ -31,6 +31,14 @@ def test_strokes_twice_as_wide_are_twice_as_long():
     assert _stroke_length(coarse) == pytest.approx(2 * _stroke_length(fine), rel=0.15)
 
 
+def test_one_color_has_no_strokes():
+    card = np.full((64, 64, 3), 90, np.uint8)
+    assert _stroke_length(card) == 0
+    flat = GOOD._replace(strokes=[0.0] * 5)
+    assert flat.growth == 0
+    assert flat.faults() == ["has strokes that hardly grow with the stroke size"]
+
+
 def test_a_border_like_the_inside_has_its_energy():
     card = noise(200, 200, 3)
     assert _border_energy(card) == pytest.approx(1, abs=0.05)

@@ -18,6 +18,7 @@ from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
+from styleplug.training.controls import Controls
 from styleplug.training.data import Photographs
 from styleplug.training.loop import draw_sheet, place, train
 from styleplug.training.state import State
@@ -119,6 +120,23 @@ def test_a_style_of_its_own_holds_the_trunk_beside_it(
     trunk.unlink()
     if self_contained:
         assert load_style(style).info.trunk == known
+
+
+def test_a_style_that_does_not_do_what_it_is_asked_is_told(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch, caplog
+):
+    found = Controls([1.0] * 11, [1.0, 2.0, 3.0, 4.0, 5.0], 1.0)
+    monkeypatch.setattr(loop, "measure_controls", lambda *arguments: found)
+    (style,) = train(
+        *([artwork], photographs, vgg, tmp_path),
+        config=dataclasses.replace(quick, steps=1),
+        trunk=trained.with_name("trunk.safetensors"),
+    )
+    assert "does not get ever stronger" in caplog.text
+    info = read_info(style)
+    assert info.figures["stroke_growth"] == 5
+    assert info.figures["style_distance"] > 0
+    assert info.training["measured_on"] == "Training photographs"
 
 
 def test_a_checkpoint_of_another_training_is_refused(
