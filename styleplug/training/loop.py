@@ -212,15 +212,8 @@ def train(
     if process > 0:
         return []
 
-    info = {
-        "command": command,
-        "loss_network": loss_network.name,
-        "activations": loss_net.activations,
-        "photographs": len(photographs.images),
-        "measured_on": "Test photographs" if measure else "Training photographs",
-        **dataclasses.asdict(config),
-        "steps": state.step,
-    }
+    info = record(command, loss_network, loss_net, photographs, config, state)
+    info["measured_on"] = "Test photographs" if measure else "Training photographs"
     styles = styles_so_far()
     shown = tests.images[:_MEASURED]
     figures = [
@@ -252,6 +245,25 @@ def train(
         _check(told, controls)
     draw()
     return paths
+
+
+def record(
+    command: str,
+    path: Path,
+    loss_network: LossNetwork,
+    photographs: Photographs,
+    config: TrainConfig,
+    state: State,
+) -> dict[str, Any]:
+    """Return what a header tells about a training; ``path`` is the loss network's."""
+    return {
+        "command": command,
+        "loss_network": path.name,
+        "activations": loss_network.activations,
+        "photographs": len(photographs.images),
+        **dataclasses.asdict(config),
+        "steps": state.step,
+    }
 
 
 def descend(

@@ -26,7 +26,14 @@ from .amortize import predictor_beside
 from .config import TrainConfig
 from .data import Photographs, load_artwork
 from .learner import Learner, load_loss_network, thinned_loss_network
-from .loop import NO_RANK, descend, draw_sheet, place, styles_to_begin_from
+from .loop import (
+    NO_RANK,
+    descend,
+    draw_sheet,
+    place,
+    record,
+    styles_to_begin_from,
+)
 from .sampler import Sampler, targets
 from .state import State, check_places
 
@@ -101,16 +108,9 @@ def train_strength(
     descend(learner, state, sampler, loss_net, config, checkpoint, draw)
     if process > 0:
         return []
-    training = {
-        "command": command,
-        "loss_network": loss_network.name,
-        "activations": whole.activations,
-        "photographs": len(photographs.images),
-        **dataclasses.asdict(config),
-        "steps": state.step,
-        "trunk": told.trunk,
-    }
-    training = {**told.training, "strength": training}
+    learned = record(command, loss_network, whole, photographs, config, state)
+    learned["trunk"] = told.trunk
+    training = {**told.training, "strength": learned}
     moved = save_trunk(
         out_trunk, network, dataclasses.replace(told, training=training)
     ).trunk
