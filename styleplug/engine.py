@@ -281,7 +281,8 @@ class Stylizer:
                     base_size=base_size,
                     grain=grain,
                     dtype=dtype,
-                    tile_size=tile_size or usual_tile_size(device, pixels),
+                    tile_size=tile_size
+                    or usual_tile_size(device, network, pixels, base_size, dtype),
                     progress=progress,
                 )
                 with torch.inference_mode():
@@ -482,7 +483,7 @@ def _parts(style: Any) -> list[tuple[Any, float]]:
         return [(style, 1.0)]
     try:
         parts = [(name, float(weight)) for name, weight in style]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             "style must be a name, a path, a picture or (style, weight) pairs, got "
             f"{style!r}"

@@ -123,7 +123,7 @@ class _Server:
         self,
         source: int,
         sink: int,
-        load: Callable[[str], Stylizer],
+        load: Callable[[Any], Stylizer],
         list_styles: Callable[[], list[StyleInfo]],
     ) -> None:
         self._input = _Input(source)
@@ -309,8 +309,10 @@ def _check(header: Mapping[str, Any], size: int) -> None:
                 "ImageTooLargeError",
                 f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
             )
-        if not isinstance(header.get("style"), str):
-            raise _RequestError("InvalidRequest", "'style' is a string.")
+        if not _is_style(header.get("style")):
+            raise _RequestError(
+                "InvalidRequest", "'style' is a string, or pairs of string and weight."
+            )
         if header.get("format") not in FORMATS:
             raise _RequestError(
                 "InvalidRequest", f"'format' is one of {', '.join(FORMATS)}."
@@ -333,6 +335,16 @@ def _check(header: Mapping[str, Any], size: int) -> None:
         )
 
 
+def _is_style(style: Any) -> bool:
+    if isinstance(style, list):
+        return all(
+            isinstance(part, list)
+            and [type(item) for item in part] in ([str, int], [str, float])
+            for part in style
+        )
+    return isinstance(style, str)
+
+
 def _error(request: int | None, code: str, message: str) -> dict[str, Any]:
     return {"type": "error", "id": request, "code": code, "message": message}
 
@@ -341,10 +353,14 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def _load(style: str) -> Stylizer:
+def _load(style: str | list[tuple[str, float]]) -> Stylizer:
     with imports.quickly():
         from .engine import Stylizer
 
+    if not isinstance(style, str):
+        return Stylizer(
+            [(_load(part).info.path or part, share) for part, share in style]
+        )
     # A file may change; the engine remembers the newest. The Hub is asked only once.
     return Stylizer(style) if os.path.isfile(style) else _load_named(style)
 
@@ -363,12 +379,13 @@ def _list_styles() -> list[StyleInfo]:
 
 
 def main(
-    load: Callable[[str], Stylizer] = _load,
+    load: Callable[[Any], Stylizer] = _load,
     list_styles: Callable[[], list[StyleInfo]] = _list_styles,
 ) -> NoReturn:
     """Serve the program that started this process until it closes the pipe.
 
-    ``load`` gives the stylizer of a style; ``list_styles`` what ``hello`` announces.
+    ``load`` gives the stylizer of a style, or of a list of styles with their weights;
+    ``list_styles`` what ``hello`` announces.
     """
     sink = os.dup(1)
     os.dup2(2, 1)  # a stray print of any library must not get into the stream

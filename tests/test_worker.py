@@ -140,6 +140,33 @@ def test_a_picture_is_a_style_for_as_long_as_it_is_there(connect, tmp_path):
         request()
 
 
+def test_styles_and_pictures_are_blended(connect, tmp_path):
+    from PIL import Image
+
+    from styleplug import Stylizer
+
+    painting = tmp_path / "painting.png"
+    Image.linear_gradient("L").save(painting)
+    pixels = noise(30, 40, "uint8")
+    blend = [["starry-night", 3], [str(painting), 0.5]]
+    server = connect(REAL)
+    _, data = server.request(stylize_header(pixels, blend), pixels.tobytes())
+    assert data == Stylizer(blend)(pixels).tobytes()
+    blend[1][1] = 0
+    _, data = server.request(stylize_header(pixels, blend), pixels.tobytes())
+    assert data == Stylizer("starry-night")(pixels).tobytes()
+
+
+@pytest.mark.parametrize(
+    "style", [None, 3, [], [[]], ["negative"], [["negative"]], [["negative", "1"]]]
+)
+def test_what_is_no_style_is_refused(connect, style):
+    pixels = noise(4, 4, "uint8")
+    server = connect(REAL)
+    server.send(stylize_header(pixels, style), pixels.tobytes())
+    assert error_of(server)["code"] == "InvalidRequest"
+
+
 def test_what_is_masked_out_comes_back_bit_for_bit(connect, tiny_style):
     pixels = noise(24, 32, "float32") * 3 - 1
     mask = np.zeros((24, 32), np.uint8)

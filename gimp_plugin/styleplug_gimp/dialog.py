@@ -28,7 +28,10 @@ from worker_client import (
 
 PREVIEW_SIDE = 512
 ROW_SIDE = 56
-_ARGUMENTS = ("style", "strength", "style-scale", "preserve-color", "output")
+_ARGUMENTS = (
+    *("style", "second-style", "mix", "strength"),
+    *("style-scale", "preserve-color", "output"),
+)
 
 
 @dataclass
@@ -193,6 +196,7 @@ class StyleDialog:
         row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
         self._rows: dict[str, Any] = {}
+        self._styles: list[dict[str, str]] = []
         self._connected = self._rendering = self._cancelled = False
         self._dialog = GimpUi.ProcedureDialog.new(procedure, config, "Neural Style")
         self._build()
@@ -242,19 +246,33 @@ class StyleDialog:
         other = Gtk.Button.new_with_mnemonic("Add a style _from elsewhere…")
         other.connect("clicked", lambda _button: self._add_style())
 
-        for name in ("strength", "style-scale"):
+        self._second = Gtk.ComboBoxText(hexpand=True)
+        for renderer in self._second.get_cells():
+            renderer.set_property("ellipsize", 3)
+        self._second.append("", "no other style")
+        self._second.connect("changed", self._on_second_chosen)
+        second_label = Gtk.Label.new_with_mnemonic("_Blend with")
+        second_label.set_mnemonic_widget(self._second)
+        self._second.get_accessible().set_name("Blend with")
+        second = Gtk.Box(spacing=6)
+        second.pack_start(second_label, False, False, 0)
+        second.pack_start(self._second, True, True, 0)
+
+        for name in ("mix", "strength", "style-scale"):
             entry = self._dialog.get_scale_entry(name, 1.0)
             entry.set_digits(2)
             entry.get_range().set_size_request(130, -1)
         entry.set_logarithmic(True)  # half and twice are as far from 1
+        self._mix = self._dialog.get_scale_entry("mix", 1.0)
         controls = self._dialog.fill_box(
-            "controls", ["strength", "style-scale", "preserve-color", "output"]
+            "controls", ["mix", "strength", "style-scale", "preserve-color", "output"]
         )
         right = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         for widget, expand in (
             (label, False),
             (self._scrolled, True),
             (other, False),
+            (second, False),
             (controls, False),
         ):
             right.pack_start(widget, expand, expand, 0)
@@ -315,6 +333,8 @@ class StyleDialog:
         row.show_all()
         self._list.insert(row, position)
         self._rows[style["id"]] = row
+        # Below "no other style".
+        self._second.insert(position + 1 or -1, style["id"], style["title"])
         self._thread.add_row(
             _Job(
                 Settings(style["id"], 1.0, 1.0, False, ""),
@@ -391,32 +411,42 @@ class StyleDialog:
         for row in self._list.get_children():
             self._list.remove(row)
         self._rows.clear()
+        self._second.remove_all()
+        self._second.append("", "no other style")
+        self._styles = styles
         for style in styles:
             self._add_row(style)
-        if self._config.get_property("style"):
-            self._changed()
-        else:
-            try:
-                self._config.set_property("style", first_of(styles))
-            except WorkerError as error:
-                self._fail(str(error))
-                return
-        self._list.get_selected_row().grab_focus()
+        self._changed()
+        if row := self._list.get_selected_row():
+            row.grab_focus()
 
     def _on_row_selected(self, _list: Any, row: Any) -> None:
         if row is not None and row.style_id != self._config.get_property("style"):
             self._config.set_property("style", row.style_id)
 
+    def _on_second_chosen(self, second: Any) -> None:
+        chosen = second.get_active_id()
+        if chosen is not None and chosen != self._config.get_property("second-style"):
+            self._config.set_property("second-style", chosen)
+
     def _changed(self) -> None:
         """Bring the list and the preview to what the settings say."""
         settings = Settings.of(self._config)
-        if self._rendering or not (self._connected and settings.style):
+        if self._rendering or not self._connected:
             return
-        if settings.style not in self._rows:
-            style = {"id": settings.style, "title": _title(settings.style)}
-            self._add_row(style, 0)
-            self._scrolled.get_vadjustment().set_value(0)
+        if not settings.style:
+            try:
+                self._config.set_property("style", first_of(self._styles))
+            except WorkerError as error:
+                self._fail(str(error))
+            return
+        for style in filter(None, (settings.second_style, settings.style)):
+            if style not in self._rows:
+                self._add_row({"id": style, "title": _title(style)}, 0)
+                self._scrolled.get_vadjustment().set_value(0)
         self._list.select_row(self._rows[settings.style])
+        self._second.set_active_id(settings.second_style)
+        self._mix.set_sensitive(bool(settings.second_style))
         try:
             layers.check_output(self._layer, settings.output)
         except LayerError as refusal:

@@ -46,6 +46,9 @@ class Settings:
     style_scale: float
     preserve_color: bool
     output: str
+    second_style: str = ""
+    mix: float = 0.0
+    """Share of the second style."""
 
     @classmethod
     def of(cls, config: Any) -> Settings:
@@ -56,6 +59,8 @@ class Settings:
             style_scale=config.get_property("style-scale"),
             preserve_color=config.get_property("preserve-color"),
             output=config.get_property("output"),
+            second_style=config.get_property("second-style") or "",
+            mix=config.get_property("mix"),
         )
 
     def with_style(self, style: str) -> Settings:
@@ -64,8 +69,11 @@ class Settings:
 
     def request(self) -> dict[str, Any]:
         """Return the part of a request that they make up."""
+        mix = self.mix if self.second_style else 0.0
+        parts = [(self.style, 1 - mix), (self.second_style, mix)]
+        seen = [(style, share) for style, share in parts if share > 0]
         return {
-            "style": self.style,
+            "style": seen if len(seen) > 1 else seen[0][0],
             "parameters": {
                 "strength": self.strength,
                 "style_scale": self.style_scale,

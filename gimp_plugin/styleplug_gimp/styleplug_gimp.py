@@ -109,6 +109,22 @@ class NeuralStyle(Gimp.PlugIn):
             "",
             flags,
         )
+        procedure.add_string_argument(
+            "second-style",
+            "_Blend with",
+            "A second style to blend in, named like the first; empty for none",
+            "",
+            flags,
+        )
+        procedure.add_double_argument(
+            "mix",
+            "Sh_are of it",
+            "Share of the second style",
+            0.0,
+            1.0,
+            0.5,
+            flags,
+        )
         procedure.add_double_argument(
             "strength",
             "Stren_gth",

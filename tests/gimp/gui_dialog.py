@@ -315,6 +315,31 @@ def miss_picture(dialog):
     close(dialog)
 
 
+# Two styles blended, and then no more.
+def blend(dialog):
+    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
+    half = json.dumps([["negative", 0.5], ["slow", 0.5]])
+    keys = ("alt+b", "End")
+    until(lambda: key(dialog, *keys), lambda: painted(half, PREVIEW), "the blend")
+    shot("blend")
+    quarter = json.dumps([["negative", 0.75], ["slow", 0.25]])
+    keys = ("alt+a", "ctrl+a", "0", "period", "2", "5", "Tab")
+    until(lambda: key(dialog, *keys), lambda: painted(quarter, PREVIEW), "the share")
+    keys = ("alt+b", "Home")
+    count = painted("negative", PREVIEW)
+    until(
+        lambda: key(dialog, *keys),
+        lambda: painted("negative", PREVIEW) > count,
+        "the style alone",
+    )
+    shot("unblended")
+    close(dialog)
+    notes["blended"] = True
+
+
+earlier = painted("negative", PREVIEW)
+notes["blend"] = open_dialog(image, layer, blend)
+
 painting = f"{folder}/My painting.JPG"
 shutil.copy(picture, painting)
 layer_before = native(layer)

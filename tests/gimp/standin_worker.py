@@ -2,11 +2,14 @@
 """styleplug's worker with a stylizer of a few lines in place of the networks.
 
 It starts at once and its result is known: the negative, as far as ``strength`` says.
-Any file is such a style, too. The style ``slow`` takes five minutes; ``stuck``, which
-is not listed, never reports anything. The style and the width of all that is painted,
-and files that are missing, are noted in the file that the first argument names.
+Any file is such a style, too; a blend is one as far as its first part's weight, of
+1 in all, says. The style ``slow`` takes five minutes; ``stuck``, which is not listed,
+never reports anything. The style and the width
+of all that is painted, and files that are missing, are noted in the file that the first
+argument names.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -31,12 +34,15 @@ class Negative:
     device = "cpu"
 
     def __init__(self, style):
-        if style.startswith("/") and not Path(style).is_file():
-            note(style, "missing")
-            raise StyleNotFoundError(f"There is no picture {style}; check the path.")
-        if style not in STYLES and not style.startswith("/"):
-            raise StyleNotFoundError(f"There is no style {style!r}.")
-        self.style = style
+        parts = [[style, 1]] if isinstance(style, str) else style
+        for name, _ in parts:
+            if name.startswith("/") and not Path(name).is_file():
+                note(name, "missing")
+                raise StyleNotFoundError(f"There is no picture {name}; check the path.")
+            if name not in STYLES and not name.startswith("/"):
+                raise StyleNotFoundError(f"There is no style {name!r}.")
+        self.style = style if isinstance(style, str) else json.dumps(style)
+        self.share = parts[0][1]
 
     def __call__(
         self,
@@ -59,7 +65,9 @@ class Negative:
             time.sleep(0.1 if self.style == "slow" else 0)
         colors = image[..., :3].astype(np.float32)
         white = 255 if image.dtype == np.uint8 else 1
-        weight = strength if mask is None else strength * mask[..., None]
+        weight = self.share * strength
+        if mask is not None:
+            weight = weight * mask[..., None]
         new = colors + (white - 2 * colors) * weight
         if image.dtype == np.uint8:
             new = np.rint(new)

@@ -98,6 +98,11 @@ def test_a_text_layer_is_stylized(notes):
     assert notes["text_changed"]
 
 
+def test_a_second_style_can_be_blended_in_and_taken_out(notes):
+    assert notes["blended"]
+    assert notes["blend"][0] == CANCELLED
+
+
 def test_a_picture_can_be_added_as_a_style(notes):
     assert notes["picture"] == DONE
     assert notes["picture_applied"]

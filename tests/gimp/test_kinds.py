@@ -103,7 +103,7 @@ def test_a_feathered_new_layer_fades_its_alpha_not_its_colours(notes, folder):
     assert np.abs(after[soft, :3] - expected[soft, :3]).max() < 0.02
 
 
-@pytest.mark.parametrize("case", ["default-style", "invisible", "masked"])
+@pytest.mark.parametrize("case", ["default-style", "none-of-it", "invisible", "masked"])
 def test_ordinary_layers_are_stylized_whole(notes, folder, case):
     entry = notes[case]
     assert entry["status"] == DONE
@@ -115,6 +115,14 @@ def test_strength_reaches_the_worker(notes, folder):
     entry = notes["half"]
     assert entry["status"] == DONE
     assert np.abs(pixels(folder, entry, "after")[:, :3] - 0.5).max() < 0.01
+
+
+def test_a_blend_reaches_the_worker(notes, folder):
+    entry = notes["blend"]
+    assert entry["status"] == DONE
+    before = pixels(folder, entry, "before")
+    expected = before + 0.75 * (inverted(before) - before)
+    assert np.abs(pixels(folder, entry, "after") - expected).max() < 0.01
 
 
 def test_locked_alpha_stays(notes, folder):
