@@ -34,6 +34,7 @@ from .networks import FrozenNetwork, Moments, StyleNetwork, mix, reflected
 logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
+_LARGEST_TILE = 4096
 _LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in lightness (ITU-R BT.601)."""
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
@@ -461,7 +462,10 @@ class Renderer:
             return self.network.freeze(self.vector, moments, dtype)
 
         def forward(x: Tensor, box: Region) -> Tensor:
-            return frozen(x.dtype)(x, box).float().sigmoid_()
+            out = frozen(x.dtype)(x, box).float()
+            if x.dtype != torch.float32 and not out.sum().isfinite():
+                return out.fill_(math.nan)  # a sigmoid would hide what is infinite
+            return out.sigmoid_()
 
         def paint(tile: Region, height: int, width: int) -> None:
             # Windows are of one shape wherever the tile lies: oneDNN has code and
@@ -580,15 +584,30 @@ def _alike(
     return [(tile, tiles[0].height, tiles[0].width) for tile in reversed(tiles)]
 
 
-def usual_tile_size(device: torch.device, content: NDArray[Any]) -> int:
+def usual_tile_size(
+    device: torch.device,
+    network: StyleNetwork,
+    content: NDArray[Any],
+    base_size: float,
+    dtype: torch.dtype,
+) -> int:
     """Return the tile size for a picture for which nobody names one.
 
-    On a CPU a picture of up to 100 megapixels takes less than 400 MB then.
+    On a CPU a picture of up to 100 megapixels takes less than 400 MB then; on a CUDA
+    device half of what is free, if that is enough.
     """
-    if device.type != "cpu":
-        return 4096
-    height, width = content.shape[:2]
-    return 1024 if height * width <= _KEPT else 832
+    if device.type == "cpu":
+        height, width = content.shape[:2]
+        return 1024 if height * width <= _KEPT else 832
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        about = network, content, base_size, dtype
+        try:
+            return min(_LARGEST_TILE, tile_size_within(free // 2, *about))
+        except MemoryLimitError:
+            return SMALLEST_TILE
+    return _LARGEST_TILE
 
 
 def tile_size_within(

@@ -17,6 +17,8 @@ from styleplug.rendering import (
     _recut,
     _resize,
     _smoothed,
+    tile_size_within,
+    usual_tile_size,
 )
 
 CPU = torch.device("cpu")
@@ -281,6 +283,29 @@ def test_an_overflow_is_redone_in_float32(network):
     assert np.abs(halved - reference).mean() < 0.02
 
 
+class _Infinite(FrozenNetwork):
+    """Stands for kernels of which one overflows in a short type."""
+
+    def __call__(self, content, box):
+        out = super().__call__(content, box)
+        if content.dtype == torch.bfloat16:
+            out[..., 50:, :] = -torch.inf
+        return out
+
+
+def test_what_is_infinite_is_redone_in_float32(network, monkeypatch):
+    def freeze(vector, moments, dtype):
+        frozen = StyleNetwork.freeze(network, vector, moments, dtype)
+        frozen.__class__ = _Infinite
+        return frozen
+
+    pixels = picture(200, 200, "float32")
+    reference = render(network, pixels)
+    monkeypatch.setattr(network, "freeze", freeze)
+    short = render(network, pixels, dtype=torch.bfloat16)
+    assert np.abs(short - reference).mean() < 0.02
+
+
 class _Small(FrozenNetwork):
     """Stands for a device on which only small tiles fit."""
 
@@ -356,3 +381,20 @@ def test_rendering_leaves_no_cycles_that_hold_its_memory(network):
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_tiles_take_half_of_what_is_free_on_a_gpu(network, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 28)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 28)
+    about = network, np.empty((4000, 6000, 3), np.uint8), 512.0, torch.float16
+    free = 1 << 30
+    half = (free + (1 << 29)) // 2
+    assert usual_tile_size(torch.device("cuda"), *about) == tile_size_within(
+        half, *about
+    )
+    free = 1 << 40
+    assert usual_tile_size(torch.device("cuda"), *about) == 4096
+    free = 1 << 20
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    assert usual_tile_size(torch.device("cuda"), *about) == 256
