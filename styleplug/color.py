@@ -119,6 +119,17 @@ def change_depth(pixels: Array, dtype: DTypeLike) -> Array:
     return result
 
 
+def over_white(pixels: Array, alpha: Array) -> Array:
+    """Return pixels (H, W, C) of an opacity (H, W), upon white paper."""
+    result = np.empty_like(pixels)
+    for rows in bands(pixels.shape):
+        opacity = change_depth(alpha[rows], np.float32)[..., None].clip(0, 1)
+        opaque = change_depth(pixels[rows], np.float32)
+        upon = opaque * opacity + (1 - opacity)
+        result[rows] = change_depth(upon, pixels.dtype)
+    return result
+
+
 def grey_space(dtype: DTypeLike) -> ColorSpace:
     """One channel, encoded as sRGB."""
     return ColorSpace(dtype, lambda samples: samples, luma)

@@ -850,22 +850,13 @@ def _samples_for(
             _note_once(
                 f"{form.name} has no transparency: the image is laid over white."
             )
-            samples, alpha = _over_white(samples, alpha), None
+            samples, alpha = color.over_white(samples, alpha), None
     return samples, alpha, mode, icc_profile
 
 
 @functools.cache
 def _note_once(message: str) -> None:
     logger.warning(message)
-
-
-def _over_white(samples: Array, alpha: Array) -> Array:
-    result = np.empty_like(samples)
-    for rows in color.bands(samples.shape):
-        opacity = alpha[rows, :, None].astype(np.uint32)
-        blended = samples[rows] * opacity + 255 * (255 - opacity)
-        result[rows] = (blended + 127) // 255
-    return result
 
 
 def _write_pil(

@@ -169,12 +169,10 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
 def _open(path: Path) -> Image.Image:
     """Return an upright 8-bit sRGB image; transparency becomes white paper."""
     picture = read_picture(path)
-    image = Image.fromarray(color.change_depth(picture.pixels, np.uint8))
-    if picture.alpha is None:
-        return image
-    paper = Image.new("RGB", image.size, "white")
-    alpha = Image.fromarray(color.change_depth(picture.alpha, np.uint8))
-    return Image.composite(image, paper, alpha)
+    pixels = picture.pixels
+    if picture.alpha is not None:
+        pixels = color.over_white(pixels, picture.alpha)
+    return Image.fromarray(color.change_depth(pixels, np.uint8))
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
