@@ -282,19 +282,39 @@ def with_changes(style: Tensor, factors: Factors) -> Tensor:
 def factorize(network: StyleNetwork, style: Tensor, rank: int | None = None) -> Factors:
     """Return the factors of a style vector's changes to kernels, of a rank or full.
 
-    The vector is (K,), which changes none, or as long as :func:`with_changes` makes it.
-    The factors are the nearest of their rank (singular value decomposition); the rows
-    of A are orthonormal.
+    The vector is (..., K), which changes none, or as long as :func:`with_changes` makes
+    it. The factors are the nearest of their rank (singular value decomposition); the
+    rows of A are orthonormal.
     """
     shapes = network.changeable
     sizes = [shape.numel() for shape in shapes.values()]
-    changes = style[network.style_size :].cpu()  # not every device can decompose
-    if not len(changes):
-        changes = torch.zeros(sum(sizes))
+    changes = style[..., network.style_size :].cpu()  # not every device can decompose
+    if not changes.shape[-1]:
+        changes = torch.zeros(*style.shape[:-1], sum(sizes))
     factors = {}
-    for (name, shape), change in zip(shapes.items(), changes.split(sizes), strict=True):
-        u, s, vh = torch.linalg.svd(change.reshape(shape[0], -1), full_matrices=False)
-        factors[name] = vh[:rank].to(style), (u[:, :rank] * s[:rank]).to(style)
+    for (name, shape), change in zip(
+        shapes.items(), changes.split(sizes, dim=-1), strict=True
+    ):
+        u, s, vh = torch.linalg.svd(
+            change.unflatten(-1, (shape[0], -1)), full_matrices=False
+        )
+        b = u[..., :rank] * s[..., None, :rank]
+        factors[name] = vh[..., :rank, :].to(style), b.to(style)
+    return factors
+
+
+def first_factors(network: StyleNetwork, style: Tensor, rank: int) -> Factors:
+    """Return factors of a rank that learning can begin at, see :func:`factorize`.
+
+    They are those of what a style changes; of one that changes nothing, A is the main
+    directions of the trunk's own kernels, and B no way along them.
+    """
+    factors = factorize(network, style, rank)
+    for name, (a, b) in factors.items():
+        kernel = network.weights[name].detach().cpu().flatten(1)
+        main = torch.linalg.svd(kernel, full_matrices=False)[2][:rank].to(a)
+        changed = b.flatten(-2).any(dim=-1)[..., None, None]
+        factors[name] = torch.where(changed, a, main), b
     return factors
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,13 @@ from .networks import (
     LoadedStyle,
     StyleNetwork,
     autocast,
+    first_factors,
     load_tensors,
     load_trunk,
     once_per_file,
     paint,
     training_dtype,
+    with_changes,
     write_tensors,
 )
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
@@ -60,6 +62,10 @@ _EPS = 4e-3
 """Gradients far below this are noise: what they point to stays where it is."""
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
+_KERNEL_RATE = 0.03
+"""Learning rate of the first step on what a style changes kernels by: after a third
+of the steps. From the start, what is learned would hang on chance, such as in which
+size the picture comes."""
 _GLANCE = 128
 """Pixels of a side at which a content is compared with the picture of the style."""
 _SAME, _OTHER = 0.3, 0.5
@@ -191,47 +197,84 @@ def refine(
     vectors: Tensor,
     wanted: Features,
     contents: Sequence[Tensor],
+    rank: int = 0,
 ) -> Tensor:
-    """Return style vectors (B, K) nearer to their styles, by a step for each content.
+    """Return style vectors nearer to their styles (B, K), by a step for each content.
 
-    It is descent on the vectors. The encoder stands in for the loss network; it is
+    It is descent on the vectors and, with a ``rank``, on such changes to kernels, which
+    make the vectors longer. The encoder stands in for the loss network; it is
     fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
     the Gram matrices of the styles, see :meth:`StylePredictor.grams`; contents are
     (B, 3, H, W) in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
+
+    @functools.cache
+    def seen(content: Tensor) -> Features:
+        with torch.no_grad(), autocast(content.device, dtype):
+            features = encoder(content)
+        return {layer: features[layer] for layer in CONTENT_LAYERS}
+
     with torch.inference_mode(False), torch.enable_grad():
         vectors = vectors.detach().clone().requires_grad_(True)
+        factors = first_factors(network, vectors.detach(), rank) if rank else {}
+        changes = [
+            each.requires_grad_(True) for pair in factors.values() for each in pair
+        ]
         strength = torch.ones(len(vectors), device=vectors.device)
         # It forgets its past in a few steps: there are no more.
-        optimizer = torch.optim.Adam([vectors], betas=(0.8, 0.95), eps=_EPS)
-        for step, content in enumerate(contents):
-            falling = 0.5 * (1 + math.cos(math.pi * step / len(contents)))
-            optimizer.param_groups[0]["lr"] = _RATE * (0.1 + 0.9 * falling)
-            painted = paint(network, content, vectors, strength, dtype=dtype)
+        optimizer = torch.optim.Adam(
+            [
+                {"params": [vectors], "lr": _RATE},
+                {"params": changes, "lr": _KERNEL_RATE},
+            ],
+            betas=(0.8, 0.95),
+            eps=_EPS,
+        )
+        count = len(contents)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, [_falling(0, count), _falling(count // 3, count)]
+        )
+        for content in contents:
+            styles = with_changes(vectors, factors)
+            painted = paint(network, content, styles, strength, dtype=dtype)
             with autocast(vectors.device, dtype):
-                with torch.no_grad():
-                    seen = encoder(content)
                 found = encoder(painted)
             loss = (
-                content_loss(found, {layer: seen[layer] for layer in CONTENT_LAYERS})
+                content_loss(found, seen(content))
                 + _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
                 + _TV_WEIGHT * tv_loss(painted)
             )
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
-    return vectors.detach()
+            schedule.step()
+        return with_changes(vectors, factors).detach()
 
 
-def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedStyle:
+def _falling(first: int, count: int) -> Callable[[int], float]:
+    """Return the share of a learning rate by step: none before the first, then all of
+    it, and ever less until there were ``count``."""
+
+    def share(step: int) -> float:
+        if step < first:
+            return 0.0
+        return 0.55 + 0.45 * math.cos(math.pi * (step - first) / (count - first or 1))
+
+    return share
+
+
+def capture(
+    picture: Picture, name: str, folder: Path = STYLES_DIR, rank: int = 16
+) -> LoadedStyle:
     """Return the style of a picture, called ``name``.
 
     All that can be seen of the picture is looked at, made small: strokes are captured
     relative to it. What the predictor sees is refined on the photographs at hand, in a
-    few seconds; the same picture gives the same style again at once. The style is
-    found in the picture itself, which is left as it is then. ``folder`` holds the
-    predictor and, where that is not the bundled one, its trunk.
+    few seconds, with a ``rank`` of changes to kernels; the same picture gives the same
+    style again at once. The style is found in the picture itself, which is left as it
+    is then. ``folder`` holds the predictor and, where that is not the bundled one, its
+    trunk.
 
     Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
@@ -250,7 +293,8 @@ def capture(picture: Picture, name: str, folder: Path = STYLES_DIR) -> LoadedSty
         )
     small = _small(_visible(picture, name), info.base_size)[0].mul(255).round().byte()
     pixels = small.numpy().tobytes()
-    vector = _vector(network, predictor, info.base_size, tuple(small.shape), pixels)
+    size = info.base_size
+    vector = _vector(network, predictor, size, tuple(small.shape), pixels, rank)
     header = StyleInfo(
         name=name,
         title=name,
@@ -295,10 +339,12 @@ def _vector(
     size: int,
     shape: tuple[int, ...],
     pixels: bytes,
+    rank: int,
 ) -> Tensor:
-    """Return the vector (K,) of a picture of ``shape`` (3, h, w), 8 bits each.
+    """Return the vector of a picture of ``shape`` (3, h, w), 8 bits each.
 
-    ``size`` is its geometric mean side, and that of paintings in its style.
+    It is (K,), or longer with a ``rank`` of changes to kernels. ``size`` is the
+    geometric mean side of the picture, and of paintings in its style.
     """
     with torch.inference_mode(False), torch.no_grad():
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
@@ -306,7 +352,7 @@ def _vector(
         vectors = predictor.predict(predictor.statistics(image, size))
         wanted = predictor.grams(image)
     contents = list(itertools.islice(itertools.cycle(_contents()), STEPS))
-    return refine(network, predictor.encoder, vectors, wanted, contents)[0]
+    return refine(network, predictor.encoder, vectors, wanted, contents, rank)[0]
 
 
 @functools.cache
@@ -336,13 +382,7 @@ def _visible(picture: Picture, name: str) -> Array:
     pixels, alpha = picture.pixels[seen], picture.alpha[seen]
     if alpha.min() >= (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max):
         return pixels
-    paper = np.empty_like(pixels)
-    for band in color.bands(pixels.shape):
-        opacity = color.change_depth(alpha[band], np.float32)[..., None].clip(0, 1)
-        opaque = color.change_depth(pixels[band], np.float32)
-        blended = opaque * opacity + (1 - opacity)
-        paper[band] = color.change_depth(blended, pixels.dtype)
-    return paper
+    return color.over_white(pixels, alpha)
 
 
 def _small(pixels: Array, size: int) -> Tensor:

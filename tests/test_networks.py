@@ -14,6 +14,7 @@ from styleplug.networks import (
     Moments,
     StyleNetwork,
     factorize,
+    first_factors,
     hash_trunk,
     load_style,
     load_trunk,
@@ -193,6 +194,25 @@ def test_factors_of_a_lower_rank_are_the_nearest(network):
         whole = both[name][1] @ both[name][0]
         dropped = torch.linalg.svdvals(whole)[1]
         torch.testing.assert_close((whole - b @ a).norm(), dropped)
+
+
+def test_learning_begins_at_a_styles_changes_or_the_main_directions_of_kernels(
+    network,
+):
+    changing, plain = changing_style(network), random_style(network)
+    alone = [first_factors(network, style, 2) for style in (changing, plain)]
+    both = first_factors(network, stack_styles([changing, plain]), 2)
+    wanted = factorize(network, changing, 2)
+    for name, factors in both.items():
+        a, b = alone[1][name]
+        assert not b.any()
+        kernel = network.weights[name].flatten(1)
+        along = (kernel @ a.T).norm(dim=0)
+        torch.testing.assert_close(along, torch.linalg.svdvals(kernel)[:2])
+        for i, factor in enumerate(factors):
+            torch.testing.assert_close(factor[0], alone[0][name][i])
+            torch.testing.assert_close(factor[0], wanted[name][i])
+            torch.testing.assert_close(factor[1], alone[1][name][i])
 
 
 def test_the_content_is_seen_at_strength_0_and_the_painting_at_1(network):

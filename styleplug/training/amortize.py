@@ -2,9 +2,9 @@
 
 Descent on all of it at once, through trunk and loss network, gets there slowly. So it
 is learned in parts. The encoder takes :mod:`.lessons` from the loss network. With it,
-the vectors of many style pictures are refined, as those of every captured picture
-are; and every so often the head learns all of these by regression, so that the next
-begin nearer.
+the vectors of many style pictures are refined, as those of every captured picture are,
+if without changes to kernels; and every so often the head learns all of these by
+regression, so that the next begin nearer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +18,8 @@ from ..losses import (
     tv_loss,
 )
 from ..networks import (
-    Factors,
     StyleNetwork,
-    factorize,
+    first_factors,
     mix,
     paint,
     training_dtype,
@@ -146,11 +144,9 @@ class Learner(nn.Module):
         self.vectors = nn.Parameter(vectors, requires_grad=len(vectors) > 0)
         self.factors = nn.ParameterDict()
         if rank:
-            each = [_first_factors(network, style, rank) for style in styles]
-            for name in network.changeable:
-                for i, letter in enumerate("ab"):
-                    of_all = torch.stack([factors[name][i] for factors in each])
-                    self.factors[f"{name}_{letter}"] = nn.Parameter(of_all)
+            for name, (a, b) in first_factors(network, styles, rank).items():
+                self.factors[f"{name}_a"] = nn.Parameter(a)
+                self.factors[f"{name}_b"] = nn.Parameter(b)
 
     def styles(self, picks: Tensor) -> Tensor:
         """Return the styles of some rows, (n, K) or longer."""
@@ -199,13 +195,3 @@ class Learner(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad
         }
-
-
-def _first_factors(network: StyleNetwork, style: Tensor, rank: int) -> Factors:
-    """Return factors of what a style changes; of nothing, those that learning can
-    begin at: directions at random, and no way along them."""
-    factors = factorize(network, style, rank)
-    for name, (a, b) in factors.items():
-        if not b.any():
-            factors[name] = torch.randn(a.shape).to(a) / math.sqrt(a.shape[1]), b
-    return factors

@@ -166,7 +166,7 @@ def train(
     elif start:
         styles = styles_to_begin_from(network, artworks, start)
     else:
-        styles = _seen_styles(network, artworks)
+        styles = _seen_styles(network, artworks, config.rank)
     changing = styles.shape[1] > network.style_size
     if changing and not config.rank:
         raise TrainingError(
@@ -343,14 +343,17 @@ def styles_to_begin_from(
     return stack_styles([style.vector for style in loaded]).to(network.photo.device)
 
 
-def _seen_styles(network: StyleNetwork, artworks: Sequence[Path]) -> Tensor:
+def _seen_styles(network: StyleNetwork, artworks: Sequence[Path], rank: int) -> Tensor:
     """Return the styles (N, K) that the bundled predictor sees, if it is this trunk's;
-    else the photograph's."""
+    with a rank, longer ones, which change kernels; else the photograph's."""
     device = network.photo.device
     if artworks and bundled_predictor().exists():
         info, _ = load_predictor(bundled_predictor())
         if info.trunk == hash_trunk(network):
-            seen = [capture(read_picture(path), path.stem).vector for path in artworks]
+            seen = [
+                capture(read_picture(path), path.stem, rank=rank).vector
+                for path in artworks
+            ]
             return torch.stack(seen).to(device)
     return network.photo.detach().repeat(len(artworks), 1)
 
