@@ -134,6 +134,14 @@ def test_any_size_comes_out_as_it_went_in(network, height, width):
     assert out.std() > 0 or height == width == 1
 
 
+def test_a_long_panorama_is_painted_to_its_ends(network):
+    pixels = picture(300, 30000)
+    out = render(network, pixels, base_size=512.0, tile_size=1024)
+    assert out.shape == pixels.shape
+    for end in (slice(0, 300), slice(-300, None)):
+        assert np.abs(out[:, end].astype(int) - pixels[:, end]).mean() > 1
+
+
 def test_the_large_shapes_of_two_resolutions_agree(network):
     large = picture(512, 640, "float32")
     small = large.reshape(128, 4, 160, 4, 3).mean(axis=(1, 3))
