@@ -419,6 +419,12 @@ class StyleDialog:
         self._changed()
         if row := self._list.get_selected_row():
             row.grab_focus()
+            # Once it has a place.
+            GLib.idle_add(self._scroll_to, row, priority=GLib.PRIORITY_LOW)
+
+    def _scroll_to(self, row: Any) -> None:
+        place = row.get_allocation()
+        self._scrolled.get_vadjustment().clamp_page(place.y, place.y + place.height)
 
     def _on_row_selected(self, _list: Any, row: Any) -> None:
         if row is not None and row.style_id != self._config.get_property("style"):
