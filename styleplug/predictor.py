@@ -202,10 +202,10 @@ def refine(
     """Return style vectors nearer to their styles (B, K), by a step for each content.
 
     It is descent on the vectors and, with a ``rank``, on such changes to kernels, which
-    make the vectors longer. The encoder stands in for the loss network; it is
-    fixed, as is the trunk, so that little can be gained by deceiving it. ``wanted`` are
-    the Gram matrices of the styles, see :meth:`StylePredictor.grams`; contents are
-    (B, 3, H, W) in [0, 1], one for each style, H and W multiples of 8.
+    make the vectors longer. The encoder stands in for the loss network; it is fixed, as
+    is the trunk, so that little can be gained by deceiving it. ``wanted`` are the Gram
+    matrices of the styles, see :meth:`StylePredictor.grams`; contents are (B, 3, H, W)
+    in [0, 1], one for each style, H and W multiples of 8.
     """
     dtype = training_dtype(vectors.device)
 
@@ -291,16 +291,16 @@ def capture(
             f"{info.path} and {trunk} do not belong together; install styleplug again, "
             "or name a folder that 'styleplug train --any' has written."
         )
-    small = _small(_visible(picture, name), info.base_size)[0].mul(255).round().byte()
-    pixels = small.numpy().tobytes()
     size = info.base_size
+    small = _small(_visible(picture, name), size)[0].mul(255).round().byte()
+    pixels = small.numpy().tobytes()
     vector = _vector(network, predictor, size, tuple(small.shape), pixels, rank)
     header = StyleInfo(
         name=name,
         title=name,
         network={"name": network.NAME, **network.hyperparameters},
         trunk=info.trunk,
-        base_size=info.base_size,
+        base_size=size,
         training={"captured": True},
     )
     found_in = functools.partial(_likeness, glance_at(picture.pixels))

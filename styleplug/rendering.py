@@ -462,10 +462,7 @@ class Renderer:
             return self.network.freeze(self.vector, moments, dtype)
 
         def forward(x: Tensor, box: Region) -> Tensor:
-            out = frozen(x.dtype)(x, box).float()
-            if x.dtype != torch.float32 and not out.sum().isfinite():
-                return out.fill_(math.nan)  # a sigmoid would hide what is infinite
-            return out.sigmoid_()
+            return frozen(x.dtype)(x, box).float()
 
         def paint(tile: Region, height: int, width: int) -> None:
             # Windows are of one shape wherever the tile lies: oneDNN has code and
@@ -481,7 +478,7 @@ class Renderer:
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
-            )
+            ).sigmoid_()  # not before, as it would hide what is infinite
             near = tile.grow(_NEAR).clip(level.bounds)
             use(tile, near, x[near.within(seen)], painted[near.within(painted_box)])
 
@@ -545,7 +542,7 @@ class Renderer:
             return network(reflected(x, (top, left, bottom, right), dtype), within)
 
         out = run(self.dtype)
-        # In [0, 1] unless it is no number: then neither is the sum.
+        # What is infinite or no number makes the sum such, too.
         if self.dtype != torch.float32 and not out.sum().isfinite():
             logger.info("%s overflowed, redone in float32", self.dtype)
             out = run(torch.float32)

@@ -249,7 +249,6 @@ class StyleDialog:
         self._second = Gtk.ComboBoxText(hexpand=True)
         for renderer in self._second.get_cells():
             renderer.set_property("ellipsize", 3)
-        self._second.append("", "no other style")
         self._second.connect("changed", self._on_second_chosen)
         second_label = Gtk.Label.new_with_mnemonic("_Blend with")
         second_label.set_mnemonic_widget(self._second)
@@ -258,12 +257,15 @@ class StyleDialog:
         second.pack_start(second_label, False, False, 0)
         second.pack_start(self._second, True, True, 0)
 
-        for name in ("mix", "strength", "style-scale"):
-            entry = self._dialog.get_scale_entry(name, 1.0)
+        entries = [
+            self._dialog.get_scale_entry(name, 1.0)
+            for name in ("mix", "strength", "style-scale")
+        ]
+        for entry in entries:
             entry.set_digits(2)
             entry.get_range().set_size_request(130, -1)
-        entry.set_logarithmic(True)  # half and twice are as far from 1
-        self._mix = self._dialog.get_scale_entry("mix", 1.0)
+        self._mix, _, scale = entries
+        scale.set_logarithmic(True)  # half and twice are as far from 1
         controls = self._dialog.fill_box(
             "controls", ["mix", "strength", "style-scale", "preserve-color", "output"]
         )
