@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
+from styleplug import color
 from styleplug.errors import ImageTooLargeError, InvalidImageError
 from styleplug.images import (
     Picture,
@@ -1032,3 +1033,22 @@ def test_colours_hidden_by_alpha_0_are_not_rendered_and_come_back(dtype):
     assert np.array_equal(out[:, :3], image[:, :3])
     assert (out[:, 3:, :3] == white // 2).all()
     assert np.array_equal(picture.to_image(picture.pixels), image)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [("uint8", 255), ("uint16", 65535)])
+def test_paper_shows_as_far_as_a_picture_is_transparent(dtype, white):
+    pixels = np.arange(12, dtype=dtype).reshape(2, 2, 3) * (white // 12)
+    alpha = np.array([[white, 0], [white // 3, white]], dtype)
+    upon = color.over_white(pixels, alpha)
+    assert upon.dtype == pixels.dtype
+    assert np.array_equal(upon[0, 0], pixels[0, 0])
+    assert np.array_equal(upon[1, 1], pixels[1, 1])
+    assert (upon[0, 1] == white).all()
+    expected = (pixels[1, 0] + 2.0 * white) / 3
+    assert np.abs(upon[1, 0] - expected).max() <= 1
+
+
+def test_what_is_brighter_than_white_stays_so_where_it_is_opaque():
+    pixels = np.full((1, 2, 3), 1.5, np.float32)
+    upon = color.over_white(pixels, np.array([[1, 0]], np.float32))
+    assert upon[0].tolist() == [[1.5] * 3, [1.0] * 3]

@@ -26,6 +26,7 @@ from styleplug.losses import style_loss
 from styleplug.networks import (
     StyleNetwork,
     hash_trunk,
+    load_style,
     load_trunk,
     save_trunk,
 )
@@ -560,6 +561,10 @@ def test_a_saved_style_paints_as_its_picture_does(painting, tmp_path, content_im
     info = original.save(saved, artist="Nobody", license="CC0-1.0")
     assert (info.name, info.title, info.artist) == ("saved", "Painting", "Nobody")
     assert read_info(saved).self_contained
+    style = capture(read_picture(painting), "e")
+    numbers = slice(style.network.style_size)
+    kept = load_style(saved).vector
+    assert torch.equal(kept[numbers], style.vector[numbers].half().float())
     again = Stylizer(saved, device="cpu", dtype="float32")
     wanted, found = (
         np.asarray(stylizer(content_image), int) for stylizer in (original, again)

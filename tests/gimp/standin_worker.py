@@ -4,9 +4,8 @@
 It starts at once and its result is known: the negative, as far as ``strength`` says.
 Any file is such a style, too; a blend is one as far as its first part's weight, of
 1 in all, says. The style ``slow`` takes five minutes; ``stuck``, which is not listed,
-never reports anything. The style and the width
-of all that is painted, and files that are missing, are noted in the file that the first
-argument names.
+never reports anything. The style and the width of all that is painted, and files that
+are missing, are noted in the file that the first argument names.
 """
 
 import json
