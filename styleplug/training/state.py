@@ -26,6 +26,9 @@ SAVE_EVERY = 180.0
 """Seconds between two checkpoints."""
 VECTORS = "vectors"
 """Name of the parameter that is learned at a rate of its own."""
+_SQUARES_KEPT = 0.99
+"""Adam's decay of squared gradients. A style is learned in some hundreds of steps, in
+which these shrink: with the usual 0.999 the first ones hold back to the end."""
 _KEEP_EVERY = 50
 """Steps between two states that a loss that is not finite steps back to."""
 
@@ -47,7 +50,7 @@ class State:
         others = [p for name, p in learned.items() if name != VECTORS]
         rates = [(others, 1.0), (vectors, config.vector_rate)]
         groups = [{"params": p, "times": times} for p, times in rates if p]
-        self._optimizer = torch.optim.Adam(groups)
+        self._optimizer = torch.optim.Adam(groups, betas=(0.9, _SQUARES_KEPT))
         self._slowdown = 1.0
         self._average = 0.0
         """Of the loss, over the last hundred steps or so."""
