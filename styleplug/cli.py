@@ -121,7 +121,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="styleplug",
         description="Turn photographs into paintings, on your own machine.",
-        epilog="styleplug COMMAND --help tells the options of a command.",
+        epilog="Run 'styleplug COMMAND --help' for the options of a command.",
     )
     parser.add_argument(
         "--version",
@@ -175,8 +175,8 @@ def _add_stylize(commands: Commands) -> None:
         "--grain",
         type=float,
         metavar="0..4",
-        help="noise that skies are painted upon (default 1); with 0 a panning film "
-        "flickers less",
+        help="noise added to flat areas such as skies (default 1); 0 makes the frames "
+        "of a panning film flicker less",
     )
     add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
     add("--device", help="cpu, cuda, cuda:1, mps or xpu")
@@ -185,7 +185,7 @@ def _add_stylize(commands: Commands) -> None:
         "--tile-size",
         type=int,
         metavar="PIXELS",
-        help="what is painted at once is as large as a square of this side",
+        help="side of the square tile that is painted at once",
     )
     add(
         "--memory",
@@ -195,14 +195,14 @@ def _add_stylize(commands: Commands) -> None:
         help="working memory to stay within, such as 2G or 500M",
     )
     add("--max-pixels", type=int, metavar="N", help="read images up to this size")
-    add("--overwrite", action="store_true", help="replace files that are there already")
+    add("--overwrite", action="store_true", help="overwrite existing files")
     parser.set_defaults(run=_stylize)
 
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 2G or 500M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2G or 500M")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
@@ -210,7 +210,7 @@ def _stylize(args: argparse.Namespace) -> int:
     options = vars(args).copy()
     del options["run"]
     inputs, output = options.pop("inputs"), options.pop("output")
-    style = _parse_styles(options.pop("style"))
+    style = _parse_pairs(options.pop("style"))
     failed = 0
     jobs: list[tuple[Path, Path]] = []
     for result in _plan(inputs, output):
@@ -238,6 +238,8 @@ def _stylize(args: argparse.Namespace) -> int:
         with imports.quickly():
             from .engine import Stylizer, paint_to_file
 
+        if len(jobs) == 1 and ahead:
+            ahead[0].result()  # raises before a style is pulled or captured
         stylizer = Stylizer(style, **where)
     for i, (source, target) in enumerate(jobs):
         started = time.perf_counter()
@@ -261,12 +263,6 @@ def _stylize(args: argparse.Namespace) -> int:
             pixels = f"{size[0]} x {size[1]}"
             print(f"{target}  {pixels}  {stylizer.device}  {seconds:.2f} s", flush=True)
     return 1 if failed else 0
-
-
-def _parse_styles(texts: Sequence[str]) -> str | list[tuple[str, float]]:
-    """Return the style, or the (style, weight) pairs of a blend."""
-    pairs = _parse_pairs(texts)
-    return pairs[0][0] if len(pairs) == 1 else pairs
 
 
 def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -293,9 +289,10 @@ def _plan(
         yield inputs[0], Path(output)
         return
     folder = Path(output)
-    if folder.is_file():
+    looks_like_image = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
+    if folder.is_file() or looks_like_image:
         yield NotADirectoryError(
-            f"{folder} is a file; name a folder to write several images into."
+            f"{folder} names one image; name a folder to write several into."
         )
         return
     taken: dict[Path, Path] = {}
@@ -396,9 +393,9 @@ def _add_optimize(commands: Commands) -> None:
         "once), or what a style makes of it",
     )
     add("--optimizer", metavar="NAME", help="lbfgs or adam")
-    add("--iterations", type=int, metavar="N", help="of the smallest size")
+    add("--iterations", type=int, metavar="N", help="iterations at the coarsest size")
     add("--tolerance", type=float, metavar="X", help="improvement at which to stop")
-    add("--seed", type=int, metavar="N", help="of the noise")
+    add("--seed", type=int, metavar="N", help="seed of the noise")
     add("--loss-network", metavar="VGG", help="VGG-19: a file, or a Hub repository")
     add("--device", help="cpu, cuda, cuda:1, mps or xpu")
     add("--dtype", help="of the loss network: float32 or bfloat16")
@@ -410,8 +407,13 @@ def _add_optimize(commands: Commands) -> None:
         help="working memory to stay within, such as 2G",
     )
     add("--max-pixels", type=int, metavar="N", help="read images up to this size")
-    add("--snapshots", type=Path, metavar="FOLDER", help="write a picture every tenth")
-    add("--overwrite", action="store_true", help="replace a file that is there already")
+    add(
+        "--snapshots",
+        type=Path,
+        metavar="FOLDER",
+        help="save the picture so far here after every tenth of the work",
+    )
+    add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_optimize)
 
 
@@ -531,7 +533,7 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps([_as_json(info) for info in styles], indent=2))
         return 0
     rows = [
-        (_id(info), ", ".join(filter(None, (info.title, info.artist, info.year))))
+        (info.id, ", ".join(filter(None, (info.title, info.artist, info.year))))
         for info in styles
     ]
     _print_table(rows)
@@ -565,12 +567,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _id(info: StyleInfo) -> str:
-    return f"{info.repo_id}@{info.revision}" if info.repo_id else info.name
-
-
 def _as_json(info: StyleInfo) -> dict[str, Any]:
-    fields = {"id": _id(info), **dataclasses.asdict(info)}
+    fields = {"id": info.id, **dataclasses.asdict(info)}
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
@@ -680,7 +678,7 @@ def _add_publish(commands: Commands) -> None:
         metavar="IMAGE",
         help="picture to show on the card; several are allowed",
     )
-    add("--private", action="store_true", help="let nobody else see it")
+    add("--private", action="store_true", help="make the repository private")
     add("--dry-run", action="store_true", help="upload nothing, show what would be")
     parser.set_defaults(run=_publish)
 
@@ -734,7 +732,7 @@ def _add_convert(commands: Commands) -> None:
         help="side of the pictures whose strokes look right",
     )
     add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
-    add("--overwrite", action="store_true", help="replace a file that is there already")
+    add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_convert)
 
 
@@ -776,24 +774,21 @@ def _add_capture(commands: Commands) -> None:
         help="what 'styleplug train --any' has written, to look at the picture with",
     )
     for option in ("name", "title", "artist", "year", "license", "artwork"):
-        add(f"--{option}", help=f"{option} that the header tells")
-    add("--overwrite", action="store_true", help="replace a file that is there already")
+        add(f"--{option}", help=f"{option} to record in the file")
+    add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_capture)
 
 
 def _capture(args: argparse.Namespace) -> int:
+    header = vars(args).copy()
+    del header["run"]
+    picture, output = header.pop("picture"), header.pop("output")
+    _check_free(output, overwrite=header.pop("overwrite", False))
+
     with imports.quickly():
         from .engine import Stylizer
     from .images import read_picture
 
-    header = vars(args).copy()
-    del header["run"]
-    picture, output = header.pop("picture"), header.pop("output")
-    overwrite = header.pop("overwrite", False)
-    if output.exists() and not overwrite:
-        raise FileExistsError(
-            f"{output} is there already; add --overwrite, or name another file."
-        )
     header.setdefault("title", picture.stem)
     look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
     Stylizer(read_picture(picture), device="cpu", **look).save(output, **header)
@@ -801,11 +796,18 @@ def _capture(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} already exists; add --overwrite, or name another file."
+        )
+
+
 def _add_sample(commands: Commands) -> None:
     parser = commands.add_parser("sample", help="draw a landscape to try styles on")
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="image to write")
-    add("--overwrite", action="store_true", help="replace a file that is there already")
+    add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_sample)
 
 
@@ -813,10 +815,7 @@ def _sample(args: argparse.Namespace) -> int:
     from .images import Picture, write_picture
     from .sample import draw_scene
 
-    if args.file.exists() and not args.overwrite:
-        raise FileExistsError(
-            f"{args.file} is there already; add --overwrite, or name another file."
-        )
+    _check_free(args.file, overwrite=args.overwrite)
     picture = Picture.from_image(draw_scene())
     write_picture(picture, picture.pixels, args.file, provenance={"sample": "lake"})
     print(args.file)
@@ -855,7 +854,12 @@ def _add_demo(commands: Commands) -> None:
         metavar="STYLE",
         help="offer this one, too: a .safetensors, or a style of the Hub",
     )
-    add("--no-browser", dest="inbrowser", action="store_false", help="open none")
+    add(
+        "--no-browser",
+        dest="inbrowser",
+        action="store_false",
+        help="do not open a browser",
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -924,7 +928,7 @@ def _gimp_install(args: argparse.Namespace) -> int:
 
     for profile in gimp.install(_gimp_profiles(args)):
         print(profile.plugin)
-    print("Start GIMP anew; Neural Style is then in Filters > Artistic.")
+    print("Restart GIMP; Neural Style is then in Filters > Artistic.")
     return 0
 
 

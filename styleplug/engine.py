@@ -90,8 +90,10 @@ class Stylizer:
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
     :class:`~styleplug.errors.InvalidImageError`,
+    :class:`~styleplug.errors.ImageTooLargeError`,
     :class:`~styleplug.errors.DownloadError` and
-    :class:`~styleplug.errors.DeviceError`.
+    :class:`~styleplug.errors.DeviceError`, ``TypeError`` for what is no style, and
+    ``ValueError`` for weights or styles that cannot be blended.
     """
 
     info: StyleInfo
@@ -123,7 +125,8 @@ class Stylizer:
             )
         self._blended = len(parts) > 1
         total = sum(weight for _, weight in parts)
-        weights = torch.tensor([weight / total for _, weight in parts])
+        shares = [weight / total for _, weight in parts]
+        weights = torch.tensor(shares, dtype=torch.float32)
         self.info = loaded[int(weights.argmax())].info
         self._vector = weights @ stack_styles([part.vector for part in loaded])
         self._network = loaded[0].network
@@ -244,11 +247,11 @@ class Stylizer:
         """Return how much of the style, in [0, 1], is taken from this very picture."""
         share = sum(weight * found_in(pixels) for weight, found_in in self._found_in)
         if share > 0.999:
-            logger.warning("The picture is that of the style and is left as it is.")
+            logger.warning("The picture is the style's own and is left unchanged.")
         elif share > 0:
             logger.warning(
-                "The picture is like that of the style and is painted at %.0f %% of "
-                "the strength.",
+                "The picture resembles the style's own and is painted at %.0f %% of "
+                "the strength that was asked for.",
                 100 * (1 - share),
             )
         return min(1.0, share)
@@ -267,13 +270,16 @@ class Stylizer:
     ) -> None:
         device, dtype = self.device, self.dtype
         base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
-        if tile_size is None and memory_limit is not None:
-            tile_size = tile_size_within(
-                memory_limit, self._network, pixels, base_size, dtype
-            )
         while True:
             try:
                 network = _network_on(self._network, device)
+                picture = network, pixels, base_size, dtype
+                if tile_size is not None:
+                    side = tile_size
+                elif memory_limit is not None:
+                    side = tile_size_within(memory_limit, *picture)
+                else:
+                    side = usual_tile_size(device, *picture)
                 renderer = Renderer(
                     network,
                     network.vector(self._vector.to(device), strength),
@@ -281,8 +287,7 @@ class Stylizer:
                     base_size=base_size,
                     grain=grain,
                     dtype=dtype,
-                    tile_size=tile_size
-                    or usual_tile_size(device, network, pixels, base_size, dtype),
+                    tile_size=side,
                     progress=progress,
                 )
                 with torch.inference_mode():
@@ -430,10 +435,12 @@ def stylize_file(
     Keeps EXIF (the orientation applied), ICC profile, XMP, resolution, 16-bit depth
     and alpha where the format can, and notes style and parameters in the metadata.
     ``dst`` appears whole or not at all; an existing one is replaced only with
-    ``overwrite``. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns
-    the (width, height) of the image.
+    ``overwrite``. A :class:`Stylizer` as the ``style`` has a ``device`` and ``dtype``
+    already. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns the
+    (width, height) of the image.
 
-    Raises what :func:`stylize` raises, and ``FileExistsError``.
+    Raises what :func:`stylize` raises, :class:`~styleplug.errors.ImageTooLargeError`,
+    ``ValueError`` for a suffix that is no image's, ``FileExistsError`` and ``OSError``.
     """
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
@@ -497,8 +504,7 @@ def _parts(style: Any) -> list[tuple[Any, float]]:
 
 
 def _describe(info: StyleInfo, weight: float) -> str:
-    name = info.name if info.repo_id is None else f"{info.repo_id}@{info.revision}"
-    return name if weight == 1 else f"{name}:{weight:.2f}"
+    return info.id if weight == 1 else f"{info.id}:{weight:.2f}"
 
 
 def _load(

@@ -1,4 +1,5 @@
-"""Every error that styleplug raises for something other than misuse.
+"""The errors of styleplug, but for misuse (``ValueError``, ``TypeError``) and files
+that cannot be read or written (``OSError``).
 
 ::
 

@@ -309,8 +309,8 @@ class Renderer:
             if not is_out_of_memory(error):
                 raise
             raise MemoryLimitError(
-                f"Not even a tile of {SMALLEST_TILE} pixels fits the memory of "
-                f"{self.device}; close other programs."
+                f"Not even a tile of {SMALLEST_TILE} pixels fits in the memory "
+                f"of {self.device}; close other programs."
             ) from error
 
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
@@ -378,7 +378,7 @@ class Renderer:
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.opacity)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
-        colorful = torch.eye(3, device=self.device)
+        colorful = torch.eye(3, dtype=torch.float32, device=self.device)
         self._muting = _gray(self.device).lerp(colorful, min(1.0, color))
         return painted - self._muted(x)
 
@@ -657,13 +657,13 @@ def _colorfulness(x: Tensor) -> float:
     rows = x[..., ::4, ::4].permute(0, 2, 3, 1).flatten(0, 2)
     mean = rows.mean(dim=0, keepdim=True)
     covariance = rows.T @ rows / len(rows) - mean.T @ mean
-    color = torch.eye(3, device=x.device) - _gray(x.device)
+    color = torch.eye(3, dtype=torch.float32, device=x.device) - _gray(x.device)
     return (color.T @ covariance @ color).trace().clamp(min=0).sqrt().item()
 
 
 def _gray(device: torch.device) -> Tensor:
     """Return the matrix (3, 3) that makes rows of pixels (N, 3) gray."""
-    return torch.tensor(_LUMA, device=device).expand(3, 3).T
+    return torch.tensor(_LUMA, dtype=torch.float32, device=device).expand(3, 3).T
 
 
 class _Octave:
@@ -695,10 +695,10 @@ class _Octave:
 def _noise() -> Tensor:
     """Return noise of deviation 1, of waves from 2 to 30 pixels long, (1, 1, N, N)."""
     rng = torch.Generator().manual_seed(0)
-    noise = torch.zeros(1, 1, 1, 1)
+    noise = torch.zeros(1, 1, 1, 1, dtype=torch.float32)
     for octave in (16, 8, 4, 2):
         side = _NOISE_SIDE // octave
-        here = torch.randn(1, 1, side, side, generator=rng)
+        here = torch.randn(1, 1, side, side, generator=rng, dtype=torch.float32)
         noise = _resize(noise, Region(0, 0, side, side)) + here
     return _doubled(noise) / _NOISE_DEVIATION
 
@@ -760,7 +760,7 @@ def _by_blocks(
 ) -> Tensor:
     """Return the pixels (1, 3, h, w) of a region, channels last, block by block."""
     size = region.height, region.width, 3
-    out = torch.empty(size, device=device).permute(2, 0, 1)[None]
+    out = torch.empty(size, dtype=torch.float32, device=device).permute(2, 0, 1)[None]
     for block in _blocks(region, device):
         out[block.within(region)] = compute(block)
     return out

@@ -78,6 +78,19 @@ class StyleInfo:
     revision: str | None = field(default=None, metadata={"derived": True})
     """Commit of the Hub repository it came from."""
 
+    @property
+    def id(self) -> str:
+        """What it is asked for by: its name, or ``owner/repo@revision``."""
+        return f"{self.repo_id}@{self.revision}" if self.repo_id else self.name
+
+    def told(self) -> dict[str, Any]:
+        """Return the fields that a file tells, all but the derived ones."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not f.metadata.get("derived")
+        }
+
     def to_metadata(self) -> dict[str, str]:
         """Return the safetensors metadata that :func:`read_info` reads back.
 
@@ -88,12 +101,8 @@ class StyleInfo:
                 f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
                 f"and no leading dot, got {self.name[: 2 * _MAX_NAME]!r}"
             )
-        fields = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if not f.metadata.get("derived")
-        }
-        return {METADATA_KEY: json.dumps({"format": FORMAT, **fields}, sort_keys=True)}
+        told = {"format": FORMAT, **self.told()}
+        return {METADATA_KEY: json.dumps(told, sort_keys=True)}
 
 
 def is_style_name(name: str) -> bool:

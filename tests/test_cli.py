@@ -127,6 +127,25 @@ def test_styles_are_blended_by_weight(
         assert "tiny:0.60 + tiny:0.40" in result.info["Software"]
 
 
+@pytest.mark.parametrize("weight", ["-1", "nan", "0"])
+def test_a_weight_that_no_style_can_have_is_told(
+    photo: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    weight: str,
+) -> None:
+    argv = ("stylize", photo, "-o", tmp_path / "out.png", "--style")
+    fails(capsys, *argv, f"{tiny_style}:{weight}", expect="style weights")
+
+
+def test_a_picture_that_is_not_there_is_told_before_its_style_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("stylize", tmp_path / "no.jpg", "-o", tmp_path / "out.png")
+    fails(capsys, *argv, "--style", "no-such-style", expect=r".*no\.jpg")
+
+
 def test_a_folder_becomes_a_folder(
     folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +248,7 @@ def test_the_style_of_a_picture_is_captured(
     before = style.read_bytes()
     fails_again = ("capture", photo, "-o", style, "--title", "Other")
     capsys.readouterr()
-    fails(capsys, *fails_again, expect=".*is there already; add --overwrite")
+    fails(capsys, *fails_again, expect=".*already exists; add --overwrite")
     assert style.read_bytes() == before
     assert main([*map(str, fails_again), "--overwrite"]) == 0
     assert read_info(style).title == "Other"
@@ -456,7 +475,7 @@ def test_a_file_is_not_overwritten_unless_told(
 ) -> None:
     before = photo.read_bytes()
     argv = ("stylize", photo, "-o", photo, "--style", tiny_style)
-    fails(capsys, *argv, expect=r".*photo\.png is there already")
+    fails(capsys, *argv, expect=r".*photo\.png already exists")
     assert photo.read_bytes() == before
     assert main([*map(str, argv), "--overwrite"]) == 0
     assert photo.read_bytes() != before
@@ -470,7 +489,9 @@ def test_destinations_that_cannot_be_written_are_told(
     fails(capsys, "stylize", photo, "-o", out, *style, expect=".*there is no folder")
     out = photo.parent / "out.xyz"
     fails(capsys, "stylize", photo, "-o", out, *style, expect=r".*use one of \.jpg")
-    fails(capsys, "stylize", folder, "-o", photo, *style, expect=".*is a file")
+    fails(capsys, "stylize", folder, "-o", photo, *style, expect=".*names one image")
+    several = "stylize", photo, photo, "-o", photo.with_name("new.png")
+    fails(capsys, *several, *style, expect=".*names one image")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
@@ -588,7 +609,7 @@ def test_sample_replaces_a_file_only_when_told(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = photo.read_bytes()
-    fails(capsys, "sample", photo, expect=r".*photo\.png is there already.*--overwrite")
+    fails(capsys, "sample", photo, expect=r".*photo\.png already exists.*--overwrite")
     assert photo.read_bytes() == before
     assert main(["sample", str(photo), "--overwrite"]) == 0
     with Image.open(photo) as scene:

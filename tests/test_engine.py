@@ -277,6 +277,36 @@ def test_a_full_device_leaves_it_to_the_cpu(
     assert "rendering on the CPU" in caplog.text
 
 
+def test_the_cpu_stays_within_the_memory_limit_of_a_full_device(
+    tiny_style, content_image, monkeypatch
+):
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float16")
+    sides = []
+
+    def full_unless_cpu(renderer, *arguments):
+        sides.append(renderer.tile_size)
+        if renderer.device.type != "cpu":
+            raise MemoryLimitError("full")
+
+    monkeypatch.setattr(engine.Renderer, "render", full_unless_cpu)
+    monkeypatch.setattr(engine, "_pick_dtype", lambda dtype, device: torch.float32)
+    stylizer.device = torch.device("meta")  # stands for one without memory
+    stylizer(content_image.resize((3000, 2000)), memory_limit=200 << 20)
+    assert sides[0] > sides[1]
+
+
+def test_a_default_type_that_another_library_set_changes_nothing(
+    tiny_style, content_image
+):
+    expected = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    torch.set_default_dtype(torch.float64)
+    try:
+        painted = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert painted.tobytes() == expected.tobytes()
+
+
 def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
     stylizer = Stylizer(tiny_style, device="cpu")
     stylizer.info = dataclasses.replace(stylizer.info, base_size=683)
