@@ -1,4 +1,4 @@
-"""Time and memory of the GIMP filter, in a real GIMP, against the aims of the plan.
+"""Time and memory of the GIMP filter, in a real GIMP, against what they may be.
 
     python benchmarks/gimp.py STYLE [WIDTH HEIGHT]
 
@@ -38,7 +38,7 @@ def seconds_to_import_torch() -> float:
 
 
 def aims(notes: dict[str, Any], import_torch: float) -> dict[str, Any]:
-    """What the plan wants to be reached."""
+    """What was measured beside the most that it may be."""
     figures = {
         "preview of 512 px, s": (notes["preview of 512 px, s"], 0.3),
         "first preview, s": (notes["first preview, s"], round(2 * import_torch, 3)),

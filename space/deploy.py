@@ -18,7 +18,7 @@ ROOT = HERE.parent
 
 
 def assemble(folder: Path) -> None:
-    """Write all files of the Space into ``folder``."""
+    """Write all files of the Space into ``folder``, which is new or empty."""
     from styleplug.demo import Studio
     from styleplug.style import bundled_styles, read_info
 
@@ -64,11 +64,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("repo_id", metavar="owner/name")
     parser.add_argument("--dry-run", action="store_true", help="do not upload")
     parser.add_argument(
-        "--folder", type=Path, help="keep the assembled files in this folder"
+        "--folder", type=Path, help="keep the files in this new or empty folder"
     )
     given = parser.parse_args(arguments)
     if given.repo_id.count("/") != 1:
         parser.error("name the Space as owner/name")
+    if given.folder and given.folder.exists() and any(given.folder.iterdir()):
+        parser.error(f"{given.folder} is not empty; name a new folder")
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         assemble(folder)

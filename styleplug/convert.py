@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from . import color
 from .errors import InvalidStyleError
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_picture
@@ -63,7 +64,7 @@ def convert(
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
-            raise ValueError(f"{parameter} must be said, got {value!r}")
+            raise ValueError(f"{parameter} must not be empty, got {value!r}")
     if new_path.exists() and not overwrite:
         raise FileExistsError(
             f"{new_path} is there already; allow overwriting, or name another file."
@@ -77,13 +78,13 @@ def convert(
             )
     try:
         recipe = _recognise(tensors)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
     if recipe is None:
         raise InvalidStyleError(
-            f"{old_path} is no network that styleplug knows (it begins with "
-            f"{', '.join(list(tensors)[:3])}); known are fast_neural_style, rrmina's "
-            "TransformerNetwork and ResNext, and MSG-Net."
+            f"{old_path} is not a network styleplug knows (its first tensors are "
+            f"{', '.join(list(tensors)[:3]) or 'none'}); known are fast_neural_style, "
+            "rrmina's TransformerNetwork and ResNext, and MSG-Net."
         )
     network = recipe.network.requires_grad_(False).eval()
     if isinstance(network, MsgNetwork) and style_image is None:
@@ -92,7 +93,7 @@ def convert(
         weights = {f"weights.{key}": recipe.take(key) for key in network.weights}
         network.load_state_dict(weights, assign=True)
         vector = recipe.vector()
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
     if isinstance(network, MsgNetwork):
         assert style_image is not None
@@ -115,8 +116,8 @@ def _unlike(path: Path, error: Exception) -> InvalidStyleError:
         f"its tensor {error}" if isinstance(error, KeyError) else "one of its tensors"
     )
     return InvalidStyleError(
-        f"{path} looks like a known network, but {which} is missing or has another "
-        "shape; use another checkpoint."
+        f"{path} looks like a known network, but {which} is missing or of another "
+        "shape or type; use another checkpoint."
     )
 
 
@@ -135,7 +136,7 @@ def _read(path: Path) -> Tensors:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidStyleError(
-            f"{path} cannot be read ({error.strerror}); check the path."
+            f"{path} cannot be read ({error.strerror or error}); check the path."
         ) from error
     except (
         pickle.UnpicklingError,
@@ -151,7 +152,7 @@ def _read(path: Path) -> Tensors:
     ) as error:
         raise InvalidStyleError(
             f"{path} is damaged or holds more than weights, and nothing in it is "
-            "executed; save its state_dict alone where you trust it."
+            "executed; if you trust it, load it and save only its state_dict."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -161,8 +162,19 @@ def _read(path: Path) -> Tensors:
     return {
         str(key).removeprefix("module."): value.detach().float()
         for key, value in content.items()
-        if isinstance(value, Tensor) and not _STALE.fullmatch(str(key))
+        if _is_plain(value) and not _STALE.fullmatch(str(key))
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a dense tensor of real numbers, all of them in the file."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
 class _Recipe(NamedTuple):
@@ -180,9 +192,15 @@ def _norms(
 ) -> Callable[[], Tensor]:
     """Return what collects scales and shifts of the instance norms ``names``."""
 
+    def take(name: str, size: int) -> Tensor:
+        if tensors[name].shape != (size,):
+            raise KeyError(name)
+        return tensors[name]
+
     def vector() -> Tensor:
-        scales = [tensors[f"{names[layer]}.weight"] for layer in network.norms]
-        shifts = [tensors[f"{names[layer]}.bias"] for layer in network.norms]
+        sizes = {names[layer]: size for layer, size in network.norms.items()}
+        scales = [take(f"{name}.weight", size) for name, size in sizes.items()]
+        shifts = [take(f"{name}.bias", size) for name, size in sizes.items()]
         return torch.cat([*scales, *shifts])
 
     return vector
@@ -269,7 +287,7 @@ _ENCODER = ("enter", "down2", "down4")
 
 
 def _msg_net(tensors: Tensors) -> _Recipe:
-    deep = tensors["ins.weight"].shape[-1]
+    width = tensors["ins.weight"].shape[-1] // 4
     blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 4
     layers = {"enter": "model1.0.conv2d", "leave": f"model.{blocks + 6}.conv2d"}
     units = {"down2": "model1.3", "down4": "model1.4"}
@@ -286,7 +304,7 @@ def _msg_net(tensors: Tensors) -> _Recipe:
         layer, kind = key.rsplit("_", 1)
         return _in_our_range(layer, kind, tensors[f"{layers[layer]}.{kind}"], bgr=True)
 
-    network = MsgNetwork(deep // 4, blocks)
+    network, deep = MsgNetwork(width, blocks), 4 * width
     return _Recipe(network, take, lambda: tensors["ins.weight"].reshape(deep, deep))
 
 
@@ -307,8 +325,14 @@ def _in_our_range(
 
 
 def _style_image(path: str | os.PathLike[str]) -> Tensor:
-    """Return the style image as MSG-Net saw it, (1, 3, 512, 512) in [0, 1]."""
-    pixels = read_picture(path).pixels
+    """Return the style image as MSG-Net saw it, (1, 3, 512, 512) in [0, 1].
+
+    What is transparent becomes white paper.
+    """
+    picture = read_picture(path)
+    pixels = picture.pixels
+    if picture.alpha is not None:
+        pixels = color.over_white(pixels, picture.alpha)
     limit = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
     image = torch.from_numpy(pixels.astype(np.float32) / limit).permute(2, 0, 1)[None]
     size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)

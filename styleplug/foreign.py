@@ -204,6 +204,10 @@ class JohnsonNetwork(ForeignNetwork):
         transposed: bool = False,
         tanh: bool = False,
     ) -> None:
+        if len(widths) != 3:
+            raise ValueError(
+                f"widths must be three, at 1, 1/2 and 1/4, got {list(widths)}"
+            )
         _check(_WIDTHS, *widths, bottleneck)
         _check(_BLOCKS, blocks)
         _check(_KERNELS, *kernels)

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import logging
 import math
 import os
 import re
@@ -53,6 +54,8 @@ _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]|/(?!/))*")
 _BUSY = (408, 429, 500, 502, 503, 504)
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def locate(
@@ -101,9 +104,10 @@ def pull(
 
     ``revision`` is a branch, a tag or a commit; without it ``main`` is meant. A
     cached style of a full commit hash costs no HTTP request; any other is looked up,
-    and used as cached when the Hub cannot be reached. ``token`` opens private
-    repositories; without it the one saved by ``hf auth login`` or in ``HF_TOKEN`` is
-    used, ``False`` sends none. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are obeyed.
+    and used as cached, with a warning, when the Hub cannot be reached or refuses.
+    ``token`` opens private repositories; without it the one saved by ``hf auth login``
+    or in ``HF_TOKEN`` is used, ``False`` sends none. ``HF_ENDPOINT`` and
+    ``HF_HUB_OFFLINE`` are obeyed.
 
     Raises :class:`StyleNotFoundError` for a repository or revision that is not there,
     :class:`InvalidStyleError` for one that holds no style, and
@@ -247,8 +251,9 @@ def publish(
     Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
     the pictures ``samples``, in one commit. ``dry_run`` makes no HTTP request.
 
-    Raises :class:`InvalidStyleError` for a style that is damaged, holds weights that
-    are not finite, or does not name its licence and the rights in its artwork, and
+    Raises :class:`InvalidStyleError` for a style that is damaged, too large to be
+    pulled, holds weights that are not finite, or does not name its licence and the
+    rights in its artwork, ``ValueError`` for samples of the same file name, and
     :class:`DownloadError` when the Hub cannot be reached or refuses.
     """
     import huggingface_hub as hf
@@ -283,11 +288,14 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
 
     loaded = load_style(path)
     info = loaded.info
-    for field, option in (("license", "licence"), ("artwork", "rights in its artwork")):
+    for field, lack in (
+        ("license", "name the licence of its weights"),
+        ("artwork", "say who holds the rights in its artwork"),
+    ):
         if not getattr(info, field).strip():
             raise InvalidStyleError(
-                f"{path} does not name its {option}; train or convert it again with "
-                f"{field!r} in its header before it is published."
+                f"{path} does not {lack}; make it again with --{field} (capture, "
+                f"convert), or with {field!r} in the file of --about (train)."
             )
     if info.self_contained:
         content = path.read_bytes()
@@ -296,7 +304,17 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
             complete = Path(folder) / FILENAME
             info = complete_style(loaded, complete)
             content = complete.read_bytes()
+    if len(content) > MAX_STYLE_BYTES:
+        raise InvalidStyleError(
+            f"{path} makes a file of {len(content) / 2**20:,.0f} MB, and none above "
+            f"{MAX_STYLE_BYTES // 2**20} MB is ever pulled; publish a smaller network."
+        )
     pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
+    if len(pictures) < len(samples):
+        raise ValueError(
+            "samples must have different file names, got "
+            + ", ".join(map(str, samples))
+        )
     return {
         FILENAME: content,
         "config.json": cards.config(info, hashlib.sha256(content).hexdigest()).encode(),
@@ -327,12 +345,12 @@ def loss_network_file(
     if os.path.exists(name) or (source is not None and name.count("/") != 1):
         return vgg.find_file(Path(name), shapes)
     repo_id, revision = _parse(name)
-    path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
-    if path.is_file():
-        if vgg.has_its_hash(path):
-            return path
-        path.unlink()
     with _explained(name):
+        path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
+        if path.is_file():
+            if vgg.has_its_hash(path):
+                return path
+            path.unlink()
         return _download_tensors(repo_id, revision, shapes, path, token)
 
 
@@ -513,10 +531,14 @@ def _download(
             _check_answer(remote, what)
         except (hf.errors.RevisionNotFoundError, hf.errors.EntryNotFoundError):
             raise
-        except (httpx.HTTPError, OSError):
-            if cached:
-                return cached
-            raise
+        except (httpx.HTTPError, OSError) as error:
+            if not cached:
+                raise
+            if not isinstance(error, hf.errors.OfflineModeIsEnabled):
+                logger.warning(
+                    "%s is used as cached: %s", what, _explanation(error, what)
+                )
+            return cached
         if cached and cached.parent.name == remote.commit_hash:
             return cached
 
@@ -525,16 +547,18 @@ def _download(
                 hf.hf_hub_download(
                     name,
                     FILENAME,
-                    revision=revision,
+                    revision=remote.commit_hash,
                     cache_dir=cache,
                     token=token,
                     tqdm_class=_utils().silent_tqdm,
                     **_caller(),
                 )
             )
-            if not _is_intact(path, remote.etag):
+            if path.stat().st_size != remote.size or not _is_intact(path, remote.etag):
                 _remove(path)
                 raise _DamagedError
+            if revision != remote.commit_hash:
+                _remember(path, revision)
             return path
 
         return _patiently(download, httpx.ReadError, _DamagedError)
@@ -577,6 +601,13 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
         return path
     _remove(path)
     return None
+
+
+def _remember(path: Path, revision: str) -> None:
+    """Note in the cache that a branch or tag stands for the commit of ``path``."""
+    ref = path.parents[2] / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(path.parent.name)
 
 
 def _check_answer(remote: Any, what: str) -> None:
@@ -685,12 +716,12 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
     match error:
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return DownloadError(
-                f"HF_HUB_OFFLINE forbids to ask the Hub for {what}, and it is not in "
-                "the local cache; unset HF_HUB_OFFLINE and try again."
+                f"{what} is not in the local cache, and HF_HUB_OFFLINE is set; unset "
+                "HF_HUB_OFFLINE and try again."
             )
         case errors.GatedRepoError():
             return DownloadError(
-                f"{name} asks for consent; accept its conditions on {hub}/{name}, "
+                f"{name} is gated; accept its conditions on {hub}/{name}, "
                 "then log in with 'hf auth login' or set HF_TOKEN."
             )
         case errors.RepositoryNotFoundError():
@@ -736,9 +767,9 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             )
         case OSError(errno=int()):
             return DownloadError(
-                f"{what} cannot be kept in the cache {constants.HF_HUB_CACHE} "
-                f"({error.strerror}); free some space, or set HF_HOME to a folder "
-                "that can be written."
+                f"{what} cannot be kept in the cache "
+                f"{error.filename or constants.HF_HUB_CACHE} ({error.strerror}); free "
+                "some space, or set HF_HOME to a folder that can be written."
             )
         case OSError():
             return DownloadError(
@@ -760,8 +791,8 @@ def _refusal(error: Any, what: str) -> StyleplugError:
         )
     if status == 429:
         wait = _seconds_to_wait(error)
-        when = f"in {wait:.0f} seconds" if wait else "in some minutes"
-        return DownloadError(f"The Hub is asked too often; try again {when}.")
+        when = f"in {wait:.0f} seconds" if wait else "in a few minutes"
+        return DownloadError(f"Too many requests to the Hub; try again {when}.")
     if status >= 500:
         return DownloadError(
             f"The Hub has a problem of its own (status {status}); try again later."

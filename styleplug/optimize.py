@@ -73,6 +73,8 @@ _BLEND = {"gram": 0.6, "mean_std": 0.2, "wasserstein": 0.2}
 _COARSEST = 256
 """Least geometric mean side of the first level, in pixels. A level of half that costs a
 third of the time and brings no lower loss (measured at 256 pixels)."""
+_CALIBRATION = 256
+"""Most geometric mean side of the content on which the loss network is calibrated."""
 _SMALLEST_TILE = 256
 _MEMORY = 4 << 30
 """Bytes of working memory where the caller names none."""
@@ -80,13 +82,22 @@ _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
 """Working memory of the loss network for each pixel of a tile, its border included;
 benchmarks/optimize.py measures it."""
 _VECTORS = 13
-"""Pictures of a level's size that are held beside the pairs of L-BFGS."""
+"""Pictures of a level's size that are held beside the pairs of L-BFGS, one of them the
+style image where it is not enlarged."""
 _HISTORY = 12
 """Pairs that L-BFGS remembers, where they fit."""
 _COARSE = 10
 """How many times the tolerance ends a level that is not the last."""
 _PATIENCE = 10
 """Iterations over which the relative improvement is measured."""
+_LAYERS = vgg.LAYERS[:-1]
+"""Tiles lie on multiples of 16 pixels, and the last layer has a stride of 32."""
+_TOLD = (
+    *("style_loss", "content_weight", "style_weight", "tv_weight"),
+    *("content_layers", "style_layers", "style_scale", "init", "optimizer"),
+    *("iterations", "tolerance", "preserve_color", "seed"),
+)
+"""Options that are told in the metadata of a result, where they are given."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,10 @@ class StyleImage:
     """A style image, or a part of it, and where in the picture it goes.
 
     ``image`` is a path, a PIL image, an array or a tensor, as the content of
-    :func:`optimize`. ``mask`` (h, w) tells which part of it counts, ``region`` (H, W)
-    which part of the content image takes its style, each a path, image or array in
-    [0, 1]; without them it is the whole. Only the proportions of the ``weight`` matter.
+    :func:`optimize`; what is transparent in it is white paper. ``mask`` (h, w) tells
+    which part of it counts, ``region`` (H, W) which part of the content image takes its
+    style, each a path, image or array in [0, 1]; without them it is the whole. Only the
+    proportions of the ``weight`` matter.
     """
 
     image: Any
@@ -149,12 +161,15 @@ class Options:
                 raise ValueError(
                     f"{name} must be between {low} and {high}, got {value}"
                 )
+        limit = self.memory_limit
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise ValueError(f"memory_limit must be a number above 0, got {limit!r}")
         _ = self.weights
 
     @functools.cached_property
     def weights(self) -> Weights:
-        content = _weights("content_layers", self.content_layers, vgg.LAYERS)
-        style = _weights("style_layers", self.style_layers, vgg.LAYERS)
+        content = _weights("content_layers", self.content_layers, _LAYERS)
+        style = _weights("style_layers", self.style_layers, _LAYERS)
         losses = _BLEND if self.style_loss is None else self.style_loss
         return Weights(
             {layer: self.content_weight * w for layer, w in content.items()},
@@ -222,14 +237,15 @@ def optimize(
     The loss is ``content_weight`` times the squared difference of the features in
     ``content_layers``, relative to their mean activation, plus ``style_weight`` times
     ``style_loss`` in ``style_layers``, plus ``tv_weight`` times :func:`.tv_loss`.
-    Layers are VGG-19's (``"relu4_1"``); a mapping gives each a weight. ``style_loss``
-    is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or ``"nearest"``, or a mapping
-    from these to weights; all are 0 for the style itself, the first three 1 for black.
-    Without one it is 0.6 gram + 0.2 mean_std + 0.2 wasserstein. The Gram distance grows
-    with the fourth power of the features and so is about the strongest ones; it alone
-    brings the texture of a painting. The distance of Gaussians, of second power, brings
-    its swirls and stars, but is further off in the Gram distance at the same content
-    loss. The blend keeps the strokes and stays near in both.
+    Layers are VGG-19's but for the last pooling (``"relu4_1"``); a mapping gives each a
+    weight. ``style_loss`` is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or
+    ``"nearest"``, or a mapping from these to weights; all are 0 for the style itself,
+    the first three 1 for black. Without one it is 0.6 gram + 0.2 mean_std + 0.2
+    wasserstein. The Gram distance grows with the fourth power of the features and so is
+    about the strongest ones; it alone brings the texture of a painting. The distance of
+    Gaussians, of second power, brings its swirls and stars, but is further off in the
+    Gram distance at the same content loss. The blend keeps the strokes and stays near
+    in both.
 
     ``style_scale`` in [0.25, 4] is the stroke size; at 1 the style image has the size
     of the picture, or its own where that is smaller. ``preserve_color`` keeps the
@@ -309,8 +325,7 @@ def optimize_file(
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     run = _Run(picture, style, chosen, _show)
-    told = {k: v for k, v in options.items() if isinstance(v, bool | int | float)}
-    provenance = {"optimized": True, **told}
+    provenance = _provenance(style, options)
     try:
         run()
     except KeyboardInterrupt:
@@ -320,6 +335,26 @@ def optimize_file(
         raise
     write_picture(picture, run.pixels(), dst, provenance=provenance)
     return picture.size
+
+
+def _provenance(style: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result's metadata says: style images and parameters."""
+    parts = _style_images(style)
+    total = sum(float(part.weight) for part in parts)
+    names = [f"{_name(part.image)}:{float(part.weight) / total:.2f}" for part in parts]
+    given = {name: options[name] for name in _TOLD if name in options}
+    if "init" in given:
+        given["init"] = _name(given["init"])
+    style = " + ".join(names) if len(parts) > 1 else _name(parts[0].image)
+    return {"optimized": True, "style": style, **given}
+
+
+def _name(what: Any) -> str:
+    """Return what the metadata calls a picture or a style; no folders of the user."""
+    if not isinstance(what, str | os.PathLike):
+        return "picture"
+    name = os.fspath(what)
+    return os.path.basename(name) if os.path.isfile(name) else name
 
 
 class _Run:
@@ -367,8 +402,8 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             raise MemoryLimitError(
-                f"The memory of {self.device} does not suffice; allow less with "
-                "--memory (memory_limit= in Python), or use the CPU."
+                f"Not enough memory on {self.device}; lower --memory (memory_limit= in "
+                f"Python){'' if self.device.type == 'cpu' else ', or use the CPU'}."
             ) from error
 
     def _descend(self) -> None:
@@ -459,10 +494,14 @@ class _Run:
     def _plan(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the tile size and the history of L-BFGS that fit the memory."""
         limit = self.options.memory_limit or _MEMORY
+        scale = self.options.style_scale
         vector = 12 * size[0] * size[1]
         per_pixel = _BYTES_PER_PIXEL[self.network.dtype]
         border = 2 * overlap_of(self.network)
-        fixed = _VECTORS * vector + 12 * self.content[0, 0].numel()
+        fixed = (_VECTORS - 1 + max(1, scale**2)) * vector
+        fixed += sum(
+            4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
+        )
         least = fixed + 2 * 2 * vector + per_pixel * (_SMALLEST_TILE + border) ** 2
         pairs = min(_HISTORY, max(2, limit // 4 // (2 * vector)))
         left = limit - fixed - pairs * 2 * vector
@@ -526,15 +565,15 @@ class _Run:
             mask = self._map(part.mask, picture)
             if not mask.any():
                 raise ValueError(
-                    "The mask of a style image is black; make white what of the image "
-                    "counts."
+                    "The mask of a style image is black; paint the part that counts "
+                    "white."
                 )
         if self.mask is not None:
             region = self.mask
         if part.region is not None:
             region = self._map(part.region, self.picture)
             region = region if self.mask is None else region * self.mask
-        image = _padded(_tensor(picture, self.device))
+        image = _padded(_tensor(picture, self.device, over_white=True))
         return Style(image, float(part.weight), mask, region)
 
     def _map(self, mask: Any, picture: Picture) -> Tensor:
@@ -610,9 +649,15 @@ def _open(image: Any) -> Picture:
     return Picture.from_image(image)
 
 
-def _tensor(picture: Picture, device: torch.device) -> Tensor:
-    """Return the pixels as (1, 3, H, W) in [0, 1]."""
-    pixels = color.change_depth(picture.pixels, np.float32)
+def _tensor(
+    picture: Picture, device: torch.device, *, over_white: bool = False
+) -> Tensor:
+    """Return the pixels as (1, 3, H, W) in [0, 1], the transparent ones as they are
+    or as white paper."""
+    pixels = picture.pixels
+    if over_white and picture.alpha is not None:
+        pixels = color.over_white(pixels, picture.alpha)
+    pixels = color.change_depth(pixels, np.float32)
     planes = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
     return planes.contiguous().clamp_(0, 1).to(device)
 
@@ -681,9 +726,6 @@ def _loss_network(
     size = [max(LEAST_SIDE, round(side * scale)) for side in (height, width)]
     network.calibrate(resize(content, size))
     return network
-
-
-_CALIBRATION = 256
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -54,7 +54,8 @@ def find_tensors(
 ) -> dict[str, tuple[int, int]]:
     """Return where the wanted tensors, float32 or float16, lie in a safetensors file.
 
-    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them.
+    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them. Raises
+    :class:`TrainingError` where a tensor is missing or lies elsewhere than it must.
     """
     start = read(0, min(_FIRST_READ, size))
     end = 8 + int.from_bytes(start[:8], "little")
@@ -93,6 +94,10 @@ def group_touching(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
 
 
 def find_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """Return ``path``, or the first safetensors file of that folder, that has them all.
+
+    Raises :class:`TrainingError` where none has.
+    """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     for file in files:
         try:
@@ -117,6 +122,7 @@ def _read_at(stream: BinaryIO, start: int, stop: int) -> bytes:
 
 
 def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the names and values of NumPy arrays."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

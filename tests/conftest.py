@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.hub_server import HubServer
 
 
 def require(condition: object, reason: str) -> None:
@@ -90,6 +95,16 @@ def shallow_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same to conv2_1."""
     folder = tmp_path_factory.mktemp("shallow")
     return save_random_vgg(folder / "vgg19.safetensors", "relu2_1")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
+    """A Hub on loopback for the tests of one file, see hub_server."""
+    from tests.hub_server import HubServer
+
+    server = HubServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -296,6 +296,22 @@ def test_msg_net_is_aimed_at_a_style_image(
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
+def test_what_is_transparent_in_a_style_image_is_white_paper(tmp_path: Path) -> None:
+    new_msg_net().save(tmp_path / "old.model")
+    painted = Image.new("RGBA", (64, 64), "white")
+    painted.paste("teal", (0, 0, 32, 64))
+    painted.convert("RGB").save(tmp_path / "opaque.png")
+    painted.paste((90, 0, 0, 0), (32, 0, 64, 64))
+    painted.save(tmp_path / "clear.png")
+    vectors = []
+    for name in ("opaque", "clear"):
+        path = tmp_path / f"{name}.safetensors"
+        image = tmp_path / f"{name}.png"
+        convert(tmp_path / "old.model", path, style_image=image, **RIGHTS)
+        vectors.append(load_style(path).vector)
+    torch.testing.assert_close(*vectors)
+
+
 def test_msg_net_needs_a_style_image(tmp_path: Path) -> None:
     new_msg_net().save(tmp_path / "old.model")
     with pytest.raises(ValueError, match="style_image"):
@@ -407,6 +423,63 @@ def test_a_network_with_a_missing_tensor_is_refused(tmp_path: Path) -> None:
             with pytest.raises(InvalidStyleError) as caught:
                 convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
             assert "\n" not in str(caught.value), kind
+
+
+@pytest.mark.parametrize(
+    ("create", "name", "change"),
+    [
+        (new_fast_neural_style, "in1.weight", lambda v: v[1:].clone()),
+        (new_fast_neural_style, "in1.bias", lambda v: v.repeat(2)),
+        (new_fast_neural_style, "in1.weight", lambda v: v[:, None]),
+        (new_fast_neural_style, "in1.weight", lambda v: v.to(torch.complex64)),
+        (new_fast_neural_style, "in1.weight", lambda v: v[:1].half().expand(10**13)),
+        (new_fast_neural_style, "in1.weight", lambda v: v.int()),
+        (new_fast_neural_style, "conv1.conv2d.weight", lambda v: v.sum()),
+        (new_fast_neural_style, "conv2.conv2d.weight", lambda v: v.to_sparse()),
+        (new_fast_neural_style, "conv2.conv2d.weight", lambda v: v.to("meta")),
+        (new_fast_neural_style, "res1.conv1.conv2d.weight", lambda v: v[:, 1:].clone()),
+        (new_rrmina, "ConvBlock.0.conv_layer.weight", lambda v: v[:, 0, 0, 0].clone()),
+        (new_rrmina, "DeconvBlock.4.conv_layer.bias", lambda v: v.sum()),
+    ],
+)
+def test_a_tensor_of_another_shape_or_type_is_refused(
+    create: Callable[[], Checkpoint],
+    name: str,
+    change: Callable[[Tensor], Tensor],
+    tmp_path: Path,
+) -> None:
+    checkpoint = create()
+    checkpoint[name] = change(checkpoint[name])
+    checkpoint.save(tmp_path / "old.pth")
+    with pytest.raises(InvalidStyleError, match="another shape or type"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_norms_whose_sizes_add_up_all_the_same_are_refused(tmp_path: Path) -> None:
+    checkpoint = new_fast_neural_style()
+    scales = checkpoint["in1.weight"], checkpoint["in5.weight"]
+    short, long = torch.cat(scales).split([7, 9])
+    checkpoint |= {"in1.weight": short, "in5.weight": long}
+    Checkpoint(checkpoint).save(tmp_path / "old.pth")
+    with pytest.raises(InvalidStyleError, match=r"its tensor 'in1.weight'"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+
+
+def test_a_matrix_that_does_not_fit_its_network_is_refused(tmp_path: Path) -> None:
+    checkpoint = new_msg_net()
+    checkpoint["ins.weight"] = torch.rand(1, 18, 18)
+    checkpoint.save(tmp_path / "old.model")
+    Image.new("RGB", (9, 9)).save(tmp_path / "style.png")
+    paths = tmp_path / "old.model", tmp_path / "new.safetensors"
+    with pytest.raises(InvalidStyleError, match="another shape or type"):
+        convert(*paths, style_image=tmp_path / "style.png", **RIGHTS)
+
+
+def test_a_missing_file_of_either_kind_is_said_to_be_missing(tmp_path: Path) -> None:
+    for name in ("old.pth", "old.safetensors"):
+        with pytest.raises(InvalidStyleError, match="No such file"):
+            convert(tmp_path / name, tmp_path / "new.safetensors", **RIGHTS)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

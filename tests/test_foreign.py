@@ -38,7 +38,7 @@ def build(name: str, **sizes: Any) -> ForeignNetwork:
 def test_sizes_that_no_checkpoint_has_are_refused(
     name: str, sizes: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r"size of a network|values to unpack"):
+    with pytest.raises(ValueError, match=r"size of a network|widths must be three"):
         build(name, **sizes)
 
 

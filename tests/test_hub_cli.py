@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,16 @@ import torch
 from styleplug.networks import StyleNetwork, save_style
 from styleplug.style import StyleInfo, read_info
 from tests.hub_client import ROOT, hub_environment
-from tests.hub_server import OWNER_TOKEN, HubServer
+from tests.hub_server import OWNER_TOKEN, Fault, HubServer
 from tests.test_convert import new_fast_neural_style
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    server = HubServer()
-    yield server
-    server.close()
+@pytest.fixture(autouse=True)
+def _start_empty(server: HubServer) -> None:
+    server.repos.clear()
+    server.forget_requests()
 
 
 @pytest.fixture
@@ -95,6 +94,18 @@ def test_styles_are_found_pulled_kept_and_used_offline(
     info = run("info", "owner/one", HF_HUB_OFFLINE="1")
     assert f"revision        {commit}" in info.stdout
     assert not server.requests
+
+
+def test_a_cached_style_that_could_not_be_looked_up_is_told(
+    server: HubServer, run: Run, style: Path
+) -> None:
+    server.add("owner/wave", {"model.safetensors": style})
+    pulled = run("pull", "owner/wave")
+    server.repos["owner/wave"].faults = [Fault("status", "HEAD", 503)]
+    again = run("pull", "owner/wave")
+    assert (again.returncode, again.stdout) == (0, pulled.stdout)
+    (line,) = again.stderr.splitlines()
+    assert "owner/wave is used as cached: The Hub has a problem" in line
 
 
 def test_one_style_that_fails_does_not_stop_the_others(

@@ -85,13 +85,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     return path, write_vgg(path)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    server = HubServer()
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def client(server: HubServer, tmp_path: Path) -> Iterator[HubClient]:
     server.forget_requests()
@@ -224,6 +217,17 @@ def test_a_repository_that_holds_no_vgg19_is_refused(
 def test_without_a_network_it_says_so(server: HubServer, tmp_path: Path) -> None:
     client = HubClient(server.url, tmp_path, HF_HUB_OFFLINE="1")
     with pytest.raises(RemoteError, match="HF_HUB_OFFLINE") as caught:
+        client("hub.loss_network_file")
+    assert caught.value.kind == "DownloadError"
+    client.close()
+
+
+def test_an_assets_cache_that_cannot_be_written_is_explained(
+    server: HubServer, tmp_path: Path
+) -> None:
+    (tmp_path / "assets").write_text("in the way")
+    client = HubClient(server.url, tmp_path, HF_ASSETS_CACHE=str(tmp_path / "assets"))
+    with pytest.raises(RemoteError, match="Corrupted assets folder") as caught:
         client("hub.loss_network_file")
     assert caught.value.kind == "DownloadError"
     client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import sys
@@ -228,6 +229,15 @@ def test_the_mask_of_a_style_tells_what_of_it_counts(shallow):
     assert red > blue + 50
 
 
+def test_what_is_transparent_in_a_style_is_white_paper(content_image, stripes, shallow):
+    sheet = Image.new("RGB", (64, 40), "white")
+    sheet.paste(stripes)
+    clear = sheet.convert("RGBA")
+    clear.paste((200, 0, 0, 0), (48, 0, 64, 40))
+    results = [optimize(content_image, style, **shallow) for style in (sheet, clear)]
+    assert np.array_equal(*map(np.array, results))
+
+
 @pytest.mark.parametrize("kind", ["mask", "region"])
 def test_a_black_mask_leaves_the_content_as_it_is(
     kind, content_image, stripes, shallow, caplog
@@ -288,6 +298,15 @@ def test_with_little_memory_it_falls_to_tiles_and_says_so(shallow, stripes, capl
     assert np.abs(tiled.astype(int) - whole).mean() < 0.5
 
 
+def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
+    shallow.update(iterations=1, memory_limit=280_000_000)
+    content = np.zeros((300, 300, 3), np.uint8)
+    optimize(content, stripes, **shallow)
+    assert caplog.text == ""
+    optimize(content, stripes, style_scale=4, **shallow)
+    assert "tiles" in caplog.text
+
+
 def test_too_little_memory_is_refused_and_the_least_is_told(
     content_image, stripes, shallow
 ):
@@ -303,7 +322,7 @@ def test_memory_that_runs_out_on_the_way_is_told(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(Objective, "__call__", evaluate)
-    with pytest.raises(MemoryLimitError, match="allow less with --memory"):
+    with pytest.raises(MemoryLimitError, match="lower --memory"):
         optimize(content_image, stripes, **shallow)
 
 
@@ -371,6 +390,10 @@ def test_content_and_style_may_differ_wildly_in_size(shallow):
         ({"iterations": 0}, "iterations must be between 1"),
         ({"tolerance": 2}, "tolerance must be between 0 and 1"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
+        ({"style_layers": "pool5"}, "style_layers must be one of"),
+        ({"memory_limit": 0}, "memory_limit must be a number above 0"),
+        ({"memory_limit": -1}, "memory_limit must be a number above 0"),
+        ({"memory_limit": "2G"}, "memory_limit must be a number above 0"),
     ],
 )
 def test_misuse_is_named(keywords, message, content_image, stripes, shallow):
@@ -504,6 +527,27 @@ def test_a_file_keeps_its_depth_and_metadata(content_image, stripes, shallow, tm
         assert "optimized" in result.getexif()[0x0131]
     with pytest.raises(FileExistsError, match="overwriting"):
         optimize_file(source, target, tmp_path / "style.png", **shallow)
+
+
+def test_a_file_tells_what_made_it_but_no_folder(
+    content_image, stripes, shallow, tiny_style, tmp_path
+):
+    source, target, style = (tmp_path / f"{n}.png" for n in ("photo", "out", "style"))
+    content_image.save(source)
+    stripes.save(style)
+    shallow.update(optimizer="adam", init=str(tiny_style), memory_limit=1 << 31)
+    optimize_file(source, target, [(style, 3), (stripes, 1)], **shallow)
+    with Image.open(target) as result:
+        told = json.loads(result.info["Software"].split(maxsplit=2)[2])
+    assert told == {
+        "optimized": True,
+        "style": "style.png:0.75 + picture:0.25",
+        "content_layers": "relu2_1",
+        "style_layers": ["relu1_1", "relu2_1"],
+        "init": tiny_style.name,
+        "optimizer": "adam",
+        "iterations": 4,
+    }
 
 
 def test_an_interruption_writes_the_best_picture_so_far(

@@ -49,13 +49,6 @@ def style(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    server = HubServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def client(
     server: HubServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HubClient]:
@@ -239,6 +232,23 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_style(path, network.new_style() * float("nan"), network, INFO)
     with pytest.raises(InvalidStyleError, match="not finite"):
         hub.publish(path, "owner/wave", dry_run=True)
+
+
+def test_a_style_too_large_to_be_pulled_is_not_published(
+    style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MAX_STYLE_BYTES", style.stat().st_size - 1)
+    with pytest.raises(InvalidStyleError, match="smaller network"):
+        hub.publish(style, "owner/wave", dry_run=True)
+
+
+def test_samples_of_the_same_name_are_refused(style: Path, tmp_path: Path) -> None:
+    samples = [tmp_path / "a.jpg", tmp_path / "other" / "a.jpg"]
+    samples[1].parent.mkdir()
+    for sample in samples:
+        sample.write_bytes(b"a picture")
+    with pytest.raises(ValueError, match="different file names"):
+        hub.publish(style, "owner/wave", dry_run=True, samples=samples)
 
 
 @pytest.mark.parametrize("repo_id", ["owner/wave@main", "owner/wave@v1"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import html
 import logging
@@ -41,13 +40,16 @@ from .studio import (
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-THUMBNAILS = Path.home() / ".cache" / "styleplug" / "thumbnails"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+THUMBNAILS = _CACHE / "styleplug" / "thumbnails"
 
 _CLEAN_EVERY, _KEEP = 600, 3000
-"""Seconds; together no file of a visitor is older than an hour."""
+"""Seconds; together no file of a visitor is unused for longer than an hour."""
 _WAITING = 60
 """Visitors in the queue; one more is asked to come back."""
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+_API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
+"""Apart, for a call may name a style that is to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
@@ -138,8 +140,8 @@ def build(
 
 def _clean_regularly(studio: Studio) -> NoReturn:
     while True:
-        time.sleep(_CLEAN_EVERY)
         studio.clean(_KEEP)
+        time.sleep(_CLEAN_EVERY)
 
 
 def _sentences(function: F) -> F:
@@ -161,17 +163,16 @@ class _Desk:
     def __init__(self, studio: Studio, thumbnails: Path) -> None:
         self.studio = studio
         self.thumbnails = thumbnails
-        self.jobs: dict[str, bool] = {}
-        """Paintings under way or in the queue, and whether to stop them."""
+        self.jobs: set[str] = set()
+        """Paintings under way or in the queue, without those told to stop."""
 
     # Layout
 
     def lay_out(self) -> None:
-        names = list(self.studio.styles)
         gr.HTML(
             "<h1>styleplug</h1><p>Turn a photo into a painting. Choose a picture and a "
             "style, or a painting of your own as the style; move the line to compare, "
-            "and take it home in full size.</p>",
+            "and download it in full size.</p>",
             elem_id="header",
         )
         with gr.Row(elem_id="columns", equal_height=False):
@@ -181,69 +182,67 @@ class _Desk:
                 with gr.Tab("Many pictures"):
                     self._lay_out_batch()
             with gr.Column(scale=5, min_width=320):
-                self.picker = gr.HTML(
-                    names[0],
-                    groups=self._groups({}),
-                    html_template=(HERE / "picker.html").read_text(),
-                    js_on_load=(HERE / "picker.js").read_text(),
-                    apply_default_css=False,
-                    label="Style",
-                    elem_id="picker",
-                )
-                self.own = gr.State({})
-                with gr.Column(elem_id="own-part"):
-                    self.own_upload = gr.UploadButton(
-                        "Use your own painting as the style", file_types=["image"]
-                    )
-                    self.own_upload.preprocess = _path_of  # type: ignore[method-assign]
-                    self.own_status = gr.HTML(_say(""), elem_id="own-status")
-                self.strength = gr.Slider(
-                    0, 1, 1, step=0.01, label="Strength",
-                    info="How far from the photo",
-                )  # fmt: skip
-                self.scale = gr.Slider(
-                    0.25, 4, 1, step=0.05, label="Stroke size",
-                    info="2 paints with a brush twice as large",
-                )  # fmt: skip
-                self.colors = gr.Checkbox(label="Keep the photo's colours")
-                with gr.Accordion("Blend with a second style", open=False):
-                    self.second = gr.Dropdown(
-                        self._choices({}), value="", label="Second style"
-                    )
-                    self.mix = gr.Slider(
-                        0, 1, 0.5, step=0.01, label="Share of the second style"
-                    )
+                self._lay_out_styles()
+                self._lay_out_settings()
                 if self.studio.hub_styles:
-                    with gr.Accordion("A style from the Hugging Face Hub", open=False):
-                        hub_name = gr.Textbox(
-                            label="Repository",
-                            placeholder="owner/name",
-                            info="Press Enter to add it to the list above",
-                            max_length=200,
-                        )
-                        hub_status = gr.HTML(elem_id="hub-status")
-                    hub_name.submit(
-                        self._add_hub_style, [hub_name, self.own],
-                        [self.picker, self.second, hub_status], **_QUIET,
-                    )  # fmt: skip
+                    self._lay_out_hub()
         gr.Markdown(
-            f"Pictures are used for nothing but this, and deleted within the hour. "
-            f"Up to {self.studio.limits.pixels // 1_000_000} megapixels.",
+            f"Pictures are used for nothing but this, and deleted within an hour of "
+            f"their last use. Up to {self.studio.limits.pixels // 1_000_000} "
+            "megapixels.",
             elem_id="footnote",
         )
         self.settings = [
             *(self.picker, self.strength, self.scale),
             *(self.colors, self.second, self.mix),
         ]
-        self.own_upload.upload(
-            self._add_own_style, [self.own_upload, self.own],
-            [self.own, self.picker, self.second, self.own_status],
-            api_visibility="private", show_progress="minimal",
-            show_progress_on=self.own_status,
-        )  # fmt: skip
+        self._connect_styles()
         self._connect_stage()
         self._connect_batch()
         self._offer_api()
+
+    def _lay_out_styles(self) -> None:
+        self.picker = gr.HTML(
+            next(iter(self.studio.styles)),
+            groups=self._groups({}),
+            html_template=(HERE / "picker.html").read_text(),
+            js_on_load=(HERE / "picker.js").read_text(),
+            apply_default_css=False,
+            label="Style",
+            elem_id="picker",
+        )
+        self.own = gr.State({})
+        with gr.Column(elem_id="own-part"):
+            self.own_upload = gr.UploadButton(
+                "Use your own painting as the style", file_types=["image"]
+            )
+            self.own_upload.preprocess = _path_of  # type: ignore[method-assign]
+            self.own_status = gr.HTML(_say(""), elem_id="own-status")
+
+    def _lay_out_settings(self) -> None:
+        self.strength = gr.Slider(
+            0, 1, 1, step=0.01, label="Strength", info="How far from the photo"
+        )
+        self.scale = gr.Slider(
+            0.25, 4, 1, step=0.05, label="Stroke size",
+            info="2 paints with a brush twice as large",
+        )  # fmt: skip
+        self.colors = gr.Checkbox(label="Keep the photo's colours")
+        with gr.Accordion("Blend with a second style", open=False):
+            self.second = gr.Dropdown(self._choices({}), value="", label="Second style")
+            self.mix = gr.Slider(
+                0, 1, 0.5, step=0.01, label="Share of the second style"
+            )
+
+    def _lay_out_hub(self) -> None:
+        with gr.Accordion("A style from the Hugging Face Hub", open=False):
+            self.hub_name = gr.Textbox(
+                label="Repository",
+                placeholder="owner/name",
+                info="Press Enter to add it to the list above",
+                max_length=200,
+            )
+            self.hub_status = gr.HTML(elem_id="hub-status")
 
     def _lay_out_stage(self) -> None:
         self.content = gr.State(None)
@@ -294,7 +293,7 @@ class _Desk:
     def _lay_out_batch(self) -> None:
         gr.Markdown(
             "Paint many pictures with the style and settings chosen on this page, and "
-            "take them home as a zip file."
+            "download them as a zip file."
         )
         self.batch_files = gr.File(
             label="Pictures", file_count="multiple", height=220, elem_id="batch-files"
@@ -311,12 +310,14 @@ class _Desk:
             "Download zip", variant="primary", visible=False
         )
 
+    # Styles
+
     def _groups(self, own: OwnStyles) -> list[dict[str, Any]]:
         """Return the gallery, a visitor's own paintings first."""
         groups: dict[str, list[dict[str, str]]] = {}
         for name, info in self.studio.styles.items():
             try:
-                image = self.studio.thumbnail(info, self.thumbnails).read_bytes()
+                image = self.studio.thumbnail(info, self.thumbnails)
             except (StyleplugError, OSError) as error:
                 logger.warning("The style %s is left out: %s", name, error)
                 continue
@@ -358,6 +359,46 @@ class _Desk:
             *((style.title, style.id) for style in reversed(own.values())),
             *((style_title(info), name) for name, info in self.studio.styles.items()),
         ]
+
+    def _connect_styles(self) -> None:
+        self.own_upload.upload(
+            self._add_own_style, [self.own_upload, self.own],
+            [self.own, self.picker, self.second, self.own_status],
+            api_visibility="private", show_progress="minimal",
+            show_progress_on=self.own_status,
+        )  # fmt: skip
+        if self.studio.hub_styles:
+            self.hub_name.submit(
+                self._add_hub_style, [self.hub_name, self.own],
+                [self.picker, self.second, self.hub_status], **_QUIET,
+            )  # fmt: skip
+
+    def _add_hub_style(self, name: str, own: OwnStyles) -> tuple[Any, ...]:
+        try:
+            info = self.studio.add_hub_style(name)
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), gr.skip(), _say(str(error), wrong=True)
+        added = f"Added {style_title(info)}, licence {info.license}."
+        return *self._offer(own, style_id(info)), _say(added)
+
+    def _add_own_style(self, path: str | None, own: OwnStyles) -> tuple[Any, ...]:
+        try:
+            style = self.studio.own_style(_given(path), own)
+        except (StyleplugError, ValueError) as error:
+            return gr.skip(), gr.skip(), gr.skip(), _say(str(error), wrong=True)
+        own = {**own, style.id: style}
+        text = (
+            f"{style.title} is now a style, until you leave the page or do not use it "
+            f"for {_KEEP // 60} minutes."
+        )
+        return own, *self._offer(own, style.id), _say(text)
+
+    def _offer(self, own: OwnStyles, chosen: str) -> tuple[Any, Any]:
+        """Return what brings the gallery and the second styles up to date."""
+        return (
+            gr.update(groups=self._groups(own), value=chosen),
+            gr.update(choices=self._choices(own)),
+        )
 
     # One picture
 
@@ -504,57 +545,32 @@ class _Desk:
 
     def _begin(self, request: gr.Request) -> tuple[Any, ...]:
         job = f"{request.session_hash} {secrets.token_hex(8)}"
-        self.jobs[job] = False
+        self.jobs.add(job)
         return job, *_buttons("stop")
 
-    def _stop(self, job: str | None) -> tuple[Any, ...]:
-        if job in self.jobs:
-            self.jobs[job] = True
+    def _stop(self, job: str) -> tuple[Any, ...]:
+        self.jobs.discard(job)
         return _say("Stopped."), *_buttons("full")
 
     def leave(self, request: gr.Request) -> None:
         """Stop what a visitor who has left was waiting for."""
         for job in list(self.jobs):
             if job.startswith(f"{request.session_hash} "):
-                self.jobs[job] = True
+                self.jobs.discard(job)
 
     @contextmanager
     def _report(self, job: str, progress: gr.Progress) -> Iterator[Progress]:
         """Give what the engine calls: shows progress, and ends a job told to stop."""
 
         def report(fraction: float) -> None:
-            if self.jobs.get(job, True):
+            if job not in self.jobs:
                 raise StoppedError("Stopped.")
             progress(fraction, desc="Painting")
 
         try:
             yield report
         finally:
-            self.jobs.pop(job, None)
-
-    def _add_hub_style(self, name: str, own: OwnStyles) -> tuple[Any, ...]:
-        try:
-            info = self.studio.add_hub_style(name)
-        except (StyleplugError, ValueError) as error:
-            return gr.skip(), gr.skip(), _say(str(error), wrong=True)
-        added = f"Added {style_title(info)}, licence {info.license}."
-        return *self._offer(own, style_id(info)), _say(added)
-
-    def _add_own_style(self, path: str | None, own: OwnStyles) -> tuple[Any, ...]:
-        try:
-            style = self.studio.own_style(_given(path), own)
-        except (StyleplugError, ValueError) as error:
-            return gr.skip(), gr.skip(), gr.skip(), _say(str(error), wrong=True)
-        own = {**own, style.id: style}
-        text = f"{style.title} is now a style, until you leave the page."
-        return own, *self._offer(own, style.id), _say(text)
-
-    def _offer(self, own: OwnStyles, chosen: str) -> tuple[Any, Any]:
-        """Return what brings the gallery and the second styles up to date."""
-        return (
-            gr.update(groups=self._groups(own), value=chosen),
-            gr.update(choices=self._choices(own)),
-        )
+            self.jobs.discard(job)
 
     # Many pictures
 
@@ -608,16 +624,19 @@ class _Desk:
             photo = _photo(label="Photo")
             mask = _photo(label="Mask: white is painted, black stays a photo")
             files = gr.File(label="Photos", file_count="multiple")
+            second = gr.Textbox("", label="Second style")
             painted = _photo(label="Style image: its style is taken, instead of style")
             painting = gr.Image(label="Painting", type="filepath", format="png")
             archive = gr.File(label="Zip file of the paintings")
             listing = gr.JSON(label="Styles")
             call = gr.Button()
-        inputs = [photo, *self.settings, mask, painted]
-        call.click(self._api_stylize, inputs, painting, api_name="stylize", **_ENGINE)
-        call.click(self._api_preview, inputs, painting, api_name="preview", **_ENGINE)
+        # A dropdown would refuse a style that was added after the page was built.
+        settings = [second if c is self.second else c for c in self.settings]
+        inputs = [photo, *settings, mask, painted]
+        call.click(self._api_stylize, inputs, painting, api_name="stylize", **_API)
+        call.click(self._api_preview, inputs, painting, api_name="preview", **_API)
         call.click(
-            self._api_stylize_batch, [files, *self.settings, painted], archive,
+            self._api_stylize_batch, [files, *settings, painted], archive,
             api_name="stylize_batch", concurrency_id="batch", concurrency_limit=1,
         )  # fmt: skip
         call.click(self._api_list_styles, None, listing, api_name="list_styles")
@@ -708,7 +727,7 @@ class _Desk:
         """Turn many photos into paintings of one style.
 
         Args:
-            images: The photos; those that cannot be read are left out.
+            images: The photos; those that cannot be painted are left out.
             style: Name of a style, see list_styles.
             strength: How far from the photo, 0 (not at all) to 1.
             style_scale: Stroke size, 0.25 to 4; 2 is a brush twice as large.
@@ -718,7 +737,8 @@ class _Desk:
             style_image: Any picture, to paint in its style; style is then not used.
 
         Returns:
-            A zip file of the paintings.
+            A zip file of the paintings; left-out.txt in it says which photos were left
+            out and why.
         """
         settings = self._given_settings(
             style_image,
@@ -771,7 +791,7 @@ def _path_of(payload: Any) -> str | None:
 
 
 def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:
-    return dataclasses.replace(Settings(*values), own=own)
+    return Settings(*values, own=own)
 
 
 def _given(path: str | None) -> str:

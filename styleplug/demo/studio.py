@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -58,6 +59,7 @@ _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
 _OWN = "own:"
+_PREFIX = "styleplug-"
 
 T = TypeVar("T")
 Parts = list[tuple[Path, float]]
@@ -79,6 +81,8 @@ class Limits:
     """Of one batch."""
     own_styles: int = 20
     """Paintings of one visit."""
+    hub_styles: int = 100
+    """Fetched from the Hub for all visitors together."""
     preview_side: int = 800
     """Longer side of a preview, in pixels."""
 
@@ -94,7 +98,7 @@ class Settings:
     second_style: str = ""
     mix: float = 0.5
     """Share of the second style."""
-    own: Mapping[str, OwnStyle] = field(default_factory=dict)
+    own: Mapping[str, OwnStyle] = field(default_factory=dict, kw_only=True)
     """The visitor's paintings by id; both styles may be one of them."""
 
 
@@ -154,14 +158,17 @@ class Studio:
         """
         self.styles: Mapping[str, StyleInfo] = {style_id(i): i for i in styles}
         """Never changed but replaced, for others may be iterating over it."""
+        self._offered = len(self.styles)
         self.limits = limits or Limits()
         self.hub_styles = tuple(hub_styles)
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="styleplug-", dir=folder))
+        self._around = None if folder is None else Path(folder)
+        if self._around:
+            self._around.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
         atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         self._engine = ThreadPoolExecutor(1, "styleplug")
         self._adding = threading.Lock()
+        self._thumbnails: dict[Path, bytes] = {}
 
     # Styles
 
@@ -175,7 +182,15 @@ class Studio:
         name = name.strip()
         repo_id = name.partition("@")[0]
         if not any(fnmatch.fnmatchcase(repo_id, p) for p in self.hub_styles):
-            raise StyleNotFoundError(f"This page may not use the Hub style {repo_id}.")
+            raise StyleNotFoundError(
+                f"This page does not allow the Hub style {repo_id}; "
+                "choose one of the list."
+            )
+        if len(self.styles) - self._offered >= self.limits.hub_styles:
+            raise StyleNotFoundError(
+                f"This page has {self.limits.hub_styles} styles from the Hub already; "
+                "choose one of the list."
+            )
         path = hub.pull(name, token=False)
         with _explained(path, name):
             info = Stylizer(path, device="cpu").info
@@ -187,7 +202,8 @@ class Studio:
         """Look at the style of an uploaded picture; its id is none of ``taken``."""
         if len(taken) >= self.limits.own_styles:
             raise ValueError(
-                f"These are {len(taken)} paintings; reload the page to choose others."
+                f"You already have {len(taken)} paintings; reload the page to start "
+                "over."
             )
 
         def look() -> OwnStyle:
@@ -197,30 +213,35 @@ class Studio:
             small = _shrink(picture, picture.pixels, _STYLE_SIDE)
             small.save(copy, compress_level=1)
             Stylizer(copy, device="cpu")
-            tile = io.BytesIO()
-            square = ImageOps.fit(small, (_THUMBNAIL, _THUMBNAIL))
-            square.save(tile, "WEBP", quality=82)
+            tile = _webp(ImageOps.fit(small, (_THUMBNAIL, _THUMBNAIL)))
             name = _unique(_OWN + _plain(title), set(taken))
-            return OwnStyle(name, title, str(copy), tile.getvalue())
+            return OwnStyle(name, title, str(copy), tile)
 
         with _explained(path):
             return self.run(look)
 
-    def thumbnail(self, info: StyleInfo, cache: Path) -> Path:
-        """Return a WebP of the example scene in a style, painted once per cache."""
+    def thumbnail(self, info: StyleInfo, cache: Path) -> bytes:
+        """Return a WebP of the example scene in a style, painted once per cache.
+
+        Where ``cache`` cannot be written, it is kept as long as the process.
+        """
         assert info.path is not None
         digest = hashlib.sha256(info.path.read_bytes())
         digest.update(EXAMPLES[-1].read_bytes())
         path = cache / f"{digest.hexdigest()[:32]}.webp"
-        if not path.exists():
-            scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
-            thumbnail = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
-            thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-            cache.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            thumbnail.save(part, "WEBP", quality=82)
-            part.replace(path)
-        return path
+        if path not in self._thumbnails:
+            try:
+                self._thumbnails[path] = path.read_bytes()
+            except OSError:
+                self._thumbnails[path] = self._paint_thumbnail(info)
+                _keep(self._thumbnails[path], path)
+        return self._thumbnails[path]
+
+    def _paint_thumbnail(self, info: StyleInfo) -> bytes:
+        scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
+        painted = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
+        painted.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+        return _webp(painted)
 
     def warm_up(self) -> None:
         """Load the styles, and paint once so that the first visitor need not wait."""
@@ -238,6 +259,12 @@ class Studio:
         self._engine.submit(paint)
 
     def _parts(self, settings: Settings) -> Parts:
+        """Return the style files and their shares; it may wait for the Hub.
+
+        So it is for the thread of a visitor, never for the engine's.
+        """
+        for style in settings.own.values():
+            _touch(style.path)
         mix = _number("mix", settings.mix, 0, 1) if settings.second_style else 0.0
         parts = [(settings.style, 1 - mix), (settings.second_style, mix)]
         own = settings.own
@@ -305,11 +332,15 @@ class Studio:
         self, content: Content, settings: Settings, mask: Image.Image | None = None
     ) -> str:
         """Return the painted preview of an opened picture, of the same size."""
+        parts, options = self._parts(settings), {**_options(settings), "mask": mask}
+        for path in (content.path, content.preview):
+            _use(path)
 
         def paint() -> str:
             with Image.open(content.preview) as photo:
-                photo.load()
-            return self._save(self._paint_image(photo, settings, mask), "preview")
+                picture = Picture.from_image(photo)
+            pixels = _render(picture.pixels, parts, options, None)
+            return self._save(picture.to_image(pixels), "preview")
 
         return self.run(paint)
 
@@ -322,9 +353,12 @@ class Studio:
         progress: Progress | None = None,
     ) -> Painting:
         """Paint an uploaded file in full size, format and metadata kept."""
+        parts = self._parts(settings)
 
         def paint() -> Painting:
-            picture, pixels, result = self._paint_file(path, settings, mask, progress)
+            picture, pixels, result = self._paint_file(
+                path, parts, settings, mask, progress
+            )
             before = self._save(_shrink(picture, picture.pixels, _SHOWN), "before")
             after = self._save(_shrink(picture, pixels, _SHOWN), "after")
             return Painting(result, before, after)
@@ -338,34 +372,39 @@ class Studio:
         settings: Settings,
         progress: Progress | None = None,
     ) -> Batch:
-        """Paint uploaded files into a zip; others have their turn in between."""
+        """Paint uploaded files into a zip; others have their turn in between.
+
+        Where some cannot be painted, ``left-out.txt`` in it says which and why.
+        """
         if not paths:
             raise ValueError("Choose some pictures first.")
         if len(paths) > self.limits.files:
             raise ValueError(
                 f"These are {len(paths)} pictures; choose at most {self.limits.files}."
             )
-        self._parts(settings)
+        parts = self._parts(settings)
         archive = self._new_file("styleplug.zip")
         refused: list[str] = []
         taken: set[str] = set()
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
             for index, path in enumerate(paths):
-                part = _share(progress, index, len(paths))
+                report = _share(progress, index, len(paths))
                 try:
                     with _explained(path):
                         *_, result = self.run(
                             functools.partial(
-                                self._paint_file, path, settings, None, part
+                                self._paint_file, path, parts, settings, None, report
                             )
                         )
                 except StoppedError:
                     raise
                 except StyleplugError as error:
-                    refused.append(str(error))
+                    refused.append(_naming(path, str(error)))
                     continue
                 zipped.write(result, _unique(Path(result).name, taken))
                 os.remove(result)
+            if refused:
+                zipped.writestr("left-out.txt", "\n".join(refused) + "\n")
         if not taken:
             raise ValueError("None of these files is a picture that can be painted.")
         return Batch(str(archive), len(taken), refused)
@@ -373,11 +412,12 @@ class Studio:
     def _paint_file(
         self,
         path: str,
+        parts: Parts,
         settings: Settings,
         mask: Image.Image | None,
         progress: Progress | None,
     ) -> tuple[Picture, NDArray[Any], str]:
-        parts, options = self._parts(settings), _options(settings)
+        options = _options(settings)
         picture = self._read(path)
         pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
         source = Path(path)
@@ -392,16 +432,8 @@ class Studio:
         write_picture(picture, pixels, result, provenance=provenance)
         return picture, pixels, str(result)
 
-    def _paint_image(
-        self, photo: Image.Image, settings: Settings, mask: Image.Image | None
-    ) -> Image.Image:
-        picture = Picture.from_image(photo)
-        options = {**_options(settings), "mask": mask}
-        pixels = _render(picture.pixels, self._parts(settings), options, None)
-        image: Image.Image = picture.to_image(pixels)
-        return image
-
     def _read(self, path: str) -> Picture:
+        _use(path)
         if os.path.getsize(path) > self.limits.file_bytes:
             raise ImageTooLargeError(
                 f"This file has more than {self.limits.file_bytes >> 20} MB; save the "
@@ -430,11 +462,17 @@ class Studio:
         return Path(tempfile.mkdtemp(dir=self._folder)) / name
 
     def clean(self, age: float) -> None:
-        """Remove the files that were last written more than ``age`` seconds ago."""
-        for folder in self._folder.glob("*"):
+        """Remove the files that were not used in the last ``age`` seconds.
+
+        Those too that a process left which was killed.
+        """
+        made = set(self._folder.glob("*"))
+        if self._around:
+            made |= set(self._around.glob(f"{_PREFIX}*")) - {self._folder}
+        for folder in made:
             with suppress(OSError):  # of files that were removed or added meanwhile
-                written = max(f.stat().st_mtime for f in (folder, *folder.iterdir()))
-                if time.time() - written > age:
+                used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
+                if time.time() - used > age:
                     shutil.rmtree(folder)
 
 
@@ -513,12 +551,14 @@ def _render(
     if mask is not None and mask.size != pixels.shape[1::-1]:
         size = pixels.shape[1], pixels.shape[0]
         options = {**options, "mask": mask.resize(size, Image.Resampling.BILINEAR)}
-    if ZERO_GPU:  # another process, which no call-back reaches
-        result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
-        return result
-    if progress is not None:
-        progress(0.0)
-    return _paint(pixels, parts, options, progress)
+    report = progress or (lambda fraction: None)
+    report(0.0)
+    if not ZERO_GPU:
+        return _paint(pixels, parts, options, progress)
+    # Another process, which no call-back reaches.
+    result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
+    report(1.0)
+    return result
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -554,6 +594,42 @@ def _share(progress: Progress | None, index: int, count: int) -> Progress | None
     if progress is None:
         return None
     return lambda fraction: progress((index + fraction) / count)
+
+
+def _webp(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=82)
+    return file.getvalue()
+
+
+def _keep(content: bytes, path: Path) -> None:
+    """Write a file that others may be writing too; only logs that it cannot."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        logger.warning("A thumbnail is not kept: %s", error)
+        with suppress(OSError):
+            part.unlink()
+
+
+def _touch(path: str) -> None:
+    """Put off the removal of a file, which is in use."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _use(path: str) -> None:
+    if not os.path.exists(path):
+        raise StyleplugError("Your picture is no longer here; choose it again.")
+    _touch(path)
+
+
+def _naming(path: str, message: str) -> str:
+    name = Path(path).name
+    return message if name in message else f"{name}: {message}"
 
 
 def _plain(stem: str) -> str:

@@ -14,11 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from styleplug.style import StyleInfo, read_info
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
+
+
+def load(path: str | Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +53,14 @@ def style_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def styles(style_folder: Path) -> list[StyleInfo]:
     return [read_info(path) for path in sorted(style_folder.glob("*.safetensors"))]
+
+
+@pytest.fixture
+def painting(tmp_path: Path) -> str:
+    """A picture that a visitor brings to be the style."""
+    path = tmp_path / "Sun & flowers.JPG"
+    Image.effect_mandelbrot((300, 200), (-2, -1.5, 1, 1.5), 80).save(path, "JPEG")
+    return str(path)
 
 
 @dataclass

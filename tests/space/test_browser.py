@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import time
@@ -249,9 +250,13 @@ def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
     whole = visitor.see_preview()
     visitor.press("Only a part of the picture")
     canvas = visitor.wait(lambda: visitor.find("#editor canvas"))[0]
-    time.sleep(2)  # the editor draws the photo
     visitor.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    time.sleep(1)
+
+    def shows_the_photo() -> bool:
+        shown = Image.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB")
+        return shown.getcolors(1000) is None
+
+    visitor.wait(shows_the_photo)
     from selenium.webdriver import ActionChains
 
     stroke = ActionChains(visitor.driver).move_to_element_with_offset(canvas, -60, 0)
@@ -300,7 +305,7 @@ def test_a_folder_of_pictures_becomes_a_zip(
     assert "broken.png" in visitor.status
     visitor.press("Download zip")
     with zipfile.ZipFile(visitor.downloaded()) as zipped:
-        assert zipped.namelist() == ["holiday-melencolia.jpg"]
+        assert zipped.namelist() == ["holiday-melencolia.jpg", "left-out.txt"]
 
 
 def test_stop_ends_the_work_and_the_page_goes_on(

@@ -65,6 +65,16 @@ def test_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "owner/name" in capsys.readouterr().err
 
 
+def test_a_folder_in_use_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "styleplug-0.0.1-py3-none-any.whl").write_bytes(b"old")
+    main = runpy.run_path(str(ROOT / "space/deploy.py"))["main"]
+    with pytest.raises(SystemExit):
+        main(["owner/name", "--dry-run", "--folder", str(tmp_path)])
+    assert "is not empty; name a new folder" in capsys.readouterr().err
+
+
 def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
     names = {p.relative_to(space).as_posix() for p in space.rglob("*") if p.is_file()}
     wheel = next(name for name in names if name.endswith(".whl"))

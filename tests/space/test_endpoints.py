@@ -18,16 +18,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.space.conftest import Server
+from tests.space.conftest import Server, load
 
 STYLES = ["melencolia", "starry-night", "udnie"]
 SENTENCE = re.compile(r"[^\n]{5,300}")
-
-
-def load(path: str | Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +102,16 @@ def test_a_mask_limits_the_painting(
     assert not changed[:, 501:].any()
 
 
-@pytest.fixture
-def painting(tmp_path: Path) -> Path:
-    path = tmp_path / "sunflowers.png"
-    Image.effect_mandelbrot((80, 60), (-2, -1.5, 1, 1.5), 80).save(path)
-    return path
-
-
-def test_any_picture_is_a_style(client: Any, photo: Path, painting: Path) -> None:
+def test_any_picture_is_a_style(client: Any, photo: Path, painting: str) -> None:
     given = {"style_image": _upload(painting)}
     result = client.predict(_upload(photo), **given, api_name="/stylize")
-    assert Path(result).name == "photo-sunflowers.jpg"
-    assert "sunflowers" in load(result).getexif()[ExifTags.Base.Software]
+    assert Path(result).name == "photo-Sun-flowers.jpg"
+    assert "Sun-flowers" in load(result).getexif()[ExifTags.Base.Software]
     preview = client.predict(_upload(photo), **given, api_name="/preview")
     assert load(preview).size == (96, 64)
     archive = client.predict([_upload(photo)], **given, api_name="/stylize_batch")
     with zipfile.ZipFile(archive) as zipped:
-        assert zipped.namelist() == ["photo-sunflowers.jpg"]
+        assert zipped.namelist() == ["photo-Sun-flowers.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -157,12 +144,19 @@ def test_a_style_image_over_the_limits_is_refused(
         client.predict(_upload(photo), style_image=_upload(path), api_name="/stylize")
 
 
-def test_many_photos_come_as_a_zip(client: Any, photo: Path) -> None:
-    files = [_upload(photo), _upload(photo)]
+def test_many_photos_come_as_a_zip_that_says_what_is_left_out(
+    client: Any, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    files = [_upload(photo), _upload(broken), _upload(photo)]
     with zipfile.ZipFile(
         client.predict(files, "melencolia", api_name="/stylize_batch")
     ) as zipped:
-        assert len(zipped.namelist()) == 2
+        assert zipped.namelist() == [
+            *("photo-melencolia.jpg", "photo-melencolia-2.jpg", "left-out.txt")
+        ]
+        assert b"broken.png is not an image" in zipped.read("left-out.txt")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +164,10 @@ def test_many_photos_come_as_a_zip(client: Any, photo: Path) -> None:
     [
         ({"style": "nothing"}, "There is no style 'nothing' here"),
         ({"style": "/etc/passwd"}, "There is no style"),
-        ({"style": "stranger/style"}, "may not use the Hub style stranger/style"),
+        ({"style": "stranger/style"}, "does not allow the Hub style stranger/style"),
         ({"style": "allowed/style"}, "HF_HUB_OFFLINE"),
+        ({"second_style": "nothing"}, "There is no style 'nothing' here"),
+        ({"second_style": "allowed/style"}, "HF_HUB_OFFLINE"),
         ({"strength": 7}, "maximum value 1"),
         ({"style_scale": 1000}, "maximum value 4"),
         ({"image": None}, "Choose a photo first"),
@@ -408,4 +404,8 @@ def test_nothing_of_a_visitor_is_in_the_log(
     path.write_bytes(b"no picture")
     with pytest.raises(Exception, match="private-holiday"):
         client.predict(_upload(path), "udnie", api_name="/stylize")
+    moving = path.with_suffix(".gif")
+    frames = [Image.new("L", (20, 20), value) for value in (0, 255)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    client.predict(_upload(moving), "udnie", api_name="/stylize")
     assert "private-holiday" not in server.log.read_text()

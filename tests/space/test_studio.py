@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,12 @@ from styleplug.errors import (
     InvalidImageError,
     InvalidStyleError,
     StyleNotFoundError,
+    StyleplugError,
 )
 from styleplug.style import StyleInfo
+from tests.space.conftest import load
 
 STYLE = Settings("starry-night")
-
-
-def load(path: str | Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-    return image
 
 
 @pytest.fixture
@@ -109,13 +108,6 @@ def test_blending_lies_between_both_styles(studio: Studio, photo: str) -> None:
     assert paint(mix=0.5) not in (paint(mix=0.0), paint(mix=1.0))
 
 
-@pytest.fixture
-def painting(tmp_path: Path) -> str:
-    path = tmp_path / "Sun & flowers.JPG"
-    Image.effect_mandelbrot((300, 200), (-2, -1.5, 1, 1.5), 80).save(path, "JPEG")
-    return str(path)
-
-
 def test_a_visitor_s_painting_is_a_style(
     studio: Studio, photo: str, painting: str, tmp_path: Path
 ) -> None:
@@ -166,7 +158,7 @@ def test_paintings_of_one_name_are_told_apart(studio: Studio, painting: str) -> 
     one = studio.own_style(painting)
     two = studio.own_style(painting, [one.id])
     assert (one.id, two.id) == ("own:Sun-flowers", "own:Sun-flowers-2")
-    with pytest.raises(ValueError, match="These are 20 paintings"):
+    with pytest.raises(ValueError, match="You already have 20 paintings"):
         studio.own_style(painting, list(map(str, range(20))))
 
 
@@ -241,6 +233,48 @@ def test_a_hub_style_that_does_not_load_is_not_offered(
     assert str(refusal.value).startswith("bad/style ")
     assert str(tmp_path) not in str(refusal.value)
     assert studio.styles is before
+
+
+def test_waiting_for_the_hub_keeps_nobody_from_painting(
+    styles: list[StyleInfo], photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(name: str, token: bool) -> Path:
+        asked.set()
+        assert answered.wait(60)
+        assert styles[2].path is not None
+        return styles[2].path
+
+    asked, answered = threading.Event(), threading.Event()
+    monkeypatch.setattr(module.hub, "pull", pull)
+    studio = Studio(styles[:2], hub_styles=("*",))
+    content = studio.open(photo)
+    slow = Settings("slow/style")
+    with ThreadPoolExecutor() as visitors:
+        waiting = [
+            visitors.submit(studio.paint, photo, slow),
+            visitors.submit(studio.preview, content, slow),
+        ]
+        try:
+            assert asked.wait(60)
+            painted = visitors.submit(studio.paint, photo, STYLE).result(60)
+            assert not any(visitor.done() for visitor in waiting)
+        finally:
+            answered.set()
+        assert Path(painted.path).exists()
+        assert Path(waiting[0].result().path).name == "my-photo-slow-style.png"
+        assert Path(waiting[1].result()).exists()
+
+
+def test_there_is_an_end_of_adding_hub_styles(
+    styles: list[StyleInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert styles[2].path is not None
+    _pull(monkeypatch, styles[2].path)
+    studio = Studio(styles[:2], limits=Limits(hub_styles=1), hub_styles=("*",))
+    studio.add_hub_style("good/style")
+    monkeypatch.delattr(module.hub, "pull")
+    with pytest.raises(StyleNotFoundError, match="has 1 styles from the Hub already"):
+        studio.add_hub_style("good/other")
 
 
 def test_a_hub_style_is_added_while_others_look_at_the_list(
@@ -338,16 +372,55 @@ def test_many_pictures_come_as_a_zip_of_unique_names(
     with zipfile.ZipFile(batch.path) as zipped:
         names = zipped.namelist()
         assert zipped.testzip() is None
-    assert names == ["my-photo-starry-night.png", "my-photo-starry-night-2.png"]
+        left_out = zipped.read("left-out.txt").decode()
+    assert names == [
+        *("my-photo-starry-night.png", "my-photo-starry-night-2.png", "left-out.txt")
+    ]
     assert batch.painted == 2
     assert len(batch.refused) == 1
     assert "broken.jpg" in batch.refused[0]
+    assert left_out == batch.refused[0] + "\n"
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     with pytest.raises(ValueError, match="at most 3"):
         studio.paint_all([photo] * 4, STYLE)
     with pytest.raises(ValueError, match="Choose some pictures"):
         studio.paint_all([], STYLE)
+
+
+def test_what_is_left_out_of_a_batch_is_named(
+    studio: Studio, photo: str, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.new("1", (3000, 3000)).save(large)
+    gone = tmp_path / "gone.png"
+    batch = studio.paint_all([str(large), str(gone), photo], STYLE)
+    assert batch.painted == 1
+    assert [text.partition(": ")[0] for text in batch.refused] == [
+        *("large.png", "gone.png")
+    ]
+
+
+def test_a_job_stopped_in_the_queue_borrows_no_gpu(
+    studio: Studio, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def borrow(*call: Any) -> Any:
+        borrowed.append(call)
+        return module._paint(*call)
+
+    def stop(fraction: float) -> None:
+        raise StoppedError("Stopped.")
+
+    borrowed: list[Any] = []
+    monkeypatch.setattr(module, "ZERO_GPU", True)
+    monkeypatch.setattr(module, "_paint_on_lent_gpu", borrow, raising=False)
+    with pytest.raises(StoppedError):
+        studio.paint(photo, STYLE, progress=stop)
+    assert not borrowed
+    fractions: list[float] = []
+    studio.paint(photo, STYLE, progress=fractions.append)
+    assert fractions == [0, 1]
+    assert len(borrowed) == 1
 
 
 def test_stopping_ends_at_once_and_leaves_the_engine_free(
@@ -369,20 +442,40 @@ def test_an_unforeseen_failure_is_a_sentence(studio: Studio) -> None:
 def test_a_thumbnail_is_painted_once(
     studio: Studio, styles: list[StyleInfo], tmp_path: Path
 ) -> None:
-    first = studio.thumbnail(styles[0], tmp_path / "cache")
-    written = first.stat().st_mtime_ns
-    assert load(first).size == (176, 176)
-    assert studio.thumbnail(styles[0], tmp_path / "cache") == first
-    assert first.stat().st_mtime_ns == written
-    assert studio.thumbnail(styles[1], tmp_path / "cache") != first
+    cache = tmp_path / "cache"
+    first = studio.thumbnail(styles[0], cache)
+    assert Image.open(io.BytesIO(first)).size == (176, 176)
+    [path] = cache.iterdir()
+    assert path.read_bytes() == first
+    path.write_bytes(b"painted before")
+    assert studio.thumbnail(styles[0], cache) == first
+    assert Studio(styles).thumbnail(styles[0], cache) == b"painted before"
+    assert studio.thumbnail(styles[1], cache) != first
+
+
+def test_a_cache_that_cannot_be_written_costs_no_thumbnail(
+    studio: Studio,
+    styles: list[StyleInfo],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    first = studio.thumbnail(styles[0], blocked / "thumbnails")
+    assert Image.open(io.BytesIO(first)).size == (176, 176)
+    assert "thumbnail is not kept" in caplog.text
+    monkeypatch.setattr(studio, "run", None)
+    assert studio.thumbnail(styles[0], blocked / "thumbnails") == first
 
 
 def test_a_thumbnail_stays_in_the_cache_whatever_the_style_is_called(
     studio: Studio, styles: list[StyleInfo], tmp_path: Path
 ) -> None:
     named = dataclasses.replace(styles[0], name="../../evil")
-    path = studio.thumbnail(named, tmp_path / "cache" / "thumbnails")
-    assert path.resolve().parent == tmp_path / "cache" / "thumbnails"
+    studio.thumbnail(named, tmp_path / "cache" / "thumbnails")
+    [path] = (tmp_path / "cache").rglob("*.webp")
+    assert path.parent == tmp_path / "cache" / "thumbnails"
 
 
 def test_old_files_are_removed_with_their_folders_and_new_ones_kept(
@@ -405,6 +498,56 @@ def test_old_files_are_removed_with_their_folders_and_new_ones_kept(
     made.rename(tmp_path / "taken away")
     studio.clean(-1)
     assert Path(studio.open(photo).preview).exists()
+
+
+def _age(folder: Path, seconds: float) -> None:
+    """Let everything in a folder be of some time ago, and the folder too."""
+    for path in (*folder.rglob("*"), folder):
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+
+def test_what_is_in_use_is_kept(
+    studio: Studio, photo: str, painting: str, tmp_path: Path
+) -> None:
+    content, own = studio.open(photo), studio.own_style(painting)
+    _age(tmp_path, 100)
+    studio.preview(content, Settings("udnie", own={own.id: own}))
+    studio.clean(50)
+    assert Path(content.preview).exists()
+    assert Path(own.path).exists()
+    assert time.time() - Path(photo).stat().st_mtime < 50
+
+
+def test_a_photo_that_is_gone_is_asked_for_again(studio: Studio, photo: str) -> None:
+    content = studio.open(photo)
+    studio.clean(-1)
+    with pytest.raises(StyleplugError, match="no longer here; choose it again"):
+        studio.preview(content, STYLE)
+    content = studio.open(photo)
+    Path(photo).unlink()
+    for call in (studio.open, studio.mask, studio.own_style):
+        with pytest.raises(StyleplugError, match="no longer here; choose it again"):
+            call(photo)
+    with pytest.raises(StyleplugError, match="no longer here; choose it again"):
+        studio.preview(content, STYLE)
+    with pytest.raises(StyleplugError, match="no longer here; choose it again"):
+        studio.paint(photo, STYLE)
+
+
+def test_what_a_killed_process_left_is_removed(
+    studio: Studio, photo: str, tmp_path: Path
+) -> None:
+    content = studio.open(photo)
+    killed, other = (tmp_path / "made" / n for n in ("styleplug-killed", "an-upload"))
+    for folder in (killed, other):
+        (folder / "abc").mkdir(parents=True)
+        (folder / "abc" / "photo.jpg").write_bytes(b"private")
+        _age(folder, 100)
+    studio.clean(50)
+    assert not killed.exists()
+    assert other.exists()
+    assert Path(content.preview).exists()
 
 
 def test_a_mask_keeps_its_size_and_its_transparent_parts_count_as_0(
