@@ -91,10 +91,12 @@ def preview(style: str, photo: Path) -> dict[str, float]:
     size = 800, round(800 * large.height / large.width)
     small = large.resize(size, Image.Resampling.LANCZOS)
     whole = stylizer(large).resize(size, Image.Resampling.LANCZOS)
-    shown, photo, whole = (np.array(x) for x in (stylizer(small), small, whole))
+    shown, unpainted, painted = (
+        np.array(image) for image in (stylizer(small), small, whole)
+    )
     return {
-        "SSIM of preview and painting": ssim(shown, whole),
-        "SSIM of photograph and painting": ssim(photo, whole),
+        "SSIM of preview and painting": ssim(shown, painted),
+        "SSIM of photograph and painting": ssim(unpainted, painted),
     }
 
 

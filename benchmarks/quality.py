@@ -47,6 +47,7 @@ from styleplug.training.controls import Controls, measure_controls
 from styleplug.training.data import load_artwork
 
 ASSETS = Path(os.environ["STYLEPLUG_ASSETS"])
+CATALOGUE = Path(__file__).parents[1] / "model_cards" / "styles.json"
 PHOTOGRAPHS = [
     *("blonde_girl", "chicago", "lion", "venice_boat", "hoovertowernight"),
     *("golden_gate", "winter_wolf", "cornell"),
@@ -139,7 +140,7 @@ def at_content(
 
 
 def artwork_of(name: str) -> Path:
-    catalogue = json.loads(Path("model_cards/styles.json").read_text("utf-8"))
+    catalogue = json.loads(CATALOGUE.read_text("utf-8"))
     (file,) = (file for file, about in catalogue.items() if about["name"] == name)
     return ASSETS / "styles" / "public_domain" / file
 

@@ -49,6 +49,7 @@ from .state import (
     check_places,
     load_checkpoint,
     one_cycle,
+    place,
     save_checkpoint,
     step_rng,
 )
@@ -163,7 +164,8 @@ def taught_predictor(
 ) -> StylePredictor:
     """Return a new predictor for ``network``, whose encoder has learned.
 
-    ``lessons`` is the checkpoint of the encoder's lessons.
+    ``lessons`` is the checkpoint of the encoder's lessons; of several processes, which
+    all learn the same, the first one saves it.
     """
     device = network.photo.device
     predictor = StylePredictor(network.style_size)
@@ -200,6 +202,8 @@ def taught_predictor(
     state = State(learned, settings, {"lessons": _LESSONS, "seed": config.seed})
     if lessons:
         state.resume(lessons)
+    process, _ = place(config)
+    saves = lessons if process == 0 else None
     saved = began = time.monotonic()
     while state.step < _LESSONS:
         images = lesson(_LESSON, step_rng(config.seed, state.step))
@@ -214,11 +218,11 @@ def taught_predictor(
                 " ".join(f"{share:.3f}" for share in found.tolist()),
                 time.monotonic() - began,
             )
-        if lessons and time.monotonic() - saved > SAVE_EVERY:
-            state.save(lessons)
+        if saves and time.monotonic() - saved > SAVE_EVERY:
+            state.save(saves)
             saved = time.monotonic()
-    if lessons:
-        state.save(lessons)
+    if saves:
+        state.save(saves)
     predictor.requires_grad_(False)
     return predictor
 

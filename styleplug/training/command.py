@@ -1,10 +1,10 @@
 """``styleplug train``: learn styles from artworks and photographs.
 
     styleplug train ARTWORK...
-    styleplug train ARTWORK... --content PHOTOS --out DIR --new-trunk
-    styleplug train ARTWORK... --content PHOTOS --out DIR --any --styles ARTWORKS
-    styleplug train --content PHOTOS --out DIR --any --styles ARTWORKS --keep-trunk
-    styleplug train ARTWORK... --content PHOTOS --out DIR --from ... --only-strength
+    styleplug train ARTWORK... --content PHOTOS -o DIR --new-trunk
+    styleplug train ARTWORK... --content PHOTOS -o DIR --any --styles ARTWORKS
+    styleplug train --content PHOTOS -o DIR --any --styles ARTWORKS --keep-trunk
+    styleplug train ARTWORK... --content PHOTOS -o DIR --from ... --only-strength
 
 The first fits new styles on the bundled trunk, in a few minutes. The second trains a
 trunk together with the styles that will share it, in an hour or more. The third goes on
@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_RANK, train
+from .loop import NO_ARTWORK, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,52 @@ _STRENGTH: dict[str, Any] = {
 """Settings that train what a trunk that stays makes of styles at lower strengths."""
 
 
+class _Mode(NamedTuple):
+    """What is trained, and what counts for it; options are told by their ``dest``."""
+
+    asked: tuple[str, ...]
+    """Options that together ask for it."""
+    defaults: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    """Options that it cannot do without."""
+    ignores: tuple[str, ...] = ()
+    """Options that would not count."""
+
+    @property
+    def flags(self) -> str:
+        return " ".join(map(_flag, self.asked))
+
+
+_PREDICTED = ("any_share", "identity_share", "identity_weight")
+_OF_TRUNK = ("trunk", "start", "rank")
+_ARCHIVE = ("styles", "hold_out", *_PREDICTED)
+_STYLES_ON_TRUNK = _Mode((), _FIT, needs=("artworks",), ignores=_ARCHIVE)
+_ONLY_STRENGTH = _Mode(
+    ("only_strength",),
+    _STRENGTH,
+    needs=("artworks", "start"),
+    ignores=(
+        *("any", "new_trunk", "keep_trunk", "about", "measure", "rank", "vector_rate"),
+        *_ARCHIVE,
+    ),
+)
+_ONLY_PREDICTOR = _Mode(
+    ("keep_trunk",),
+    _ANY,
+    needs=("any", "styles"),
+    ignores=("artworks", "new_trunk", "start", "about", "measure", "sheet", "rank"),
+)
+_MODES = (
+    _ONLY_STRENGTH,
+    _ONLY_PREDICTOR,
+    _Mode(("any", "new_trunk"), {}, needs=("styles",), ignores=_OF_TRUNK),
+    _Mode(("any",), {}, needs=("styles",), ignores=("rank",)),
+    _Mode(("new_trunk",), {}, needs=("artworks",), ignores=(*_OF_TRUNK, *_ARCHIVE)),
+    _STYLES_ON_TRUNK,
+)
+"""The first that is asked for is what is done."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``styleplug train``."""
     add = parser.add_argument
@@ -87,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
     )
     add(
-        *("--out", "-o"),
+        *("-o", "--output", "--out"),
         type=Path,
         default=Path(),
         help="folder for the style files, or for one artwork a .safetensors, which "
@@ -112,15 +159,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--styles", type=Path, help="folder of artworks for --any")
     add(
-        "--keep-trunk", action="store_true", help="with --any: leave the trunk as it is"
+        "--keep-trunk",
+        action="store_true",
+        help="with --any: leave the trunk as it is; only --steps, --batch-size, "
+        "--style-size and --seed count",
     )
     add(
         "--only-strength",
         action="store_true",
         help="learn only what the trunk makes of the styles of --from at lower "
-        "strengths; all else stays as it is (defaults: "
-        + ", ".join(f"{name} {value}" for name, value in _STRENGTH.items())
-        + ")",
+        "strengths; all else stays as it is",
     )
     add(
         "--hold-out",
@@ -135,18 +183,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="where to train (default: the best there is)")
     for field in dataclasses.fields(TrainConfig):
         default = _values(field.default)
-        told = " ".join(map(str, default))
-        if field.name in _FIT:
-            fitted = " ".join(map(str, _values(_FIT[field.name])))
-            if field.name in _FIT_FLOAT32:
-                fitted += f", on a CPU without bfloat16 {_FIT_FLOAT32[field.name]}"
-            told = f"{fitted}, or {told} with a trunk"
         add(
-            f"--{field.name.replace('_', '-')}",
+            _flag(field.name),
             type=type(default[0]),
             nargs=len(default) if len(default) > 1 else None,
-            help=f"(default: {told})",
+            help=f"{field.metadata['told']} (default: {_defaults(field)})",
         )
+
+
+def _defaults(field: dataclasses.Field[Any]) -> str:
+    """Return the defaults of a setting, and for which modes."""
+    modes: dict[str, list[str]] = {}
+    for mode in reversed(_MODES):
+        counts = field.name not in mode.ignores
+        if mode is _ONLY_PREDICTOR:
+            counts = field.name in mode.defaults
+        if len(mode.asked) > 1 or not counts:
+            continue
+        default = mode.defaults.get(field.name, field.default)
+        told = " ".join(map(str, _values(default)))
+        if mode is _STYLES_ON_TRUNK and field.name in _FIT_FLOAT32:
+            told += f", on a CPU without bfloat16 {_FIT_FLOAT32[field.name]}"
+        modes.setdefault(told, []).append(mode.flags)
+    first, *others = modes
+    return "; ".join(
+        [first, *(f"{told} with {', '.join(modes[told])}" for told in others)]
+    )
+
+
+def _flag(dest: str) -> str:
+    """Return an option, as it is given."""
+    if dest == "artworks":
+        return dest
+    return "--from" if dest == "start" else f"--{dest.replace('_', '-')}"
 
 
 def _values(setting: Any) -> tuple[Any, ...]:
@@ -174,45 +243,47 @@ def _read_names(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def _asked(args: argparse.Namespace) -> _Mode:
+    """Return what is to be trained.
+
+    Raises :class:`~styleplug.errors.TrainingError` for options that contradict it.
+    """
+
+    def given(dest: str) -> bool:
+        return bool(getattr(args, dest))
+
+    mode = next(mode for mode in _MODES if all(map(given, mode.asked)))
+    where = f"with {mode.flags}" if mode.asked else "without --any"
+    for dest in filter(given, mode.ignores):
+        raise TrainingError(f"{_flag(dest)} does not count {where}; leave it out.")
+    for dest in itertools.filterfalse(given, mode.needs):
+        if dest == "artworks":
+            raise TrainingError(NO_ARTWORK)
+        raise TrainingError(f"{mode.flags} needs {_flag(dest)}; give both.")
+    return mode
+
+
 def run(args: argparse.Namespace) -> int:
     """Run ``styleplug train``; return the exit code.
 
     Started by ``torchrun`` with several processes, they train together.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
-    if args.any != bool(args.styles):
-        raise TrainingError("--any and --styles go together; give both or neither.")
-    if not (args.artworks or args.any):
-        raise TrainingError("Name at least one artwork to learn the style of.")
-    if args.keep_trunk and (args.new_trunk or args.artworks or not args.any):
-        raise TrainingError(
-            "--keep-trunk goes with --any, and not with --new-trunk or artworks, whose "
-            "styles are fitted without --any."
-        )
-    if args.keep_trunk and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    mode = _asked(args)
+    if mode is _ONLY_PREDICTOR and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
-    unlike = (args.any, args.new_trunk, args.rank, args.about, args.measure)
-    if args.only_strength and (any(unlike) or not args.start):
-        raise TrainingError(
-            "--only-strength is for a trunk and styles that stay as they are; name "
-            "these with --from, and leave out --any, --new-trunk, --rank, --about and "
-            "--measure."
-        )
-    only_fit = not (args.any or args.new_trunk or args.only_strength)
-    if args.rank and not only_fit:
-        raise TrainingError(NO_RANK)
-    config = TrainConfig(**_settings(args, only_fit=only_fit))
+    config = TrainConfig(**_settings(args, mode))
     about = _read_about(args.about) if args.about else {}
     held_out = _read_names(args.hold_out) if args.hold_out else ()
-    artworks, out = folder_images(args.artworks), args.out
+    artworks, out = folder_images(args.artworks), args.output
     alone = out.suffix == ".safetensors"
     if alone:
-        if len(artworks) != 1 or not only_fit:
+        if len(artworks) != 1 or mode is not _STYLES_ON_TRUNK:
             raise TrainingError(f"{out} is one file; name a folder for the results.")
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
-    if args.keep_trunk:
+    if mode is _ONLY_PREDICTOR:
         path = train_predictor(
             args.content,
             loss_network,
@@ -239,7 +310,7 @@ def run(args: argparse.Namespace) -> int:
             "overwrite": args.overwrite,
             "command": args.command,
         }
-        if args.only_strength:
+        if mode is _ONLY_STRENGTH:
             trunk = args.trunk or bundled_trunk()
             paths = train_strength(*given, trunk=trunk, **common)
         else:
@@ -259,18 +330,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, *, only_fit: bool) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, mode: _Mode) -> dict[str, Any]:
     """Return the settings that are given, and the defaults of what is to be done."""
-    defaults: dict[str, Any] = {}
-    if only_fit:
-        defaults = _FIT
+    defaults = mode.defaults
+    if mode is _STYLES_ON_TRUNK:
         device = pick_device(args.device)
         if device.type == "cpu" and training_dtype(device) == torch.float32:
             defaults = _FIT | _FIT_FLOAT32
-    elif args.only_strength:
-        defaults = _STRENGTH
-    elif args.keep_trunk:
-        defaults = _ANY
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     settings = defaults | {k: value for k, value in given.items() if value is not None}
     if args.scales:

@@ -2,77 +2,121 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..networks import StyleNetwork
 
 
+def _setting(
+    default: Any,
+    told: str,
+    least: float = 0,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+) -> Any:
+    """Return a field of ``default``; ``told`` is the help of its option.
+
+    It must be finite and in [``least``, ``most``]; with ``above``, above ``least``.
+    """
+    metadata = {"told": told, "range": (least, most, above)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training; they are stored with the weights."""
+    """Settings of a training; they are stored with the weights.
 
-    steps: int = 5400
-    batch_size: int = 2
-    crop_size: int = 384
-    """Pixels; crops are taken from photographs magnified by ``scales``."""
-    scales: tuple[float, float] = (1.33, 2.0)
-    style_size: int = 683
-    """Geometric mean side of the artworks, in pixels: the stroke size. Pictures are
-    painted at it first: those of 512 pixels magnified, and so crisper."""
-    content_weight: float = 1.0
-    style_weight: float = 60.0
-    far: float = 0.5
-    """Relative distance ‖G - A‖ / ‖A‖ from which on it counts as it is, not squared:
-    dark artworks, which all photographs are far from, are not to outweigh the rest."""
-    tv_weight: float = 5.0
-    learning_rate: float = 7e-4
-    """Peak of a one-cycle schedule."""
-    vector_rate: float = 6.0
-    """Learning rate of the style vectors, as a multiple of ``learning_rate``."""
-    rank: int = 0
-    """Rank of what styles add to the kernels of a trunk that stays as it is, see
-    :func:`~styleplug.networks.with_changes`; 0: they are vectors only. The factors
-    learn at ``learning_rate``."""
-    varied_strength: float = 0.3
-    """Share of the crops that is trained at a strength below 1."""
-    any_share: float = 0.5
-    """Share of a batch whose styles are predicted, when a predictor is trained."""
-    identity_share: float = 0.1
-    """Share of the predicted styles whose picture is the content image itself."""
-    identity_weight: float = 300.0
-    """Weight of the mean squared difference of pixels there, in place of the style."""
-    noise: float = 0.03
-    """Standard deviation, at most, of the noise that paintings are to be steady in."""
-    shift: int = 4
-    """Pixels, at most, of the movement that paintings are to be steady in."""
-    stability_weight: float = 200.0
-    """Weight of the mean squared difference of pixels that both make."""
-    patience: int = 0
-    """Steps without a better loss after which the training stops; 0: never."""
-    seed: int = 0
+    Raises ``ValueError`` for what is out of its range.
+    """
+
+    steps: int = _setting(5400, "steps of descent", 1)
+    batch_size: int = _setting(2, "crops in a step", 1)
+    crop_size: int = _setting(384, "pixels of a side of the crops", 48)
+    scales: tuple[float, float] = _setting(
+        (1.33, 2.0), "range of magnifications of the photographs that crops are cut of"
+    )
+    style_size: int = _setting(
+        683,
+        # Pictures are painted at it first: those of 512 pixels magnified, and so
+        # crisper.
+        "geometric mean side of the artworks, in pixels: the stroke size",
+        *(64, 4096),
+    )
+    content_weight: float = _setting(1.0, "weight of the distance to the photograph")
+    style_weight: float = _setting(60.0, "weight of the distance to the artwork")
+    far: float = _setting(
+        0.5,
+        # Dark artworks, which all photographs are far from, are not to outweigh the
+        # rest.
+        "distance to the artwork, relative to its Gram matrices, from which on it "
+        "counts as it is, not squared",
+        above=True,
+    )
+    tv_weight: float = _setting(5.0, "weight of the total variation")
+    learning_rate: float = _setting(
+        7e-4, "peak of the learning rate, in one cycle", above=True
+    )
+    vector_rate: float = _setting(
+        6.0, "learning rate of the style vectors, as a multiple of that", above=True
+    )
+    rank: int = _setting(
+        0,
+        # See networks.with_changes; the factors learn at ``learning_rate``.
+        "rank of what styles change in the kernels of a trunk that stays as it is; 0: "
+        "they are vectors only",
+    )
+    varied_strength: float = _setting(
+        0.3, "share of the crops that is painted at a strength below 1", most=1
+    )
+    any_share: float = _setting(
+        0.5, "share of a batch whose styles are predicted, with --any", most=1
+    )
+    identity_share: float = _setting(
+        0.1,
+        "share of the predicted styles whose picture is the photograph itself",
+        most=1,
+    )
+    identity_weight: float = _setting(
+        300.0,
+        "weight of the mean squared difference of pixels there, in place of the style",
+    )
+    noise: float = _setting(
+        0.03,
+        "standard deviation, at most, of the noise that paintings are to be steady in",
+    )
+    shift: int = _setting(
+        4,
+        "pixels, at most, of the movement that paintings are to be steady in",
+        most=StyleNetwork.STRIDE,
+    )
+    stability_weight: float = _setting(
+        200.0, "weight of the mean squared difference of pixels that both make"
+    )
+    patience: int = _setting(
+        0, "steps without a better loss after which the training stops; 0: never"
+    )
+    seed: int = _setting(0, "seed of all that is drawn at random", most=2**32)
 
     def __post_init__(self) -> None:
-        stride = StyleNetwork.STRIDE
-        ranges = {
-            "steps": (1, math.inf),
-            "batch_size": (1, math.inf),
-            "patience": (0, math.inf),
-            "rank": (0, math.inf),
-            "noise": (0, math.inf),
-            "shift": (0, stride),
-            "crop_size": (48, math.inf),
-            "style_size": (64, 4096),
-        }
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-            if value > most:
-                raise ValueError(f"{name} must be at most {most}, got {value}")
-        if self.crop_size % stride:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                continue
+            least, most, above = field.metadata["range"]
+            enough = value > least if above else value >= least
+            if not (enough and value <= most and math.isfinite(value)):
+                wanted = f"{'above' if above else 'at least'} {least}"
+                if most < math.inf:
+                    wanted += f" and at most {most}"
+                raise ValueError(f"{field.name} must be {wanted}, got {value}")
+        if self.crop_size % StyleNetwork.STRIDE:
             raise ValueError(
-                f"crop_size must be a multiple of {stride}, got {self.crop_size}"
+                f"crop_size must be a multiple of {StyleNetwork.STRIDE}, got "
+                f"{self.crop_size}"
             )
         low, high = self.scales
         if not 0 < low <= high < math.inf:

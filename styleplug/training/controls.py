@@ -65,11 +65,14 @@ def measure_controls(stylizer: Stylizer, photograph: Array) -> Controls:
         ssim(photograph, stylizer(photograph, strength=tenth / 10))
         for tenth in range(11)
     ]
+    cards = [stylizer(_grey_card(seed)) for seed in range(_CARDS)]
     strokes = [
-        _stroke_length(stylizer(_grey_card(0), style_scale=size))
+        _stroke_length(
+            cards[0] if size == 1.0 else stylizer(_grey_card(0), style_scale=size)
+        )
         for size in STROKE_SIZES
     ]
-    borders = [_border_energy(stylizer(_grey_card(seed))) for seed in range(_CARDS)]
+    borders = list(map(_border_energy, cards))
     return Controls(similarity, strokes, sum(borders) / len(borders))
 
 

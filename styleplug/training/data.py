@@ -19,13 +19,16 @@ from ..images import PICTURE_SUFFIXES, read_picture
 
 logger = logging.getLogger(__name__)
 
+_LEAST = 16
+"""Pixels of the shorter side of a picture that networks can look at."""
+
 
 class Photographs:
     """All photographs of a folder, held in memory as uint8.
 
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
-    read are skipped, counted in ``skipped`` and logged. Those whose names are in
-    ``held_out`` are left out.
+    read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
+    logged. Those whose names are in ``held_out`` are left out.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -64,6 +67,9 @@ class Photographs:
             image = _open(path)
         except StyleplugError as error:
             logger.warning("skipped: %s", error)
+            return None
+        if min(image.size) < _LEAST:
+            logger.warning("skipped: %s has a side below %d pixels", path, _LEAST)
             return None
         scale = self._size / min(image.size)
         if scale < 1:
@@ -160,8 +166,8 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     except StyleplugError as error:
         raise TrainingError(f"An artwork cannot be read: {error}") from error
     scale = size / (image.width * image.height) ** 0.5
-    width = max(16, round(image.width * scale))
-    height = max(16, round(image.height * scale))
+    width = max(_LEAST, round(image.width * scale))
+    height = max(_LEAST, round(image.height * scale))
     image = image.resize((width, height), Image.Resampling.LANCZOS)
     return _to_tensor(image)[None].float() / 255
 
@@ -201,10 +207,18 @@ def crop(
 
 
 def folder_images(paths: Iterable[Path | str]) -> list[Path]:
-    """Return image files of ``paths``, folders replaced by the images in them."""
+    """Return image files of ``paths``, folders replaced by the images in them.
+
+    Raises :class:`~styleplug.errors.TrainingError` for a folder without any.
+    """
     found: list[Path] = []
     for path in map(Path, paths):
-        found += _images(path.iterdir()) if path.is_dir() else [path]
+        images = _images(path.iterdir()) if path.is_dir() else [path]
+        if not images:
+            raise TrainingError(
+                f"{path} holds no pictures; name an artwork or another folder."
+            )
+        found += images
     return found
 
 

@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
@@ -57,10 +56,19 @@ from .learner import (
     total_loss,
 )
 from .sampler import Sampler, of_artwork, targets
-from .state import SAVE_EVERY, State, check_places, replace_file, step_rng
+from .state import (
+    SAVE_EVERY,
+    State,
+    all_or_none,
+    check_places,
+    place,
+    replace_file,
+    step_rng,
+)
 
 logger = logging.getLogger(__name__)
 
+NO_ARTWORK = "Name at least one artwork to learn the style of."
 NO_RANK = "--rank is for styles on a trunk that stays as it is; leave it out."
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
@@ -128,6 +136,8 @@ def train(
     train_trunk = train_trunk or trunk is None or archive is not None
     if config.rank and train_trunk:
         raise TrainingError(NO_RANK)
+    if not artworks and archive is None:
+        raise TrainingError(NO_ARTWORK)
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk = out / bundled_trunk().name
@@ -170,7 +180,7 @@ def train(
     changing = styles.shape[1] > network.style_size
     if changing and not config.rank:
         raise TrainingError(
-            "A style to begin from changes kernels; give a --rank, that it may go on, "
+            "A style to begin from changes kernels; add --rank to train it further, "
             "or, where the trunk is trained, begin from styles that change none."
         )
     predictor = None
@@ -215,34 +225,26 @@ def train(
     info = record(command, loss_network, loss_net, photographs, config, state)
     info["measured_on"] = "Test photographs" if measure else "Training photographs"
     styles = styles_so_far()
+    with all_or_none(out) as folder:
+        if train_trunk:
+            kept = StyleInfo("trunk", base_size=config.style_size, training=info)
+            save_trunk(folder / out_trunk.name, network, kept)
+        if predictor is not None and pictures is not None:
+            told = StyleInfo(
+                "predictor",
+                trunk=hash_trunk(network),
+                base_size=config.style_size,
+                training={**info, "artworks": len(pictures.images)},
+            )
+            save_predictor(folder / out_predictor.name, predictor, told)
+        for path, told, style in zip(paths, infos, styles, strict=True):
+            told = dataclasses.replace(told, training=info)
+            save_style(
+                *(folder / path.name, style, network, told), self_contained=alone
+            )
     shown = tests.images[:_MEASURED]
-    figures = [
-        _figures(network, loss_net, style, shown, of_artwork(wanted, i))
-        for i, style in enumerate(styles)
-    ]
-    if train_trunk:
-        kept = StyleInfo("trunk", base_size=config.style_size, training=info)
-        save_trunk(out_trunk, network, kept)
-    if predictor is not None and pictures is not None:
-        told = StyleInfo(
-            "predictor",
-            trunk=hash_trunk(network),
-            base_size=config.style_size,
-            training={**info, "artworks": len(pictures.images)},
-        )
-        save_predictor(out_predictor, predictor, told)
-    for path, told, style, measured in zip(
-        *(paths, infos, styles, figures), strict=True
-    ):
-        told = dataclasses.replace(told, training=info, figures=measured)
-        save_style(path, style, network, told, self_contained=alone)
-    largest = max(shown, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
-    for path, style in zip(paths, styles, strict=True):
-        controls = measure_controls(Stylizer(path, device=device), largest)
-        told = read_info(path)
-        told = dataclasses.replace(told, figures={**told.figures, **controls.figures()})
-        save_style(path, style, network, told, self_contained=alone)
-        _check(told, controls)
+    for i, path in enumerate(paths):
+        _measure(path, network, styles[i], loss_net, shown, of_artwork(wanted, i))
     draw()
     return paths
 
@@ -307,19 +309,6 @@ def descend(
         )
 
 
-def place(config: TrainConfig) -> tuple[int, int]:
-    """Return the rank of this process, and how many share the work."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    processes = dist.get_world_size()
-    if config.batch_size % processes:
-        raise TrainingError(
-            f"{processes} processes cannot share batches of {config.batch_size}; "
-            "choose a --batch-size that is a multiple."
-        )
-    return dist.get_rank(), processes
-
-
 def styles_to_begin_from(
     network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path]
 ) -> Tensor:
@@ -382,6 +371,24 @@ class _Report:
             self._minimised.clear()
             self._rows.clear()
             self._since = time.monotonic()
+
+
+def _measure(
+    path: Path,
+    network: StyleNetwork,
+    style: Tensor,
+    loss_network: LossNetwork,
+    photographs: Sequence[Tensor],
+    grams: dict[str, Tensor],
+) -> None:
+    """Measure a style on photographs, and write what was found into its header."""
+    figures = _figures(network, loss_network, style, photographs, grams)
+    largest = max(photographs, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
+    controls = measure_controls(Stylizer(path, device=style.device), largest)
+    told = read_info(path)
+    told = dataclasses.replace(told, figures={**figures, **controls.figures()})
+    save_style(path, style, network, told, self_contained=told.self_contained)
+    _check(told, controls)
 
 
 def _check(info: StyleInfo, controls: Controls) -> None:
@@ -472,12 +479,16 @@ def _describe(
                 f"The style of {artwork.name} cannot be called {name!r}; rename the "
                 "artwork, or name the style with --about."
             )
+    check_names(names, "rename the artworks, or name the styles with --about")
+    return infos
+
+
+def check_names(names: Sequence[str], advice: str) -> None:
+    """Raise, with an advice, unless styles of these names can lie in one folder."""
     if len({name.lower() for name in names}) < len(names):
         raise TrainingError(
-            f"The styles need names that differ, not {', '.join(names)}; rename the "
-            "artworks, or name the styles with --about."
+            f"The styles need names that differ, not {', '.join(names)}; {advice}."
         )
-    return infos
 
 
 def _name(stem: str) -> str:

@@ -39,7 +39,7 @@ class Sampler:
         self._dealt = round((1 - share) * config.batch_size) if self._artworks else 0
         self._archive_grams: dict[int, dict[str, Tensor]] = {}
 
-    def batch(self, step: int, rank: int, processes: int) -> Batch:
+    def batch(self, step: int, process: int, processes: int) -> Batch:
         """Return the part of the batch of ``step`` that falls to one process."""
         config = self._config
         rng = step_rng(config.seed, step)
@@ -54,7 +54,7 @@ class Sampler:
         picks = _deal(self._artworks, self._dealt, config.seed, step).tolist()
         grams = [of_artwork(self._grams, pick) for pick in picks]
         glimpses = []
-        mine = range(rank, size, processes)
+        mine = range(process, size, processes)
         for i in range(self._dealt, size):
             pick, picture, scales, kind = self._draw(rng)
             if kind < config.identity_share:

@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import math
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def one_cycle(progress: float) -> float:
 
 def replace_file(path: Path, data: bytes, called: str) -> None:
     """Write a file; when that fails, say so and keep the one that is there."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -236,6 +237,31 @@ def replace_file(path: Path, data: bytes, called: str) -> None:
         )
 
 
+def place(config: TrainConfig) -> tuple[int, int]:
+    """Return the number of this process, and how many share the work."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    processes = dist.get_world_size()
+    if config.batch_size % processes:
+        raise TrainingError(
+            f"{processes} processes cannot share batches of {config.batch_size}; "
+            f"choose a --batch-size that is a multiple of {processes}."
+        )
+    return dist.get_rank(), processes
+
+
+@contextlib.contextmanager
+def all_or_none(out: Path) -> Iterator[Path]:
+    """Yield a folder to write into; at the end its files are moved into ``out``.
+
+    When something fails before, ``out`` stays as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix=".part.", dir=out) as folder:
+        yield Path(folder)
+        for path in sorted(Path(folder).iterdir()):
+            path.replace(out / path.name)
+
+
 def check_places(
     out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
 ) -> None:
@@ -243,7 +269,7 @@ def check_places(
     for path in results:
         if path.exists() and not overwrite:
             raise FileExistsError(
-                f"{path} is there already; add --overwrite, or name another --out."
+                f"{path} is there already; add --overwrite, or name another --output."
             )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -27,15 +27,16 @@ from .config import TrainConfig
 from .data import Photographs, load_artwork
 from .learner import Learner, load_loss_network, thinned_loss_network
 from .loop import (
+    NO_ARTWORK,
     NO_RANK,
+    check_names,
     descend,
     draw_sheet,
-    place,
     record,
     styles_to_begin_from,
 )
 from .sampler import Sampler, targets
-from .state import State, check_places
+from .state import State, all_or_none, check_places, place
 
 
 def train_strength(
@@ -65,9 +66,12 @@ def train_strength(
     """
     if config.rank:
         raise TrainingError(NO_RANK)
+    if not artworks:
+        raise TrainingError(NO_ARTWORK)
     device = pick_device(device)
     process, _ = place(config)
     styles = [read_style(path) for path in start]
+    check_names([info.name for info, _ in styles], "name each of them once")
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name
     out_predictor = out / bundled_predictor().name
@@ -111,15 +115,16 @@ def train_strength(
     learned = record(command, loss_network, whole, photographs, config, state)
     learned["trunk"] = told.trunk
     training = {**told.training, "strength": learned}
-    moved = save_trunk(
-        out_trunk, network, dataclasses.replace(told, training=training)
-    ).trunk
-    for (info, tensors), path in zip(styles, paths, strict=True):
-        write_tensors(path, tensors, dataclasses.replace(info, trunk=moved))
-    if predictor is not None:
-        info = read_info(trunk.with_name(bundled_predictor().name))
-        info = dataclasses.replace(info, trunk=moved)
-        save_predictor(out_predictor, predictor, info)
+    told = dataclasses.replace(told, training=training)
+    with all_or_none(out) as folder:
+        moved = save_trunk(folder / out_trunk.name, network, told).trunk
+        for (info, tensors), path in zip(styles, paths, strict=True):
+            info = dataclasses.replace(info, trunk=moved)
+            write_tensors(folder / path.name, tensors, info)
+        if predictor is not None:
+            info = read_info(trunk.with_name(bundled_predictor().name))
+            info = dataclasses.replace(info, trunk=moved)
+            save_predictor(folder / out_predictor.name, predictor, info)
     draw()
     return paths
 

@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 from PIL import Image
 
 from styleplug.losses import LossNetwork
-from styleplug.training import amortize, controls
+from styleplug.training import amortize, controls, loop
 from styleplug.training.config import TrainConfig
+from styleplug.training.data import Photographs
 from styleplug.training.loop import train
 
 
@@ -37,6 +39,32 @@ def few_lessons(monkeypatch):
     """Let encoders take three short lessons, in place of thousands."""
     monkeypatch.setattr(amortize, "_LESSONS", 3)
     monkeypatch.setattr(amortize, "_LESSON", 6)
+
+
+@pytest.fixture
+def killed_in(monkeypatch):
+    """Kill a training in the step of a generator; before, it saves after each step."""
+
+    class KilledError(Exception):
+        pass
+
+    crops = Photographs.crops
+
+    @contextlib.contextmanager
+    def killed_in(step):
+        def killed(photographs, count, size, scales, rng):
+            if rng.initial_seed() == step.initial_seed():
+                raise KilledError
+            return crops(photographs, count, size, scales, rng)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(amortize, "SAVE_EVERY", 0.0)
+            patch.setattr(loop, "SAVE_EVERY", 0.0)
+            patch.setattr(Photographs, "crops", killed)
+            with pytest.raises(KilledError):
+                yield
+
+    return killed_in
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from styleplug.style import StyleInfo, read_info
 from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
 from styleplug.training.config import TrainConfig
+from styleplug.training.state import step_rng
 
 QUICK = TrainConfig(steps=4, batch_size=2, style_size=64, seed=1)
 
@@ -58,32 +59,22 @@ def test_a_predictor_is_learned_while_the_trunk_stays(learn, trunk, tmp_path):
     assert torch.isfinite(predictor(torch.rand(1, 3, 64, 48))).all()
 
 
-@pytest.mark.parametrize("calls", [8, 26], ids=["in-a-lesson", "in-a-fit"])
+@pytest.mark.parametrize(
+    ("step", "saved"),
+    [
+        pytest.param(1, {"run.ckpt.lessons"}, id="in-a-lesson"),
+        pytest.param(3, {"run.ckpt.lessons", "run.ckpt"}, id="in-a-fit"),
+    ],
+)
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
-    learn, tmp_path, monkeypatch, calls
+    learn, tmp_path, killed_in, step, saved
 ):
-    class KilledError(Exception):
-        pass
-
-    monkeypatch.setattr(amortize, "SAVE_EVERY", 0.0)
-    draw = amortize.Photographs.crops
     whole = load_file(learn(tmp_path / "whole"))
-    count = 0
-
-    def killed(*args):
-        nonlocal count
-        count += 1
-        if count > calls:
-            raise KilledError
-        return draw(*args)
-
     checkpoint = tmp_path / "run.ckpt"
-    with monkeypatch.context() as patch:
-        patch.setattr(amortize.Photographs, "crops", killed)
-        with pytest.raises(KilledError):
-            learn(tmp_path / "parts", checkpoint=checkpoint)
+    with killed_in(step_rng(QUICK.seed, step)):
+        learn(tmp_path / "parts", checkpoint=checkpoint)
     left = {path.name for path in tmp_path.glob("run.ckpt*")}
-    assert left == {"run.ckpt.lessons"} | ({"run.ckpt"} if calls == 26 else set())
+    assert left == saved
     parts = load_file(learn(tmp_path / "parts", checkpoint=checkpoint))
     assert parts.keys() == whole.keys()
     for name, tensor in whole.items():
@@ -110,6 +101,14 @@ def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
         if name.startswith("encoder")
     )
     assert not torch.equal(again["head.0.weight"], first["head.0.weight"])
+
+
+def test_of_several_processes_the_first_one_saves_the_lessons(
+    learn, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(amortize, "place", lambda config: (1, 2))
+    learn(tmp_path / "out", checkpoint=tmp_path / "run.ckpt")
+    assert not (tmp_path / "run.ckpt.lessons").exists()
 
 
 def test_what_is_there_is_not_replaced(learn, tmp_path):

@@ -79,3 +79,17 @@ def test_a_style_is_measured_at_all_its_settings(tiny_style, monkeypatch):
     assert len(found.strokes) == len(controls.STROKE_SIZES)
     assert min(found.strokes) > 0
     assert found.border > 0
+
+
+def test_each_card_is_painted_once_at_each_size(tiny_style, monkeypatch):
+    monkeypatch.setattr(controls, "_CARD", 64)
+    stylizer, painted = Stylizer(tiny_style, device="cpu"), []
+
+    def paint(picture, **options):
+        painted.append((picture.tobytes(), options.get("style_scale", 1.0)))
+        return stylizer(picture, **options)
+
+    photograph = noise(64, 72, 3)
+    measure_controls(paint, photograph)
+    cards = [each for each in painted if each[0] != photograph.tobytes()]
+    assert len(cards) == len(set(cards)) == controls._CARDS + 4

@@ -49,6 +49,13 @@ def test_a_photograph_with_a_broken_chunk_is_skipped(tmp_path):
     assert Photographs(tmp_path).skipped == 1
 
 
+def test_photographs_too_small_to_be_painted_are_skipped(tmp_path):
+    Image.new("RGB", (60, 16), "red").save(tmp_path / "good.png")
+    Image.new("RGB", (60, 15), "red").save(tmp_path / "narrow.png")
+    data = Photographs(tmp_path)
+    assert len(data.images) == data.skipped == 1
+
+
 def test_photographs_are_as_pillow_reads_and_resizes_them(photographs):
     with Image.open(photographs / "0.jpg") as image:
         expected = np.array(image.resize((64, 48), Image.Resampling.LANCZOS))
@@ -121,3 +128,8 @@ def test_folders_stand_for_the_images_in_them(photographs, artwork):
     found = folder_images([artwork, photographs])
     assert found[0] == artwork
     assert [path.name for path in found[1:]] == [f"{i}.jpg" for i in range(6)]
+
+
+def test_a_folder_of_artworks_without_pictures_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="holds no pictures; name"):
+        folder_images([tmp_path])

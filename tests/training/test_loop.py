@@ -20,8 +20,8 @@ from styleplug.training import loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.controls import Controls
 from styleplug.training.data import Photographs
-from styleplug.training.loop import draw_sheet, place, train
-from styleplug.training.state import State
+from styleplug.training.loop import draw_sheet, train
+from styleplug.training.state import State, place, step_rng
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
@@ -45,7 +45,7 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path, killed_in
 ):
     def run():
         checkpoint = tmp_path / "run.ckpt"
@@ -54,21 +54,8 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         )
         return load_trunk(tmp_path / "trunk.safetensors").state_dict()
 
-    class KilledError(Exception):
-        pass
-
-    crops = loop.Photographs.crops
-
-    def killed_at_third(self, count, size, scales, rng):
-        if rng.initial_seed() == 1 * 1_000_003 + 2 + 1:
-            raise KilledError
-        return crops(self, count, size, scales, rng)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY", 0.0)
-        patch.setattr(loop.Photographs, "crops", killed_at_third)
-        with pytest.raises(KilledError):
-            run()
+    with killed_in(step_rng(quick.seed, 2)):
+        run()
     resumed = run()
     reference = load_trunk(trained.with_name("trunk.safetensors")).state_dict()
     for name, tensor in reference.items():
@@ -216,6 +203,25 @@ def test_what_is_wrong_about_a_style_is_said_before_training(
         train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
 
 
+def test_what_is_trained_is_kept_when_it_cannot_be_measured(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    def failing(*arguments):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(loop, "_figures", failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train([artwork], photographs, vgg, tmp_path, config=quick)
+    (name,) = {path.name for path in tmp_path.iterdir()} - {"trunk.safetensors"}
+    kept = load_style(tmp_path / name)
+    assert torch.equal(kept.vector, load_style(trained).vector)
+
+
+def test_without_artworks_there_is_nothing_to_train(photographs, vgg, tmp_path):
+    with pytest.raises(TrainingError, match="at least one artwork"):
+        train([], photographs, vgg, tmp_path)
+
+
 def test_two_styles_cannot_have_one_name(artwork, photographs, vgg, tmp_path):
     with pytest.raises(TrainingError, match="names that differ"):
         train([artwork, artwork], photographs, vgg, tmp_path)
@@ -298,7 +304,7 @@ def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
     network = StyleNetwork((2, 2, 2)).requires_grad_(False)
     path = tmp_path / "sheet.png"
     path.write_text("the last one")
-    (tmp_path / ".sheet.png.part").mkdir()  # as good as a full disk
+    (tmp_path / f".sheet.png.{os.getpid()}.part").mkdir()  # as good as a full disk
     draw_sheet(path, network, network.new_style()[None], Photographs(photographs))
     assert path.read_text() == "the last one"
     assert "sheet was not written" in caplog.text
@@ -469,7 +475,7 @@ def test_two_processes_learn_what_one_does(artwork, photographs, vgg, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    with pytest.raises(TrainingError, match="--batch-size"):
+    with pytest.raises(TrainingError, match="multiple of 3"):
         place(TrainConfig(batch_size=4))
 
 

@@ -1,8 +1,88 @@
+import pytest
 import torch
 
-from styleplug.training.sampler import _deal
+from styleplug.losses import STYLE_LAYERS, LossNetwork, gram_matrix
+from styleplug.training.config import TrainConfig
+from styleplug.training.data import Archive, Photographs, load_artwork
+from styleplug.training.sampler import Sampler, _deal, targets
+
+
+@pytest.fixture(scope="module")
+def loss_net(vgg):
+    return LossNetwork(vgg, dtype=torch.float32)
+
+
+@pytest.fixture
+def sampler(artwork, photographs, loss_net):
+    device = torch.device("cpu")
+    grams = targets([load_artwork(artwork, 64)] * 3, loss_net, device)
+
+    def sampler(**settings):
+        config = TrainConfig(crop_size=48, style_size=64, **settings)
+        archive = Archive(photographs, config.style_size)
+        return Sampler(
+            *(Photographs(photographs), archive, grams, loss_net, config, device)
+        )
+
+    return sampler
 
 
 def test_each_round_deals_every_style_once():
     dealt = torch.cat([_deal(6, 4, 0, step) for step in range(3)])
     assert sorted(dealt[:6].tolist()) == sorted(dealt[6:].tolist()) == list(range(6))
+
+
+def test_processes_share_a_batch_among_them(sampler):
+    sampler = sampler(batch_size=8, identity_share=0.5)
+    whole = sampler.batch(2, 0, 1)
+    parts = [sampler.batch(2, process, 2) for process in range(2)]
+    assert {part.shift for part in parts} == {whole.shift}
+    for process, part in enumerate(parts):
+        mine = slice(process, None, 2)
+        for name in ("crops", "strength", "itself", "noise", "picks"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[mine]), name
+        for layer, grams in whole.grams.items():
+            assert torch.equal(part.grams[layer], grams[mine])
+        seen = whole.glimpses[mine]
+        assert all(map(torch.equal, part.glimpses, seen))
+        assert len(part.glimpses) == len(seen) == 2
+
+
+def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sampler):
+    settings = {"batch_size": 6, "any_share": 1.0, "varied_strength": 1.0}
+    stays = sampler(identity_share=1.0, **settings).batch(0, 0, 1)
+    assert stays.itself.all()
+    assert (stays.strength == 1).all()
+    for crop, glimpse in zip(stays.crops, stays.glimpses, strict=True):
+        assert _colors(crop) == pytest.approx(_colors(glimpse[0]), abs=0.2)
+    changes = sampler(identity_share=0.0, **settings).batch(0, 0, 1)
+    assert not changes.itself.any()
+    assert (changes.strength < 1).all()
+
+
+def _colors(image):
+    return image.mean(dim=(1, 2)).tolist()
+
+
+def test_a_glimpse_comes_with_the_gram_matrices_of_its_picture(
+    sampler, photographs, loss_net
+):
+    batch = sampler(batch_size=4, any_share=1.0, identity_share=0.0).batch(1, 0, 1)
+    archive = Archive(photographs, 64)
+    for i, glimpse in enumerate(batch.glimpses):
+        likeness = []
+        for k in range(len(archive.images)):
+            picture = archive.artwork(k)
+            features = loss_net(picture)
+            off = max(
+                (gram_matrix(features[layer]) - batch.grams[layer][i]).abs().max()
+                / batch.grams[layer][i].abs().max()
+                for layer in STYLE_LAYERS
+            )
+            seen = torch.tensor(_colors(picture[0])) - torch.tensor(_colors(glimpse[0]))
+            likeness.append((float(off), float(seen.norm())))
+        by_grams, by_colors = (
+            min(range(len(likeness)), key=lambda k, n=n: likeness[k][n]) for n in (0, 1)
+        )
+        assert by_grams == by_colors
+        assert likeness[by_grams][0] < 1e-2

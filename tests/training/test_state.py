@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, caplo
     path = tmp_path / "run.ckpt"
     state.save(path)
     good = path.read_bytes()
-    (tmp_path / ".run.ckpt.part").mkdir()  # as good as a full disk
+    (tmp_path / f".run.ckpt.{os.getpid()}.part").mkdir()  # as good as a full disk
     state.descend(weight.square().sum())
     state.save(path)
     assert path.read_bytes() == good

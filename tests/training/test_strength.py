@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -8,8 +9,7 @@ from safetensors.torch import load_file
 from styleplug.errors import TrainingError
 from styleplug.networks import load_style
 from styleplug.style import read_info
-from styleplug.training import loop
-from styleplug.training.data import Photographs
+from styleplug.training import strength
 from styleplug.training.loop import train
 from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
@@ -99,7 +99,7 @@ def test_strength_is_learned_in_place_and_the_predictor_stays(
 
 
 def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, vgg, tmp_path, killed_in
 ):
     config = dataclasses.replace(quick, learning_rate=0.1, varied_strength=1.0)
 
@@ -113,24 +113,45 @@ def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
         )
         return read_info(style).trunk
 
-    class KilledError(Exception):
-        pass
-
-    crops = Photographs.crops
-
-    def killed_at_third(self, count, size, scales, rng):
-        if rng.initial_seed() == step_rng(config.seed, 2).initial_seed():
-            raise KilledError
-        return crops(self, count, size, scales, rng)
-
     checkpoint = tmp_path / "run.ckpt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY", 0.0)
-        patch.setattr(Photographs, "crops", killed_at_third)
-        with pytest.raises(KilledError):
-            run("killed", checkpoint=checkpoint)
+    with killed_in(step_rng(config.seed, 2)):
+        run("killed", checkpoint=checkpoint)
     assert checkpoint.exists()
     assert run("resumed", checkpoint=checkpoint) == run("whole")
+
+
+def test_strength_that_cannot_be_written_leaves_all_as_it_was(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    for path in (trained, trained.with_name("trunk.safetensors")):
+        shutil.copy(path, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def failing(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(strength, "write_tensors", failing)
+    with pytest.raises(OSError, match="no space"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=dataclasses.replace(quick, steps=1, learning_rate=0.1),
+            trunk=tmp_path / "trunk.safetensors",
+            start=[tmp_path / trained.name],
+            overwrite=True,
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_strength_is_not_learned_for_two_styles_of_one_name(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="names that differ"):
+        train_strength(
+            *([artwork] * 2, photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained, trained],
+        )
 
 
 def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_path):
