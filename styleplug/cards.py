@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,16 +16,11 @@ def config(info: StyleInfo, sha256: str) -> str:
 
     The Hub counts downloads by requests for this file.
     """
-    fields = {
-        f.name: getattr(info, f.name)
-        for f in dataclasses.fields(info)
-        if not f.metadata.get("derived")
-    }
     image = {"channels": "RGB", "range": [0, 1], "encoding": "sRGB"}
     content = {
         "library_name": "styleplug",
         "format": FORMAT,
-        **fields,
+        **info.told(),
         "image": image,
         "sha256": sha256,
     }

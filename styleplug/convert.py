@@ -67,7 +67,8 @@ def convert(
             raise ValueError(f"{parameter} must not be empty, got {value!r}")
     if new_path.exists() and not overwrite:
         raise FileExistsError(
-            f"{new_path} is there already; allow overwriting, or name another file."
+            f"{new_path} already exists; allow overwriting (--overwrite), or "
+            "name another file."
         )
     tensors = _read(old_path)
     for key, tensor in tensors.items():

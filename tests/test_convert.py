@@ -494,7 +494,7 @@ def test_a_style_is_overwritten_only_when_told(tmp_path: Path) -> None:
     new_fast_neural_style().save(tmp_path / "old.pth")
     paths = tmp_path / "old.pth", tmp_path / "new.safetensors"
     convert(*paths, **RIGHTS)
-    with pytest.raises(FileExistsError, match="there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         convert(*paths, **RIGHTS)
     assert convert(*paths, title="Again", overwrite=True, **RIGHTS).title == "Again"
 

@@ -33,7 +33,6 @@ from .studio import (
     Studio,
     mask_of,
     period,
-    style_id,
     style_title,
 )
 
@@ -379,7 +378,7 @@ class _Desk:
         except (StyleplugError, ValueError) as error:
             return gr.skip(), gr.skip(), _say(str(error), wrong=True)
         added = f"Added {style_title(info)}, licence {info.license}."
-        return *self._offer(own, style_id(info)), _say(added)
+        return *self._offer(own, info.id), _say(added)
 
     def _add_own_style(self, path: str | None, own: OwnStyles) -> tuple[Any, ...]:
         try:

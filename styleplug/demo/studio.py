@@ -156,7 +156,7 @@ class Studio:
         lies in a folder of its own within ``folder``, until :meth:`clean` or the end of
         the process removes it.
         """
-        self.styles: Mapping[str, StyleInfo] = {style_id(i): i for i in styles}
+        self.styles: Mapping[str, StyleInfo] = {i.id: i for i in styles}
         """Never changed but replaced, for others may be iterating over it."""
         self._offered = len(self.styles)
         self.limits = limits or Limits()
@@ -195,7 +195,7 @@ class Studio:
         with _explained(path, name):
             info = Stylizer(path, device="cpu").info
         with self._adding:
-            self.styles = {**self.styles, style_id(info): info}
+            self.styles = {**self.styles, info.id: info}
         return info
 
     def own_style(self, path: str, taken: Collection[str] = ()) -> OwnStyle:
@@ -474,11 +474,6 @@ class Studio:
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
                 if time.time() - used > age:
                     shutil.rmtree(folder)
-
-
-def style_id(info: StyleInfo) -> str:
-    """Return what a visitor calls a style: its name, or its commit on the Hub."""
-    return f"{info.repo_id}@{info.revision}" if info.repo_id else info.name
 
 
 def style_title(info: StyleInfo) -> str:

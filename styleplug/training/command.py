@@ -179,7 +179,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
-    add("--overwrite", action="store_true", help="replace files that are there already")
+    add("--overwrite", action="store_true", help="overwrite existing files")
     add("--device", help="where to train (default: the best there is)")
     for field in dataclasses.fields(TrainConfig):
         default = _values(field.default)

@@ -269,7 +269,7 @@ def check_places(
     for path in results:
         if path.exists() and not overwrite:
             raise FileExistsError(
-                f"{path} is there already; add --overwrite, or name another --output."
+                f"{path} already exists; add --overwrite, or name another --output."
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
