@@ -226,7 +226,7 @@ def _stylize(args: argparse.Namespace) -> int:
 
     read = functools.partial(
         read_to_paint,
-        overwrite=options.pop("overwrite", False),
+        overwrite=options.get("overwrite", False),
         max_pixels=options.pop("max_pixels", None),
     )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}

@@ -132,7 +132,8 @@ def over_white(pixels: Array, alpha: Array) -> Array:
 
 def grey_space(dtype: DTypeLike) -> ColorSpace:
     """One channel, encoded as sRGB."""
-    return ColorSpace(dtype, lambda samples: samples, luma)
+    pixel_dtype = np.float32 if np.dtype(dtype).kind == "f" else dtype
+    return ColorSpace(pixel_dtype, lambda samples: samples, luma)
 
 
 def scaled_grey_space(dtype: DTypeLike, white: float) -> ColorSpace:

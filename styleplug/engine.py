@@ -445,13 +445,15 @@ def stylize_file(
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
         style = Stylizer(style, device=device, dtype=dtype)
-    return paint_to_file(picture, dst, style, **options)
+    return paint_to_file(picture, dst, style, overwrite=overwrite, **options)
 
 
 def paint_to_file(
     picture: Picture,
     dst: str | os.PathLike[str],
     stylizer: Stylizer,
+    *,
+    overwrite: bool = False,
     **options: Any,
 ) -> tuple[int, int]:
     """Stylize ``picture``, which was read for it, into the file ``dst``.
@@ -460,7 +462,9 @@ def paint_to_file(
     """
     pixels = stylizer.render(picture.pixels, **options)
     provenance = stylizer.provenance(**options)
-    write_picture(picture, pixels, dst, provenance=provenance)
+    write_picture(
+        picture, pixels, dst, provenance=provenance, overwrite=overwrite
+    )
     return picture.size
 
 

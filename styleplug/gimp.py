@@ -216,10 +216,10 @@ def _examine(profile: Profile) -> Iterator[Finding]:
         yield Finding(False, f"{main} is not executable, so GIMP ignores it", again)
         return
     folders = _plugin_path(profile.path / "gimprc")
-    if folders is not None and str(plugin.parent) not in folders:
+    if folders is not None and _spelled(plugin.parent) not in folders:
         yield Finding(
             False,
-            "GIMP does not look into its own plug-in folder",
+            "GIMP's preferences leave out its own plug-in folder",
             f"Add {plugin.parent} in GIMP: Edit > Preferences > Folders > Plug-ins.",
         )
         return
@@ -240,16 +240,22 @@ def _same_files(source: Path, target: Path) -> bool:
 
 
 def _plugin_path(gimprc: Path) -> list[str] | None:
-    """Return the plug-in folders the user chose in GIMP's preferences, if any."""
+    """Return the plug-in folders chosen in GIMP's preferences, as `_spelled` does."""
     try:
         text = gimprc.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    match = re.search(r'^\(plug-in-path "([^"]*)"\)', text, re.MULTILINE)
+    match = re.search(r'^\(plug-in-path "((?:[^"\\]|\\.)*)"\)', text, re.MULTILINE)
     if match is None:
         return None
-    folders = match[1].replace("${gimp_dir}", str(gimprc.parent))
-    return [os.path.expanduser(folder) for folder in folders.split(os.pathsep)]
+    folders = re.sub(r"\\(.)", r"\1", match[1])
+    folders = folders.replace("${gimp_dir}", str(gimprc.parent))
+    return [_spelled(folder) for folder in folders.split(os.pathsep)]
+
+
+def _spelled(path: str | Path) -> str:
+    """Return the one spelling of a path."""
+    return os.path.normcase(os.path.normpath(os.path.expanduser(path)))
 
 
 def _run(
@@ -373,5 +379,5 @@ def _examine_menu(profile: Profile) -> Finding:
     return Finding(
         False,
         "GIMP has not been started since the plug-in was installed",
-        "Start GIMP anew; Neural Style is then in Filters > Artistic.",
+        "Restart GIMP; Neural Style is then in Filters > Artistic.",
     )

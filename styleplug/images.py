@@ -15,8 +15,10 @@ a transparent colour (tRNS)   an alpha channel
 ndarray, tensor               the same shape and dtype (and device)
 ============================  =========================================================
 
-Modes I and F have no white of their own: it is 1.0, 255 (Pillow's own conversions),
-65535 or 2^31 - 1, the first that is not below the largest value.
+Modes I and F have no white of their own: it is 1.0 (F only), 255 (Pillow's own
+conversions), 65535 or 2^31 - 1, the first that is not below the largest value. In F
+the white of 1.0 allows highlights up to 16, the others a quarter above them, as
+resampling overshoots.
 """
 
 from __future__ import annotations
@@ -128,6 +130,9 @@ _ENCODER_ERRORS = (
     struct.error,
 )
 _UINT16_MAX = 65535
+# A white of the modes without one, and the largest value that it is taken for.
+_FLOAT_WHITES = ((1.0, 16.0), (255.0, 1.25 * 255), (65535.0, 1.25 * 65535))
+_INTEGER_WHITES = ((255.0, 255.0), (65535.0, 65535.0))
 _process_wide_lock = threading.Lock()
 
 
@@ -163,9 +168,9 @@ class Picture:
         """Take a PIL image, an ndarray or a tensor.
 
         An ndarray is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or a
-        float in [0, 1]; a tensor is (1, 3, H, W), a float in [0, 1]. A fourth channel
-        is straight alpha. An EXIF orientation is left as it is: what comes out has
-        the same.
+        float in [0, 1]; a tensor is (1, 3, H, W), a float in [0, 1]. Floats may lie
+        below 0 and have highlights below 128. A fourth channel is straight alpha. An
+        EXIF orientation is left as it is: what comes out has the same.
 
         Raises ``TypeError`` or ``ValueError`` for another type, shape or range, and
         ``InvalidImageError`` for a PIL image that cannot be decoded.
@@ -236,9 +241,22 @@ def _from_pil(image: Image.Image) -> Picture:
         result.info = dict(info)
         return result
 
-    picture = _picture(samples, alpha, mode, image.info.get("icc_profile"))
+    picture = _picture(samples, alpha, mode, _sound(image.info).get("icc_profile"))
     picture._restore = restore
     return picture
+
+
+def _sound(info: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return Pillow's info without a colour profile or XMP that is no bytes."""
+    sound = dict(info)
+    for name in ("icc_profile", "xmp"):
+        value = sound.get(name)
+        if isinstance(value, str):
+            sound[name] = value.encode(errors="replace")
+        elif value is not None and not isinstance(value, bytes):
+            logger.warning("The image's %s is damaged and is ignored.", name)
+            del sound[name]
+    return sound
 
 
 def _from_array(array: Array) -> Picture:
@@ -301,13 +319,13 @@ def _check_range(array: Array) -> None:
     lowest, highest = float(array.min()), float(array.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise ValueError(
-            "the image has values that are not finite; replace them, for instance "
-            "with numpy.nan_to_num"
+            "the image has values that are not finite; replace them "
+            "(numpy.nan_to_num), or convert it to integers"
         )
     if highest >= 128:
         raise ValueError(
             f"a float image is in [0, 1], this one goes to {highest:g}; "
-            "divide it by its white value"
+            "divide it by its white value, or lower its exposure"
         )
 
 
@@ -353,10 +371,8 @@ def _find_space(
             return space, icc_profile
     if mode in ("I", "F"):
         highest = float(samples.max())
-        whites = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-        # A float image may have highlights above its white of 1.0.
-        headroom = 16 if mode == "F" else 1
-        white = next((w for w in whites if highest <= w * headroom), 2.0**31 - 1)
+        whites = _FLOAT_WHITES if mode == "F" else _INTEGER_WHITES
+        white = next((w for w, most in whites if highest <= most), 2.0**31 - 1)
         return color.scaled_grey_space(samples.dtype, white), icc_profile
     if mode == "L":
         return color.grey_space(samples.dtype), icc_profile
@@ -429,7 +445,7 @@ def read_picture(
     """Read an image file, its EXIF orientation applied.
 
     PNG and TIFF keep 16 bits per channel. Of an animation or a multi-page file the
-    first image is read.
+    first image is read, of a PSD all layers as one.
 
     Raises ``InvalidImageError`` when there is no readable image of a known raster
     format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
@@ -440,6 +456,9 @@ def read_picture(
         if image.width * image.height > max_pixels:
             raise _too_large(path, image, max_pixels)
         try:
+            image.info = _sound(image.info)  # Pillow would stumble over it, too
+            if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
+                logger.warning("The image has several frames; the first is painted.")
             samples, alpha, mode = _decode(file, image, path)
             orientation = _orientation(image)
             metadata = _read_metadata(image)
@@ -489,7 +508,7 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
     return ImageTooLargeError(
         f"{path} has {megapixels:.0f} megapixels ({image.width} x {image.height}), the "
         f"limit is {max_pixels / 1e6:.0f}; make it smaller, or allow more with "
-        "max_pixels if you trust it."
+        "max_pixels (--max-pixels) if you trust it."
     )
 
 
@@ -517,7 +536,7 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     """
     file.seek(0)
     prefix = file.read(16)
-    reason = "it is no format that Pillow reads"
+    reason = "not a format that Pillow can read"
     tried: set[str] = set()
     for register in (Image.preinit, Image.init):
         register()
@@ -545,8 +564,6 @@ def _decode(
     file: BinaryIO, image: ImageFile.ImageFile, path: Path
 ) -> tuple[Array, Array | None, str]:
     """Return what :func:`_split_pil` does, with all 16 bits of PNG and TIFF."""
-    if getattr(image, "n_frames", 1) > 1:
-        logger.warning("%s has several images; the first is stylized.", path)
     if not _has_16_bit_color(image):
         return _split_pil(image)
     if image.tile[0][3] == "LA;16B":  # read as it lies in the file, 4 bytes per pixel
@@ -691,12 +708,16 @@ def read_to_paint(
     already, unless ``overwrite``.
     """
     if os.path.exists(dst) and not overwrite:
-        raise FileExistsError(
-            f"{dst} is there already; allow overwriting, or name another file."
-        )
+        raise _already_exists(dst)
     check_destination(dst)
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     return read_picture(src, **limits)
+
+
+def _already_exists(path: str | os.PathLike[str]) -> FileExistsError:
+    return FileExistsError(
+        f"{path} already exists; allow overwriting (--overwrite), or name another file."
+    )
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
@@ -707,16 +728,17 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _format_of(path)
-    if not path.parent.is_dir():
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"{path} cannot be written: there is no folder {path.parent}; "
-            "create it first."
+            f"{path} cannot be written: there is no folder {folder}; create it first."
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it.")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is not a regular file; name another one.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    writable = os.access(folder, os.W_OK | os.X_OK)
+    if not writable or (path.exists() and not os.access(path, os.W_OK)):
         raise PermissionError(
             f"{path} cannot be written: permission denied; choose another folder."
         )
@@ -727,7 +749,7 @@ def _format_of(path: Path) -> _Format:
         return _WRITABLE[path.suffix.lower()]
     except KeyError:
         raise ValueError(
-            f"{path.name!r} has no suffix of an image format; "
+            f"{path.name!r} does not end in a supported image suffix; "
             f"use one of {', '.join(_WRITABLE)}"
         ) from None
 
@@ -738,6 +760,7 @@ def write_picture(
     path: str | os.PathLike[str],
     *,
     provenance: Mapping[str, Any],
+    overwrite: bool = True,
 ) -> None:
     """Write the pixels as `picture`'s file, in the format that the suffix names.
 
@@ -747,7 +770,8 @@ def write_picture(
     as ``styleplug 0.1.0 {"style": …}`` into the EXIF tag Software, in PNG into the
     text chunk Software.
 
-    The file appears complete or not at all. Raises as :func:`check_destination`.
+    The file appears complete or not at all. Raises as :func:`check_destination`, and
+    ``FileExistsError`` for a file that is there by then, unless `overwrite`.
     """
     path = Path(path)
     check_destination(path)
@@ -759,19 +783,22 @@ def write_picture(
     try:
         if max(picture.size) > form.max_side:
             raise OSError(f"it has at most {form.max_side} pixels a side")
-        with _replacing(path) as file:
+        with _replacing(path, overwrite) as file:
             if form is _TIFF:
                 _write_tiff(file, samples, alpha, mode, metadata)
             elif form is _PNG:
                 _write_png(file, samples, alpha, metadata)
             else:
                 _write_pil(file, _join_pil(samples, alpha, mode), form, metadata)
+    except FileExistsError as error:
+        raise _already_exists(path) from error
     except _ENCODER_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
+        others = " or ".join(s for s in (".png", ".tif") if _WRITABLE[s] is not form)
         raise OSError(
             f"{path} cannot be written as {form.name} ({_brief(error)}); "
-            "write a .png or .tif file."
+            f"write a {others} file."
         ) from error
 
 
@@ -787,14 +814,16 @@ class _Metadata(NamedTuple):
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """Give a file to write that takes the place of `path` when all went well."""
     target = Path(os.path.realpath(path))
     part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
             yield file
-        if target.exists():
+        if not overwrite:
+            target.touch(exist_ok=False)
+        elif target.exists():
             shutil.copymode(target, part)
         part.replace(target)
     except BaseException:
@@ -957,6 +986,19 @@ def _write_tiff(
             samples, 3, axis=2
         )  # Pillow reads no 16-bit grey with alpha
         mode = "RGB"
+    directory = ImageFileDirectory_v2(prefix=b"II")
+    for tag, value in _tiff_tags(samples, alpha, mode, metadata).items():
+        directory[tag] = value
+    for tag in (256, 257, 273, 278, 279):
+        directory.tagtype[tag] = TiffTags.LONG
+    directory.save(file)
+    for rows in color.bands(samples.shape):
+        file.write(_bytes_of_rows(samples, alpha, rows, "<").tobytes())
+
+
+def _tiff_tags(
+    samples: Array, alpha: Array | None, mode: str, metadata: _Metadata
+) -> dict[int, Any]:
     height, width, colors = samples.shape
     planes = colors + (alpha is not None)
     row_bytes = width * planes * samples.itemsize
@@ -964,7 +1006,6 @@ def _write_tiff(
         raise OSError("more than 4 GiB")
     rows_per_strip = max(1, 2**20 // row_bytes)
     tops = range(0, height, rows_per_strip)
-    directory = ImageFileDirectory_v2(prefix=b"II")
     tags = {
         256: width,
         257: height,
@@ -990,13 +1031,7 @@ def _write_tiff(
         if tag in TiffTags.TAGS_V2_GROUPS and not isinstance(value, dict):
             value = metadata.exif.get_ifd(tag)
         tags.setdefault(tag, value)
-    for tag, value in tags.items():
-        directory[tag] = value
-    for tag in (256, 257, 273, 278, 279):
-        directory.tagtype[tag] = TiffTags.LONG
-    directory.save(file)
-    for rows in color.bands(samples.shape):
-        file.write(_bytes_of_rows(samples, alpha, rows, "<").tobytes())
+    return tags
 
 
 # Masks

@@ -30,6 +30,7 @@ PROTOCOL = 1
 MAX_LINE = 1 << 16
 """Bytes of the longest line that is read."""
 MAX_PIXELS = 1 << 29
+"""Width times height of the largest picture that is taken."""
 MAX_WAITING = 16
 """Requests that may wait for their turn; one more is refused as ``Busy``."""
 HEARTBEAT = 1.0
@@ -56,11 +57,12 @@ class _RequestError(Exception):
         self.code = code
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     header: dict[str, Any]
     body: mmap.mmap | None = None
     refusal: _RequestError | None = None
+    cancelled: bool = False
 
     @property
     def id(self) -> int:
@@ -131,8 +133,7 @@ class _Server:
         self._load = load
         self._list_styles = list_styles
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._unanswered: set[int] = set()
-        self._cancelled: set[int] = set()
+        self._unanswered: list[_Request] = []
 
     def run(self) -> NoReturn:
         for work in (self._read, self._beat):
@@ -151,7 +152,9 @@ class _Server:
             self._output.send(
                 _error(None, "Protocol", f"This is not the worker's protocol: {error}.")
             )
-            os._exit(2)
+        except Exception:  # noqa: BLE001 - the process must not outlive its reader
+            traceback.print_exc()
+        os._exit(2)
 
     def _receive(self) -> None:
         header = json.loads(self._input.line(), parse_constant=_no_constant)
@@ -165,21 +168,23 @@ class _Server:
         request = _Request(header)
         if header.get("type") == "cancel":
             self._input.take(size, None)
-            if request.id in self._unanswered:
-                self._cancelled.add(request.id)
+            for pending in [*self._unanswered]:
+                if pending.id == request.id:
+                    pending.cancelled = True
             return
         try:
             _check(header, size)
             if len(self._unanswered) > MAX_WAITING:
                 raise _RequestError(
-                    "Busy", "Too many requests wait: await some answers."
+                    "Busy",
+                    "Too many requests are pending; wait for some answers first.",
                 )
             request.body = mmap.mmap(-1, size) if size else None
         except _RequestError as refusal:
             request.refusal = refusal
         except (OSError, MemoryError):
             request.refusal = _RequestError("MemoryLimitError", _OUT_OF_MEMORY)
-        self._unanswered.add(request.id)
+        self._unanswered.append(request)
         self._input.take(size, request.body)
         self._requests.put(request)
 
@@ -216,8 +221,7 @@ class _Server:
             reply = _error(
                 request.id, "InternalError", f"{type(error).__name__}: {error}"
             )
-        self._unanswered.discard(request.id)
-        self._cancelled.discard(request.id)
+        self._unanswered.remove(request)
         self._output.send({**reply, "id": request.id}, body)
 
     def _hello(self) -> dict[str, Any]:
@@ -284,7 +288,7 @@ class _Server:
         return reply, result.data.cast("B")
 
     def _stop_if_cancelled(self, request: _Request) -> None:
-        if request.id in self._cancelled:
+        if request.cancelled:
             raise _RequestError("Cancelled", "The request was cancelled.")
 
 
@@ -297,42 +301,46 @@ def _check(header: Mapping[str, Any], size: int) -> None:
             f"{PROTOCOL}, not {header.get('protocol')}; update styleplug and run "
             "'styleplug gimp install' again.",
         )
-    expected = 0
     if header.get("type") == "stylize":
-        width, height = header.get("width"), header.get("height")
-        if not (type(width) is type(height) is int and min(width, height) > 0):
-            raise _RequestError(
-                "InvalidRequest", "'width' and 'height' are integers >= 1."
-            )
-        if width * height > MAX_PIXELS:
-            raise _RequestError(
-                "ImageTooLargeError",
-                f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
-            )
-        if not _is_style(header.get("style")):
-            raise _RequestError(
-                "InvalidRequest", "'style' is a string, or pairs of string and weight."
-            )
-        if header.get("format") not in FORMATS:
-            raise _RequestError(
-                "InvalidRequest", f"'format' is one of {', '.join(FORMATS)}."
-            )
-        parameters = header.get("parameters", {})
-        if not isinstance(parameters, dict) or parameters.keys() - PARAMETERS:
-            raise _RequestError(
-                "InvalidRequest",
-                f"'parameters' may hold {', '.join(sorted(PARAMETERS))}.",
-            )
-        itemsize = FORMATS[header["format"]][1]
-        expected = width * height * (4 * itemsize + bool(header.get("mask", False)))
-    elif header.get("type") != "hello":
+        expected = _check_stylize(header)
+    elif header.get("type") == "hello":
+        expected = 0
+    else:
         raise _RequestError(
             "InvalidRequest", "'type' is one of hello, stylize, cancel."
         )
     if size != expected:
         raise _RequestError(
-            "InvalidRequest", f"'bytes' is {size}, but this request has {expected}."
+            "InvalidRequest", f"'bytes' is {size}, but this request needs {expected}."
         )
+
+
+def _check_stylize(header: Mapping[str, Any]) -> int:
+    """Return how many bytes follow; raise as :func:`_check`."""
+    width, height = header.get("width"), header.get("height")
+    if not (type(width) is type(height) is int and min(width, height) > 0):
+        raise _RequestError("InvalidRequest", "'width' and 'height' are integers >= 1.")
+    if width * height > MAX_PIXELS:
+        raise _RequestError(
+            "ImageTooLargeError",
+            f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
+        )
+    if not _is_style(header.get("style")):
+        raise _RequestError(
+            "InvalidRequest", "'style' is a string, or pairs of string and weight."
+        )
+    name = header.get("format")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise _RequestError(
+            "InvalidRequest", f"'format' is one of {', '.join(FORMATS)}."
+        )
+    parameters = header.get("parameters", {})
+    if not isinstance(parameters, dict) or parameters.keys() - PARAMETERS:
+        raise _RequestError(
+            "InvalidRequest", f"'parameters' may hold {', '.join(sorted(PARAMETERS))}."
+        )
+    itemsize = FORMATS[name][1]
+    return int(width * height * (4 * itemsize + bool(header.get("mask", False))))
 
 
 def _is_style(style: Any) -> bool:

@@ -332,6 +332,19 @@ def test_a_file_keeps_its_depth_and_says_how_it_was_made(tiny_style, tmp_path):
     assert "0.5" in note
 
 
+def test_a_file_that_appeared_meanwhile_is_not_replaced(tiny_style, tmp_path):
+    src, dst = tmp_path / "in.png", tmp_path / "out.png"
+    Image.new("RGB", (40, 30)).save(src)
+
+    def appear(fraction):
+        dst.write_bytes(b"another's")
+
+    with pytest.raises(FileExistsError):
+        stylize_file(src, dst, tiny_style, device="cpu", progress=appear)
+    assert dst.read_bytes() == b"another's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.png"]
+
+
 def test_a_file_is_not_replaced_unless_told(tiny_style, tmp_path, content_image):
     path = tmp_path / "in.png"
     content_image.save(path)

@@ -166,14 +166,24 @@ def test_doctor_finds_the_executable_bit_missing(profile):
 def test_doctor_finds_that_gimp_looks_elsewhere(profile):
     gimp.install([profile], STANDIN)
     (profile.path / "gimprc").write_text('(plug-in-path "/opt/plug-ins")\n')
+    assert "own plug-in folder" in failure(profile).text
     assert "Preferences > Folders" in failure(profile).advice
 
 
-def test_doctor_accepts_the_usual_folders(profile):
+@pytest.mark.parametrize("folder", ["${gimp_dir}/plug-ins", "${gimp_dir}/plug-ins/"])
+def test_doctor_accepts_the_usual_folders(profile, folder):
     gimp.install([profile], STANDIN)
     (profile.path / "gimprc").write_text(
-        f'(plug-in-path "/opt/x{os.pathsep}${{gimp_dir}}/plug-ins")\n'
+        f'(plug-in-path "/opt/\\"x\\"{os.pathsep}{folder}")\n'
     )
+    assert "Folders" not in failure(profile).advice
+
+
+def test_doctor_reads_the_backslashes_that_gimp_doubles(tmp_path):
+    profile = new_profile(tmp_path / "back\\slash", "native")
+    gimp.install([profile], STANDIN)
+    folder = str(profile.plugin.parent).replace("\\", "\\\\")
+    (profile.path / "gimprc").write_text(f'(plug-in-path "{folder}")\n')
     assert "Folders" not in failure(profile).advice
 
 
@@ -210,7 +220,7 @@ def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):
 def test_doctor_tells_not_yet_started_from_refused(profile):
     gimp.install([profile], STANDIN)
     last = list(gimp.doctor([profile]))[-1]
-    assert "Start GIMP anew" in last.advice
+    assert "Restart GIMP" in last.advice
     (profile.path / "pluginrc").write_text("(protocol-version 274)\n")
     later = os.stat(profile.path / "pluginrc").st_mtime + 10
     os.utime(profile.path / "pluginrc", (later, later))
@@ -247,7 +257,7 @@ def test_commands_examine_and_uninstall(profile, capsys):
     gimp.install([profile], STANDIN)
     place = ["--profile", str(profile.path)]
     assert main(["gimp", "doctor", *place]) == 1  # GIMP was not started yet
-    assert "-> Start GIMP anew" in capsys.readouterr().out
+    assert "-> Restart GIMP" in capsys.readouterr().out
     assert main(["gimp", "uninstall", *place]) == 0
     assert str(profile.plugin) in capsys.readouterr().out
     assert not profile.plugin.exists()

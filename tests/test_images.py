@@ -150,6 +150,7 @@ def test_sixteen_bit_grey_keeps_its_levels() -> None:
     ("mode", "highest", "white"),
     [
         *(("F", 0.9, 1), ("F", 4.0, 1), ("F", 200, 255), ("F", 60000, 65535)),
+        *(("F", 260, 255), ("F", 4000, 65535), ("F", 100000, 2**31 - 1)),
         *(("I", 200, 255), ("I", 60000, 65535), ("I", 2**30, 2**31 - 1)),
     ],
 )
@@ -169,6 +170,14 @@ def test_info_of_a_pil_image_is_kept(content_image: Image.Image) -> None:
     content_image.info = {"dpi": (300, 300), "comment": b"x"}
     picture = Picture.from_image(content_image.copy())
     assert picture.to_image(invert(picture)).info["dpi"] == (300, 300)
+
+
+def test_a_profile_of_a_pil_image_that_is_no_profile_is_ignored(
+    content_image: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    content_image.info["icc_profile"] = (1, 2, 3)
+    assert Picture.from_image(content_image).icc_profile is None
+    assert "icc_profile is damaged and is ignored" in caplog.text
 
 
 def test_a_lazy_pil_image_that_is_truncated_is_invalid() -> None:
@@ -211,6 +220,22 @@ def test_arrays_that_are_not_contiguous_work() -> None:
     picture = Picture.from_image(array)
     assert picture.pixels.flags.c_contiguous
     assert np.array_equal(picture.to_image(picture.pixels), array)
+
+
+@pytest.mark.parametrize("shape", [(9, 13), (9, 13, 1), (9, 13, 3)])
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_floats_of_any_depth_are_painted_as_float32_and_kept_exactly(
+    shape: tuple[int, ...], dtype: str
+) -> None:
+    array = noise(*shape, dtype=dtype)
+    picture = Picture.from_image(array)
+    assert picture.pixels.dtype == np.float32
+    pixels = invert(picture)
+    pixels[:5] = picture.pixels[:5]
+    result = picture.to_image(pixels)
+    assert result.dtype == array.dtype
+    assert np.array_equal(result[:5], array[:5])
+    assert not np.array_equal(result[5:], array[5:])
 
 
 def test_an_8_bit_rgb_array_is_not_copied() -> None:
@@ -318,6 +343,32 @@ def test_16_bit_colour_tiff_is_read_in_full(
     if planes == 4:
         assert picture.alpha is not None
         assert np.array_equal(picture.alpha, array[..., 3])
+
+
+@pytest.mark.parametrize("tag", [700, 34675], ids=["xmp", "icc_profile"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (TiffImagePlugin.TiffTags.SHORT, 9),
+        (TiffImagePlugin.TiffTags.LONG, 7),
+        (TiffImagePlugin.TiffTags.RATIONAL, 0.5),
+        (TiffImagePlugin.TiffTags.ASCII, "text"),
+    ],
+)
+def test_a_tiff_whose_profile_or_xmp_is_no_bytes_is_read(
+    tag: int, kind: int, value: Any, tmp_path: Path
+) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[tag] = kind
+    tags[tag] = value
+    image = noise_image("RGB")
+    image.save(tmp_path / "in.tif", tiffinfo=tags)
+    picture = read_picture(tmp_path / "in.tif")
+    assert np.array_equal(picture.pixels, np.asarray(image))
+    assert picture.icc_profile is None
+    xmp = b"text" if (tag, value) == (700, "text") else None
+    assert picture.xmp == xmp
+    save(picture, tmp_path / "out.tif")
 
 
 def test_16_bit_tiff_with_an_unused_channel_is_read(tmp_path: Path) -> None:
@@ -746,6 +797,37 @@ def test_destinations_that_cannot_be_written_are_told_before(tmp_path: Path) -> 
             check_destination(tmp_path / "pipe.png")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_a_link_into_a_folder_that_is_missing_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "missing" / "out.png")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*missing; create it"):
+        check_destination(tmp_path / "link.png")
+
+
+@pytest.mark.parametrize("forbidden", ["file", "folder"])
+def test_what_may_not_be_replaced_is_told_before(
+    forbidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"")
+    locked = {"file": path, "folder": tmp_path}[forbidden]
+    monkeypatch.setattr(os, "access", lambda name, _mode: Path(name) != locked)
+    with pytest.raises(PermissionError, match="choose another folder"):
+        check_destination(path)
+
+
+def test_a_file_made_in_the_meantime_is_not_replaced_unasked(tmp_path: Path) -> None:
+    picture = Picture.from_image(noise(4, 4, 3))
+    path = tmp_path / "out.png"
+    write_picture(picture, picture.pixels, path, provenance={}, overwrite=False)
+    assert read_picture(path).size == (4, 4)
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="already exists; allow overwriting"):
+        write_picture(picture, picture.pixels, path, provenance={}, overwrite=False)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_write_leaves_the_destination_and_no_other_file(
     tmp_path: Path,
 ) -> None:
@@ -774,11 +856,19 @@ def test_an_image_too_long_for_its_format_is_told(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
-def test_metadata_that_no_file_can_hold_is_told(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "advice"),
+    [(".png", "a .tif"), (".tif", "a .png"), (".jpg", "a .png or .tif")],
+)
+def test_metadata_that_no_file_can_hold_is_told(
+    suffix: str, advice: str, tmp_path: Path
+) -> None:
     picture = Picture.from_image(noise(4, 4, 3))
     picture.dpi = (float("nan"), float("nan"))
-    with pytest.raises(OSError, match=r"out\..* cannot be written as .*\(.*NaN"):
+    message = (
+        rf"out\..* cannot be written as .*\(.*NaN.*; write {re.escape(advice)} file"
+    )
+    with pytest.raises(OSError, match=message):
         save(picture, tmp_path / f"out{suffix}")
     assert not list(tmp_path.iterdir())
 
@@ -950,7 +1040,33 @@ def test_the_first_image_of_an_animation_is_read(
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
     assert read_picture(tmp_path / "in.gif").pixels[0, 0].tolist() == [255, 0, 0]
-    assert "first" in caplog.text
+    assert "several frames; the first is painted" in caplog.text
+    assert str(tmp_path) not in caplog.text  # the web page logs no visitor's names
+
+
+def psd_with_layers() -> bytes:
+    """The composite is red, its two layers are green; all are of one pixel."""
+    layer = struct.pack(">4i H", 0, 0, 1, 1, 3)
+    layer += b"".join(struct.pack(">hI", channel, 3) for channel in range(3))
+    extra = struct.pack(">II", 0, 0) + b"\x01a\0\0"
+    layer += b"8BIMnorm" + bytes([255, 0, 0, 0]) + struct.pack(">I", len(extra)) + extra
+    channels = b"".join(b"\0\0" + bytes([value]) for value in (0, 255, 0))
+    layers = struct.pack(">h", 2) + 2 * layer + 2 * channels
+    layers += b"\0" * (len(layers) % 2)
+    section = struct.pack(">I", len(layers)) + layers + struct.pack(">I", 0)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 1, 1, 8, 3)
+    sections = struct.pack(">III", 0, 0, len(section)) + section
+    return header + sections + b"\0\0" + bytes([255, 0, 0])
+
+
+def test_layers_of_a_psd_are_read_as_one_image_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in.psd").write_bytes(psd_with_layers())
+    with Image.open(tmp_path / "in.psd") as image:
+        assert image.n_frames == 2
+    assert read_picture(tmp_path / "in.psd").pixels.tolist() == [[[255, 0, 0]]]
+    assert not caplog.text
 
 
 def test_text_of_a_png_does_not_leak_into_the_result(

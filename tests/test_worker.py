@@ -208,6 +208,7 @@ def test_progress_rises_and_life_signs_come(connect):
         pytest.param({"style": "unheard-of"}, "StyleNotFoundError", id="style"),
         pytest.param({"style": 7}, "InvalidRequest", id="style-type"),
         pytest.param({"format": "f64"}, "InvalidRequest", id="format"),
+        pytest.param({"format": []}, "InvalidRequest", id="format-type"),
         pytest.param({"width": 0}, "InvalidRequest", id="zero-width"),
         pytest.param({"width": 9}, "InvalidRequest", id="other-size"),
         pytest.param({"width": "8"}, "InvalidRequest", id="width-type"),
@@ -295,6 +296,52 @@ def test_too_many_waiting_requests_are_refused(connect):
         codes[message["id"]] = message["code"]
     assert codes[0] == "Cancelled"
     assert codes[count - 1] in ("Busy", "Cancelled")
+
+
+def test_a_cancel_that_comes_too_late_spares_the_next_request_of_that_id(connect):
+    server = connect()
+    pixels = noise(4, 4, "uint8")
+    for _ in range(20):
+        server.send(stylize_header(pixels), pixels.tobytes())
+        server.send({"type": "cancel", "id": 1})
+        while server.receive()[0]["type"] not in ("result", "error"):
+            pass
+        assert server.request(stylize_header(pixels), pixels.tobytes())[0]["bytes"]
+
+
+def test_a_cancel_takes_back_all_waiting_requests_of_its_id(connect):
+    server = connect()
+    pixels = noise(4, 4, "uint8")
+    for _ in range(2):
+        server.send(stylize_header(pixels, "slow", id=4), pixels.tobytes())
+    server.send({"type": "cancel", "id": 4})
+    assert [error_of(server)["code"] for _ in range(2)] == ["Cancelled"] * 2
+
+
+@pytest.mark.parametrize("value", [200.0, np.nan, np.inf])
+def test_floats_that_cannot_be_painted_are_refused(connect, tiny_style, value):
+    pixels = noise(4, 4, "float32")
+    pixels[1, 1] = value
+    server = connect(REAL)
+    server.send(stylize_header(pixels, str(tiny_style)), pixels.tobytes())
+    message = error_of(server)
+    assert message["code"] == "InvalidRequest"
+    assert re.search("lower its exposure|convert it to integers", message["message"])
+
+
+BUG = """
+from styleplug import worker
+def check(header, size):
+    raise KeyError("oh no")
+worker._check = check
+def load(style): ...
+"""
+
+
+def test_a_bug_in_reading_ends_the_worker(connect):
+    server = connect(serve(BUG))
+    server.send({"type": "hello"})
+    assert server.process.wait(SECONDS_TO_END) == 2
 
 
 @pytest.mark.parametrize("moment", ["idle", "amid-a-body", "amid-a-render"])

@@ -1,10 +1,12 @@
 """The plug-in's side of the pipes, without GIMP, against a real worker process."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
-from worker_client import PICTURE_SUFFIXES, CancelledError, Worker
+import worker_client
+from worker_client import PICTURE_SUFFIXES, CancelledError, Worker, WorkerError
 
 from styleplug.images import PICTURE_SUFFIXES as READABLE
 
@@ -53,6 +55,23 @@ def test_a_request_can_be_taken_back_while_it_is_painted(worker):
         )
     assert worker.alive
     assert stylize(worker)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        [],
+        {"command": []},
+        {"command": STANDIN, "silence_limit": "long"},
+        {"command": STANDIN, "silence_limit": None},
+    ],
+)
+def test_damaged_settings_are_told_with_what_to_run(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_client, "CONFIG", tmp_path / "worker.json")
+    worker_client.CONFIG.write_text(json.dumps(config))
+    with pytest.raises(WorkerError, match="styleplug gimp install"):
+        worker_client.start()
 
 
 def test_the_file_chooser_shows_what_the_worker_takes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -93,6 +94,14 @@ class PreviewThread(threading.Thread):
                 self._render(self.worker, job)
         except WorkerError as error:
             GLib.idle_add(self._on_failure, str(error))
+        except Exception as error:  # noqa: BLE001 - the dialog waits for an answer
+            traceback.print_exc()
+            if self.worker:
+                self.worker.close()
+            message = (
+                f"The preview failed ({type(error).__name__}: {error}). Try again."
+            )
+            GLib.idle_add(self._on_failure, message)
 
     def _next(self) -> _Job | None:
         with self._condition:
@@ -146,7 +155,7 @@ class _Picture(Gtk.ScrolledWindow):
         self.original: Any = None
         self._pressed = False
         self._fitted: tuple[Any, int, int] | None = None
-        self.set_tooltip_text("Press to see the layer as it is")
+        self.set_tooltip_text("Press and hold to see the original layer")
         self.get_accessible().set_name("Preview")
         box.connect("button-press-event", self._press, True)
         box.connect("button-release-event", self._press, False)
@@ -225,7 +234,28 @@ class StyleDialog:
 
     def _build(self) -> None:
         self._picture = _Picture()
+        self._bar = Gtk.ProgressBar(no_show_all=True)
+        self._bar.get_accessible().set_name("Progress")
+        left = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        left.pack_start(self._picture, True, True, 0)
+        left.pack_start(self._bar, False, False, 0)
+        left.pack_start(self._build_status(), False, False, 0)
+        self._right = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        self._build_styles(self._right)
+        self._build_controls(self._right)
+        body = Gtk.Box(spacing=12)
+        body.pack_start(left, True, True, 0)
+        body.pack_start(self._right, False, False, 0)
+        outer = Gtk.Box(
+            orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12
+        )
+        outer.pack_start(self._build_info(), False, False, 0)
+        outer.pack_start(body, True, True, 0)
+        outer.show_all()
+        self._dialog.get_content_area().pack_start(outer, True, True, 0)
+        self._dialog.set_default_size(900, 620)
 
+    def _build_styles(self, column: Any) -> None:
         self._list = Gtk.ListBox(activate_on_single_click=True)
         self._list.set_selection_mode(Gtk.SelectionMode.BROWSE)
         self._list.connect("row-selected", self._on_row_selected)
@@ -245,16 +275,20 @@ class StyleDialog:
         self._scrolled.add(self._list)
         other = Gtk.Button.new_with_mnemonic("Add a style _from elsewhere…")
         other.connect("clicked", lambda _button: self._add_style())
+        column.pack_start(label, False, False, 0)
+        column.pack_start(self._scrolled, True, True, 0)
+        column.pack_start(other, False, False, 0)
 
+    def _build_controls(self, column: Any) -> None:
         self._second = Gtk.ComboBoxText(hexpand=True)
         for renderer in self._second.get_cells():
             renderer.set_property("ellipsize", 3)
         self._second.connect("changed", self._on_second_chosen)
-        second_label = Gtk.Label.new_with_mnemonic("_Blend with")
-        second_label.set_mnemonic_widget(self._second)
+        label = Gtk.Label.new_with_mnemonic("_Blend with")
+        label.set_mnemonic_widget(self._second)
         self._second.get_accessible().set_name("Blend with")
         second = Gtk.Box(spacing=6)
-        second.pack_start(second_label, False, False, 0)
+        second.pack_start(label, False, False, 0)
         second.pack_start(self._second, True, True, 0)
 
         entries = [
@@ -269,47 +303,25 @@ class StyleDialog:
         controls = self._dialog.fill_box(
             "controls", ["mix", "strength", "style-scale", "preserve-color", "output"]
         )
-        right = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
-        for widget, expand in (
-            (label, False),
-            (self._scrolled, True),
-            (other, False),
-            (second, False),
-            (controls, False),
-        ):
-            right.pack_start(widget, expand, expand, 0)
+        column.pack_start(second, False, False, 0)
+        column.pack_start(controls, False, False, 0)
 
-        self._bar = Gtk.ProgressBar(no_show_all=True)
-        self._bar.get_accessible().set_name("Progress")
+    def _build_status(self) -> Any:
         self._spinner = Gtk.Spinner()
         self._status = Gtk.Label(xalign=0, ellipsize=3, selectable=False)
         status = Gtk.Box(spacing=6)
         status.pack_start(self._spinner, False, False, 0)
         status.pack_start(self._status, True, True, 0)
+        return status
 
+    def _build_info(self) -> Any:
         self._failure = Gtk.Label(xalign=0, wrap=True, max_width_chars=80)
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
         self._again = self._info.add_button("_Try again", 1)
         self._info.connect("response", lambda *_args: self._try_again())
         self._failure.show()
-
-        left = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
-        left.pack_start(self._picture, True, True, 0)
-        left.pack_start(self._bar, False, False, 0)
-        left.pack_start(status, False, False, 0)
-        self._body = Gtk.Box(spacing=12)
-        self._body.pack_start(left, True, True, 0)
-        self._body.pack_start(right, False, False, 0)
-        outer = Gtk.Box(
-            orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12
-        )
-        outer.pack_start(self._info, False, False, 0)
-        outer.pack_start(self._body, True, True, 0)
-        outer.show_all()
-        self._right = right
-        self._dialog.get_content_area().pack_start(outer, True, True, 0)
-        self._dialog.set_default_size(900, 620)
+        return self._info
 
     def _add_row(self, style: dict[str, str], position: int = -1) -> None:
         image = Gtk.Image.new_from_icon_name("image-loading", Gtk.IconSize.DND)

@@ -16,7 +16,7 @@ import gi
 gi.require_version("Gegl", "0.4")
 gi.require_version("Gimp", "3.0")
 from gi.repository import Gegl, Gimp
-from worker_client import PIXEL_BYTES, CancelledError, Worker, WorkerError
+from worker_client import PIXEL_BYTES, CancelledError, Worker
 
 REPLACE = "replace"
 NEW_LAYER = "new-layer"
@@ -205,7 +205,7 @@ def stylize(
             buffer.set(band, babl, worker.read(band.width * band.height * pixel_bytes))
             moved(band, _PAINTED, 1.0)
         buffer.flush()
-    except (WorkerError, CancelledError):
+    except BaseException:
         worker.close()
         if new:
             target.delete()

@@ -118,7 +118,7 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.add_double_argument(
             "mix",
-            "Sh_are of it",
+            "Sh_are of second style",
             "Share of the second style",
             0.0,
             1.0,
@@ -128,7 +128,7 @@ class NeuralStyle(Gimp.PlugIn):
         procedure.add_double_argument(
             "strength",
             "Stren_gth",
-            "How far the picture is taken towards the style",
+            "How strongly the style is applied",
             0.0,
             1.0,
             1.0,
@@ -137,7 +137,7 @@ class NeuralStyle(Gimp.PlugIn):
         procedure.add_double_argument(
             "style-scale",
             "Stroke si_ze",
-            "Size of the brush strokes; 1 is as in the artwork",
+            "Size of the brush strokes; 1 is the size the style was trained at",
             0.25,
             4.0,
             1.0,
@@ -156,7 +156,7 @@ class NeuralStyle(Gimp.PlugIn):
             layers.NEW_LAYER,
             1,
             "New layer above",
-            "Leave the layer, put the result above it",
+            "Keep the layer and put the result above it",
         )
         procedure.add_choice_argument(
             "output", "O_utput", "Where the result goes", output, "replace", flags

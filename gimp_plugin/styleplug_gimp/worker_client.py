@@ -50,12 +50,13 @@ def start() -> Worker:
         command = [str(word) for word in config["command"]]
         if not command:
             raise ValueError("empty command")
+        silence_limit = float(config.get("silence_limit", 90))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkerError(
             "The plug-in does not know which Python holds styleplug. "
             "Run “styleplug gimp install” in a terminal."
         ) from error
-    return Worker(command, float(config.get("silence_limit", 90)))
+    return Worker(command, silence_limit)
 
 
 def first_of(styles: Sequence[Mapping[str, str]]) -> str:
@@ -302,7 +303,7 @@ class Worker:
     def _broken(self) -> WorkerError:
         self.close()
         return WorkerError(
-            "What answered is not styleplug's worker. "
+            "Something other than styleplug's worker answered. "
             "Run “styleplug gimp doctor” in a terminal."
         )
 
@@ -313,7 +314,7 @@ class Worker:
             return WorkerError(
                 "styleplug gave no sign of life for "
                 f"{self._silence_limit:.0f} seconds and was ended. Try again; if it "
-                "stays so, run “styleplug gimp doctor” in a terminal."
+                "keeps happening, run “styleplug gimp doctor” in a terminal."
             )
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
