@@ -462,9 +462,7 @@ def paint_to_file(
     """
     pixels = stylizer.render(picture.pixels, **options)
     provenance = stylizer.provenance(**options)
-    write_picture(
-        picture, pixels, dst, provenance=provenance, overwrite=overwrite
-    )
+    write_picture(picture, pixels, dst, provenance=provenance, overwrite=overwrite)
     return picture.size
 
 
