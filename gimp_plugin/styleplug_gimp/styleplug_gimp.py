@@ -118,7 +118,7 @@ class NeuralStyle(Gimp.PlugIn):
         )
         procedure.add_double_argument(
             "mix",
-            "Sh_are of second style",
+            "Its sh_are",
             "Share of the second style",
             0.0,
             1.0,
