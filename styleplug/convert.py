@@ -24,7 +24,7 @@ from torch import Tensor
 from . import color
 from .errors import InvalidStyleError
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
-from .images import read_picture
+from .images import already_exists, read_picture
 from .networks import save_style
 from .style import StyleInfo
 
@@ -66,10 +66,7 @@ def convert(
         if not value.strip():
             raise ValueError(f"{parameter} must not be empty, got {value!r}")
     if new_path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{new_path} already exists; allow overwriting (--overwrite), or "
-            "name another file."
-        )
+        raise already_exists(new_path)
     tensors = _read(old_path)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

@@ -708,13 +708,14 @@ def read_to_paint(
     already, unless ``overwrite``.
     """
     if os.path.exists(dst) and not overwrite:
-        raise _already_exists(dst)
+        raise already_exists(dst)
     check_destination(dst)
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     return read_picture(src, **limits)
 
 
-def _already_exists(path: str | os.PathLike[str]) -> FileExistsError:
+def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
+    """Return the error of a file that is not to be replaced."""
     return FileExistsError(
         f"{path} already exists; allow overwriting (--overwrite), or name another file."
     )
@@ -783,7 +784,7 @@ def write_picture(
     try:
         if max(picture.size) > form.max_side:
             raise OSError(f"it has at most {form.max_side} pixels a side")
-        with _replacing(path, overwrite) as file:
+        with replacing(path, overwrite=overwrite) as file:
             if form is _TIFF:
                 _write_tiff(file, samples, alpha, mode, metadata)
             elif form is _PNG:
@@ -791,7 +792,7 @@ def write_picture(
             else:
                 _write_pil(file, _join_pil(samples, alpha, mode), form, metadata)
     except FileExistsError as error:
-        raise _already_exists(path) from error
+        raise already_exists(path) from error
     except _ENCODER_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
@@ -814,8 +815,12 @@ class _Metadata(NamedTuple):
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """Give a file to write that takes the place of `path` when all went well."""
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Give a file to write that takes the place of `path` when all went well.
+
+    Raises ``OSError``; ``FileExistsError`` for a file that is there, unless
+    `overwrite`.
+    """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
     try:

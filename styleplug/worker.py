@@ -231,9 +231,7 @@ class _Server:
             "version": __version__,
             "styles": [
                 {
-                    "id": f"{info.repo_id}@{info.revision}"
-                    if info.repo_id
-                    else info.name,
+                    "id": info.id,
                     "title": info.title or info.name,
                     "artist": info.artist,
                     "year": info.year,

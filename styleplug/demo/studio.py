@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import re
-import secrets
 import shutil
 import sys
 import tempfile
@@ -41,7 +40,7 @@ from PIL import Image, ImageOps
 from .. import color, hub
 from ..engine import Progress, Stylizer
 from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
-from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
+from ..images import IMAGE_SUFFIXES, Picture, read_picture, replacing, write_picture
 from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo
 
@@ -599,15 +598,12 @@ def _webp(image: Image.Image) -> bytes:
 
 def _keep(content: bytes, path: Path) -> None:
     """Write a file that others may be writing too; only logs that it cannot."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         logger.warning("A thumbnail is not kept: %s", error)
-        with suppress(OSError):
-            part.unlink()
 
 
 def _touch(path: str) -> None:
