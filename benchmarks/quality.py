@@ -1,6 +1,7 @@
 """How close our styles come to their artworks, beside peers' networks, in one run.
 
     STYLEPLUG_ASSETS=DIR python benchmarks/quality.py [--sheets DIR] [--json FILE]
+        [--lbfgs N] [--new NAME ...]
 
 Distances by the rod of the loss network's normalised features (Oxford VGG-19):
 content = mean squared relu4_1 difference, style = relative Gram distance, mean over
@@ -13,6 +14,10 @@ trained) on N photographs of four styles is set beside that after 500 iterations
 L-BFGS on it from the photograph. The loss network computes in bfloat16 there, where the
 machine has it, and in float32 what is compared.
 
+With ``--new NAME ...`` the artworks of these house styles are learned anew by
+``styleplug train``, without photographs of one's own, and that objective is compared
+with the house styles', the mean over the photographs.
+
 Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
 (SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
 from the inside. These two are measured on grey cards of faint noise. The border is a
@@ -24,8 +29,13 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peers
@@ -66,8 +76,7 @@ class Rod:
     """Measures content and style distances."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        (path,) = (ASSETS / "vgg").glob("*.safetensors")
-        self.network = LossNetwork(path, dtype=dtype)
+        self.network = LossNetwork(loss_network(), dtype=dtype)
         self.network.calibrate(torch.cat([load(p, 256, square=True) for p in photos()]))
 
     def grams(self, artwork: Path) -> dict[str, Tensor]:
@@ -83,6 +92,11 @@ class Rod:
             wanted = {"relu4_1": self.network(content)["relu4_1"]}
         style = style_loss(features, grams).item()
         return content_loss(features, wanted).item(), style
+
+
+def loss_network() -> Path:
+    (path,) = (ASSETS / "vgg").glob("*.safetensors")
+    return path
 
 
 def photos() -> list[Path]:
@@ -171,24 +185,38 @@ def compare_with_peers(rod: Rod, contents: list[Tensor]) -> dict[str, object]:
     return figures
 
 
+def objective(
+    rod: Rod,
+    image: Tensor,
+    content: dict[str, Tensor],
+    grams: dict[str, Tensor],
+    settings: Mapping[str, Any],
+) -> Tensor:
+    """Return what a training with these settings minimises, of a single image."""
+    features = rod.network(image)
+    return (
+        settings["content_weight"] * content_loss(features, content)
+        + settings["style_weight"] * style_loss(features, grams)
+        + settings["tv_weight"] * tv_loss(image)
+    ).sum()
+
+
+def content_features(rod: Rod, content: Tensor) -> dict[str, Tensor]:
+    return {"relu4_1": rod.network(content)["relu4_1"]}
+
+
 def compare_with_lbfgs(
     rod: Rod, fast: Rod, name: str, content: Tensor, iterations: int = 500
 ) -> dict[str, float]:
     """Return our objective and that of L-BFGS, which begins with the photograph."""
     settings = read_info(bundled_styles()[name]).training
-
-    def objective(rod: Rod, image: Tensor) -> Tensor:
-        features = rod.network(image)
-        return (
-            settings["content_weight"] * content_loss(features, wanted[rod])
-            + settings["style_weight"] * style_loss(features, grams[rod])
-            + settings["tv_weight"] * tv_loss(image)
-        ).sum()
-
     with torch.no_grad():
-        grams = {r: r.grams(artwork_of(name)) for r in (rod, fast)}
-        wanted = {r: {"relu4_1": r.network(content)["relu4_1"]} for r in (rod, fast)}
-        ours = objective(rod, Stylizer(name, device="cpu")(content)).item()
+        aims = {
+            r: (content_features(r, content), r.grams(artwork_of(name)), settings)
+            for r in (rod, fast)
+        }
+        painted = Stylizer(name, device="cpu")(content)
+        ours = objective(rod, painted, *aims[rod]).item()
     image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     descent = torch.optim.LBFGS(
         [image], max_iter=iterations, tolerance_grad=0, tolerance_change=0
@@ -196,14 +224,39 @@ def compare_with_lbfgs(
 
     def closure() -> float:
         descent.zero_grad()
-        loss = objective(fast, image)
+        loss = objective(fast, image, *aims[fast])
         loss.backward()
         return loss.item()
 
     descent.step(closure)
     with torch.no_grad():
-        theirs = objective(rod, image.clamp(0, 1)).item()
+        theirs = objective(rod, image.clamp(0, 1), *aims[rod]).item()
     return {"ours": ours, "L-BFGS": theirs, "ours / L-BFGS": ours / theirs}
+
+
+def compare_with_new(rod: Rod, name: str, contents: list[Tensor]) -> dict[str, float]:
+    """Return the objectives of a house style and of one learned anew, and its time."""
+    settings = read_info(bundled_styles()[name]).training
+    grams = rod.grams(artwork_of(name))
+
+    @torch.inference_mode()
+    def reached(style: str | Path) -> float:
+        stylizer = Stylizer(style, device="cpu")
+        found = [
+            objective(rod, stylizer(c), content_features(rod, c), grams, settings)
+            for c in contents
+        ]
+        return torch.stack(found).mean().item()
+
+    with tempfile.TemporaryDirectory() as folder:
+        learned = Path(folder) / "new.safetensors"
+        train = [sys.executable, "-m", "styleplug", "train", str(artwork_of(name))]
+        options = ["--output", str(learned), "--loss-network", str(loss_network())]
+        started = time.perf_counter()
+        subprocess.run([*train, *options], check=True)
+        seconds = time.perf_counter() - started
+        new, house = reached(learned), reached(name)
+    return {"new": new, "house": house, "new / house": new / house, "seconds": seconds}
 
 
 def controls(name: str) -> Controls:
@@ -238,6 +291,7 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--photographs", type=int, default=len(PHOTOGRAPHS))
     parser.add_argument("--lbfgs", type=int, default=0)
+    parser.add_argument("--new", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     contents = [load(path, 512) for path in photos()[: args.photographs]]
@@ -259,6 +313,10 @@ def main() -> None:
             found = compare_with_lbfgs(rod, fast, name, content)
             figures[f"{name} / L-BFGS"] = found
             print(name, found, flush=True)
+    for name in args.new:
+        found = compare_with_new(rod, name, contents)
+        figures[f"{name} learned anew"] = found
+        print(name, found, flush=True)
     for path in bundled_styles().values():
         print(read_info(path).name, dict(read_info(path).figures))
     if args.json:

@@ -90,6 +90,20 @@ class Photographs:
             [crop(self.images[i], size, scales, rng) for i in picks.tolist()]
         )
 
+    def collages(
+        self, count: int, size: int, scales: tuple[float, float], rng: Generator
+    ) -> Tensor:
+        """Return crops as :meth:`crops` does, in each of them a part of another one.
+
+        The two meet at a random line, and the other may be in other colours.
+        """
+        under, over = (self.crops(count, size, scales, rng) for _ in range(2))
+        angle = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=rng)
+        offset = 0.6 * torch.rand(count, 1, 1, 1, generator=rng) - 0.3
+        x = torch.linspace(-0.5, 0.5, size)
+        beyond = angle.cos() * x + angle.sin() * x[:, None] > offset
+        return torch.where(beyond, recoloured(over, rng), under)
+
 
 class Archive(Photographs):
     """All artworks of a folder, to learn any style from; held in memory as uint8.

@@ -15,6 +15,11 @@ from .data import Archive, Photographs, crop, glimpse
 from .learner import Batch
 from .state import step_rng
 
+_FEW = 50
+"""Photographs below which crops are put together of two. With the four that are
+bundled, paintings keep more of the lights and darks of photographs that were not
+trained on, at distances the same or a little less."""
+
 
 class Sampler:
     """Draws the batch of each step, the same in every run with the same seed."""
@@ -44,7 +49,9 @@ class Sampler:
         config = self._config
         rng = step_rng(config.seed, step)
         size = config.batch_size
-        crops = self._photographs.crops(size, config.crop_size, config.scales, rng)
+        few = len(self._photographs.images) < _FEW
+        draw = self._photographs.collages if few else self._photographs.crops
+        crops = draw(size, config.crop_size, config.scales, rng)
         # A third at the strength that all lower ones are painted at.
         strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
         strength = strength.clamp(min=StyleNetwork.LIGHT)

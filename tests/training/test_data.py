@@ -22,6 +22,22 @@ def test_crops_are_repeated_by_the_same_generator(photographs):
     assert not torch.equal(one, other)
 
 
+def test_collages_hold_two_crops_that_meet_at_a_line(tmp_path):
+    for color in ("red", "black"):
+        Image.new("RGB", (64, 48), color).save(tmp_path / f"{color}.png")
+    data = Photographs(tmp_path)
+    made = data.collages(64, 48, (1, 1), torch.Generator().manual_seed(0))
+    assert made.shape == (64, 3, 48, 48)
+    assert 0 <= made.min() <= made.max() <= 1
+    for along in (2, 3):
+        changes = made.diff(dim=along).abs().amax(dim=1) > 0
+        assert changes.sum(dim=along - 1).max() == 1
+    whole = (made == made[..., :1, :1]).all(dim=3).all(dim=2).all(dim=1)
+    assert 0 < whole.sum() < 40
+    recoloured = (made != made.round()).flatten(1).any(dim=1)
+    assert 0 < recoloured.sum() < 64
+
+
 def test_photographs_smaller_than_a_crop_are_magnified(photographs):
     data = Photographs(photographs, size=32)
     assert data.images[0].shape == (3, 32, 43)

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageColor
 
 from styleplug.losses import STYLE_LAYERS, LossNetwork, gram_matrix
+from styleplug.training import sampler as sampler_module
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Archive, Photographs, load_artwork
 from styleplug.training.sampler import Sampler, _deal, targets
@@ -10,6 +13,19 @@ from styleplug.training.sampler import Sampler, _deal, targets
 @pytest.fixture(scope="module")
 def loss_net(vgg):
     return LossNetwork(vgg, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of six pictures, each of other colours."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i, color in enumerate(("red", "lime", "blue", "black", "white", "gray")):
+        noise = rng.normal(0, 25, (72, 96, 3))
+        pixels = np.array(ImageColor.getrgb(color)) + noise
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(folder / f"{i}.png")
+    return folder
 
 
 @pytest.fixture
@@ -54,7 +70,7 @@ def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sa
     assert stays.itself.all()
     assert (stays.strength == 1).all()
     for crop, glimpse in zip(stays.crops, stays.glimpses, strict=True):
-        assert _colors(crop) == pytest.approx(_colors(glimpse[0]), abs=0.2)
+        assert _colors(crop) == pytest.approx(_colors(glimpse[0]), abs=0.05)
     changes = sampler(identity_share=0.0, **settings).batch(0, 0, 1)
     assert not changes.itself.any()
     assert (changes.strength < 1).all()
@@ -62,6 +78,14 @@ def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sa
 
 def _colors(image):
     return image.mean(dim=(1, 2)).tolist()
+
+
+def test_crops_are_collages_where_photographs_are_few(sampler, monkeypatch):
+    few = sampler(batch_size=4).batch(0, 0, 1).crops
+    monkeypatch.setattr(sampler_module, "_FEW", 0)
+    many = sampler(batch_size=4).batch(0, 0, 1).crops
+    kept = (few == many).all(dim=1).flatten(1).float().mean(dim=1)
+    assert 0.1 < kept.mean() < 0.9
 
 
 def test_a_glimpse_comes_with_the_gram_matrices_of_its_picture(
