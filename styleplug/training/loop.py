@@ -173,16 +173,8 @@ def train(
     alone = self_contained or not (train_trunk or hash_trunk(network) in there)
     if trunk is None:
         styles = network.new_style().to(device).repeat(len(artworks), 1)
-    elif start:
-        styles = styles_to_begin_from(network, artworks, start)
     else:
-        styles = _seen_styles(network, artworks, config.rank)
-    changing = styles.shape[1] > network.style_size
-    if changing and not config.rank:
-        raise TrainingError(
-            "A style to begin from changes kernels; add --rank to train it further, "
-            "or, where the trunk is trained, begin from styles that change none."
-        )
+        styles = _first_styles(network, artworks, start, config.rank)
     predictor = None
     if pictures is not None:
         predictor = predictor_beside(trunk)
@@ -332,9 +324,23 @@ def styles_to_begin_from(
     return stack_styles([style.vector for style in loaded]).to(network.photo.device)
 
 
-def _seen_styles(network: StyleNetwork, artworks: Sequence[Path], rank: int) -> Tensor:
-    """Return the styles (N, K) that the bundled predictor sees, if it is this trunk's;
-    with a rank, longer ones, which change kernels; else the photograph's."""
+def _first_styles(
+    network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path], rank: int
+) -> Tensor:
+    """Return the styles (N, K), or with a rank longer ones, that a trunk begins with.
+
+    They are those of the files ``start``; without any, what the bundled predictor sees,
+    if it is this trunk's, else the photograph's.
+    """
+    if start:
+        styles = styles_to_begin_from(network, artworks, start)
+        if styles.shape[1] > network.style_size and not rank:
+            raise TrainingError(
+                "A style to begin from changes kernels; add --rank to train it "
+                "further, or, where the trunk is trained, begin from styles that "
+                "change none."
+            )
+        return styles
     device = network.photo.device
     if artworks and bundled_predictor().exists():
         info, _ = load_predictor(bundled_predictor())
