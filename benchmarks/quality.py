@@ -76,7 +76,7 @@ class Rod:
     """Measures content and style distances."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.network = LossNetwork(loss_network(), dtype=dtype)
+        self.network = LossNetwork(ASSETS / "vgg", dtype=dtype)
         self.network.calibrate(torch.cat([load(p, 256, square=True) for p in photos()]))
 
     def grams(self, artwork: Path) -> dict[str, Tensor]:
@@ -84,19 +84,17 @@ class Rod:
             features = self.network(load_artwork(artwork, 512))
         return {layer: gram_matrix(feature) for layer, feature in features.items()}
 
+    def content(self, image: Tensor) -> dict[str, Tensor]:
+        return {"relu4_1": self.network(image)["relu4_1"]}
+
     def __call__(
         self, stylized: Tensor, content: Tensor, grams: dict[str, Tensor]
     ) -> tuple[float, float]:
         with torch.inference_mode():
             features = self.network(stylized)
-            wanted = {"relu4_1": self.network(content)["relu4_1"]}
+            wanted = self.content(content)
         style = style_loss(features, grams).item()
         return content_loss(features, wanted).item(), style
-
-
-def loss_network() -> Path:
-    (path,) = (ASSETS / "vgg").glob("*.safetensors")
-    return path
 
 
 def photos() -> list[Path]:
@@ -192,17 +190,13 @@ def objective(
     grams: dict[str, Tensor],
     settings: Mapping[str, Any],
 ) -> Tensor:
-    """Return what a training with these settings minimises, of a single image."""
+    """Return what is minimised with these settings, but for ``far``, of one image."""
     features = rod.network(image)
     return (
         settings["content_weight"] * content_loss(features, content)
         + settings["style_weight"] * style_loss(features, grams)
         + settings["tv_weight"] * tv_loss(image)
     ).sum()
-
-
-def content_features(rod: Rod, content: Tensor) -> dict[str, Tensor]:
-    return {"relu4_1": rod.network(content)["relu4_1"]}
 
 
 def compare_with_lbfgs(
@@ -212,7 +206,7 @@ def compare_with_lbfgs(
     settings = read_info(bundled_styles()[name]).training
     with torch.no_grad():
         aims = {
-            r: (content_features(r, content), r.grams(artwork_of(name)), settings)
+            r: (r.content(content), r.grams(artwork_of(name)), settings)
             for r in (rod, fast)
         }
         painted = Stylizer(name, device="cpu")(content)
@@ -238,20 +232,22 @@ def compare_with_new(rod: Rod, name: str, contents: list[Tensor]) -> dict[str, f
     """Return the objectives of a house style and of one learned anew, and its time."""
     settings = read_info(bundled_styles()[name]).training
     grams = rod.grams(artwork_of(name))
+    with torch.inference_mode():
+        wanted = [rod.content(content) for content in contents]
 
     @torch.inference_mode()
     def reached(style: str | Path) -> float:
         stylizer = Stylizer(style, device="cpu")
         found = [
-            objective(rod, stylizer(c), content_features(rod, c), grams, settings)
-            for c in contents
+            objective(rod, stylizer(content), features, grams, settings)
+            for content, features in zip(contents, wanted, strict=True)
         ]
         return torch.stack(found).mean().item()
 
     with tempfile.TemporaryDirectory() as folder:
         learned = Path(folder) / "new.safetensors"
         train = [sys.executable, "-m", "styleplug", "train", str(artwork_of(name))]
-        options = ["--output", str(learned), "--loss-network", str(loss_network())]
+        options = ["--output", str(learned), "--loss-network", str(ASSETS / "vgg")]
         started = time.perf_counter()
         subprocess.run([*train, *options], check=True)
         seconds = time.perf_counter() - started
