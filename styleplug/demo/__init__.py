@@ -3,12 +3,24 @@
 >>> from styleplug.demo import launch
 >>> launch(inbrowser=True)
 
-Needs the extra ``demo`` (Gradio).
+Needs the extra ``demo`` (Gradio); its module ``studio`` does without.
 """
 
 from __future__ import annotations
 
-from .page import build, launch
+from typing import TYPE_CHECKING, Any
+
 from .studio import Limits, Studio
 
+if TYPE_CHECKING:
+    from .page import build, launch
+
 __all__ = ["Limits", "Studio", "build", "launch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import page
+
+    return getattr(page, name)
