@@ -220,7 +220,7 @@ class Canvas:
             part = torch.from_numpy(np.array(part))
         if part.dtype == torch.float64:
             part = part.float()  # not every device has it
-        tensor = part.to(self.device).float().permute(2, 0, 1)[None]
+        tensor = part.to(self.device).float()[None].permute(0, 3, 1, 2)
         return tensor if self._scale is None else tensor.div_(self._scale)
 
     @property
@@ -335,11 +335,13 @@ class Renderer:
 
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
-            pixels = content.read(content.bounds)
             softened = float(np.interp(ratio, _ALIKE, (0.0, _SOFT, _SOFT, 0.0)))
             change = _with_neighbours(change, softened) if softened else change
-            stylized = self._so_far(content, pixels, _recut(change, content.bounds))
-            emit(content.bounds, pixels, stylized)
+            change = _recut(change, content.bounds)
+            for block in _blocks(content.bounds, self.device):
+                pixels = content.read(block)
+                here = change[block.within(content.bounds)]
+                emit(block, pixels, self._so_far(content, pixels, here))
         below: _Octave | None = None
         while levels:
             level = levels.pop()
@@ -396,6 +398,8 @@ class Renderer:
 
         Of it only detail is seen that is finer than what is painted.
         """
+        if self.device.type == "cpu":  # five times as fast as the product
+            return F.conv2d(pixels, self._muting.T[..., None, None])
         return (pixels.permute(0, 2, 3, 1) @ self._muting).permute(0, 3, 1, 2)
 
     def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
@@ -759,8 +763,8 @@ def _by_blocks(
     region: Region, device: torch.device, compute: Callable[[Region], Tensor]
 ) -> Tensor:
     """Return the pixels (1, 3, h, w) of a region, channels last, block by block."""
-    size = region.height, region.width, 3
-    out = torch.empty(size, dtype=torch.float32, device=device).permute(2, 0, 1)[None]
+    size = 1, region.height, region.width, 3
+    out = torch.empty(size, dtype=torch.float32, device=device).permute(0, 3, 1, 2)
     for block in _blocks(region, device):
         out[block.within(region)] = compute(block)
     return out
@@ -768,17 +772,15 @@ def _by_blocks(
 
 def _resize(x: Tensor, bounds: Region) -> Tensor:
     size = bounds.height, bounds.width
-    if tuple(x.shape[2:]) == size:
+    height, width = x.shape[2:]
+    if (height, width) == size:
         return x
-    if size[0] >= x.shape[2] and size[1] >= x.shape[3]:
-        if size == (2 * x.shape[2], 2 * x.shape[3]):
-            return _doubled(x)
-        return F.interpolate(x, size, mode="bilinear")
-    if tuple(x.shape[2:]) == (2 * size[0], 2 * size[1]):
+    if size == (2 * height, 2 * width):
+        return _doubled(x)
+    if (height, width) == (2 * size[0], 2 * size[1]):
         return _halved(x)
-    # Torch is slow here with channels last.
-    resized = F.interpolate(x.contiguous(), size, mode="bilinear", antialias=True)
-    return resized.contiguous(memory_format=torch.channels_last)
+    smaller = size[0] < height or size[1] < width
+    return _interpolated(x, size, "bilinear", antialias=smaller)
 
 
 def _recut(x: Tensor, bounds: Region) -> Tensor:
@@ -794,8 +796,18 @@ def _recut(x: Tensor, bounds: Region) -> Tensor:
         return F.interpolate(x, size, mode="area")  # CUDA lacks memory for bicubic
     # What has one colour keeps it exactly: a norm would blow up rounding errors.
     corner = x[..., :1, :1]
-    x = F.interpolate((x - corner).contiguous(), size, mode="bicubic", antialias=True)
-    return x.add_(corner).contiguous(memory_format=torch.channels_last)
+    return _interpolated(x - corner, size, "bicubic", antialias=True).add_(corner)
+
+
+def _interpolated(
+    x: Tensor, size: tuple[int, int], mode: str, *, antialias: bool
+) -> Tensor:
+    """Return (1, C, h, w), channels last, in another size.
+
+    Torch interpolates three times as fast where each channel lies by itself.
+    """
+    x = F.interpolate(x.contiguous(), size, mode=mode, antialias=antialias)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _halved(x: Tensor) -> Tensor:
