@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import imports
 from .errors import InvalidImageError, StyleplugError
+from .files import check_free
 
 if TYPE_CHECKING:
     from . import gimp
@@ -783,7 +784,7 @@ def _capture(args: argparse.Namespace) -> int:
     header = vars(args).copy()
     del header["run"]
     picture, output = header.pop("picture"), header.pop("output")
-    _check_free(output, overwrite=header.pop("overwrite", False))
+    check_free(output, overwrite=header.pop("overwrite", False))
 
     with imports.quickly():
         from .engine import Stylizer
@@ -794,13 +795,6 @@ def _capture(args: argparse.Namespace) -> int:
     Stylizer(read_picture(picture), device="cpu", **look).save(output, **header)
     print(output)
     return 0
-
-
-def _check_free(path: Path, *, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path} already exists; add --overwrite, or name another file."
-        )
 
 
 def _add_sample(commands: Commands) -> None:
@@ -815,7 +809,7 @@ def _sample(args: argparse.Namespace) -> int:
     from .images import Picture, write_picture
     from .sample import draw_scene
 
-    _check_free(args.file, overwrite=args.overwrite)
+    check_free(args.file, overwrite=args.overwrite)
     picture = Picture.from_image(draw_scene())
     write_picture(picture, picture.pixels, args.file, provenance={"sample": "lake"})
     print(args.file)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from . import color
 from .errors import InvalidStyleError
+from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
-from .images import already_exists, read_picture
+from .images import read_picture
 from .networks import save_style
 from .style import StyleInfo
 
@@ -65,8 +66,7 @@ def convert(
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
             raise ValueError(f"{parameter} must not be empty, got {value!r}")
-    if new_path.exists() and not overwrite:
-        raise already_exists(new_path)
+    check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

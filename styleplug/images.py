@@ -29,8 +29,6 @@ import json
 import logging
 import os
 import re
-import secrets
-import shutil
 import struct
 import sys
 import threading
@@ -49,6 +47,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from . import color
 from .color import ColorSpace
 from .errors import ImageTooLargeError, InvalidImageError
+from .files import already_exists, check_free, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -707,18 +706,10 @@ def read_to_paint(
     :func:`check_destination` do, and ``FileExistsError`` for a ``dst`` that is there
     already, unless ``overwrite``.
     """
-    if os.path.exists(dst) and not overwrite:
-        raise already_exists(dst)
+    check_free(dst, overwrite=overwrite)
     check_destination(dst)
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     return read_picture(src, **limits)
-
-
-def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
-    """Return the error of a file that is not to be replaced."""
-    return FileExistsError(
-        f"{path} already exists; allow overwriting (--overwrite), or name another file."
-    )
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
@@ -812,28 +803,6 @@ class _Metadata(NamedTuple):
     @property
     def software(self) -> str:
         return str(self.exif[ExifTags.Base.Software])
-
-
-@contextlib.contextmanager
-def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Give a file to write that takes the place of `path` when all went well.
-
-    Raises ``OSError``; ``FileExistsError`` for a file that is there, unless
-    `overwrite`.
-    """
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        if not overwrite:
-            target.touch(exist_ok=False)
-        elif target.exists():
-            shutil.copymode(target, part)
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _software(provenance: Mapping[str, Any]) -> str:

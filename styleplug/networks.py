@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .errors import InvalidStyleError
+from .files import replacing
 from .style import FACTORS, StyleInfo, bundled_trunk, read_info, trunk_hash
 
 T = TypeVar("T")
@@ -877,12 +877,8 @@ def _trunk_tensors(
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
     """Write a safetensors file with ``info`` in its header, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(save(tensors, metadata=info.to_metadata()))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(save(tensors, metadata=info.to_metadata()))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

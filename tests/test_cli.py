@@ -248,7 +248,7 @@ def test_the_style_of_a_picture_is_captured(
     before = style.read_bytes()
     fails_again = ("capture", photo, "-o", style, "--title", "Other")
     capsys.readouterr()
-    fails(capsys, *fails_again, expect=".*already exists; add --overwrite")
+    fails(capsys, *fails_again, expect=".*already exists; allow overwriting")
     assert style.read_bytes() == before
     assert main([*map(str, fails_again), "--overwrite"]) == 0
     assert read_info(style).title == "Other"

@@ -40,7 +40,8 @@ from PIL import Image, ImageOps
 from .. import color, hub
 from ..engine import Progress, Stylizer
 from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
-from ..images import IMAGE_SUFFIXES, Picture, read_picture, replacing, write_picture
+from ..files import replacing
+from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from ..errors import TrainingError
+from ..files import check_free, replacing
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -225,13 +225,10 @@ def one_cycle(progress: float) -> float:
 
 def replace_file(path: Path, data: bytes, called: str) -> None:
     """Write a file; when that fails, say so and keep the one that is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         logger.warning(
             "%s was not written (%s); the last good one stays", called, error.strerror
         )
@@ -267,10 +264,7 @@ def check_places(
 ) -> None:
     """Make the folder ``out`` of the results; raise unless all can be written."""
     for path in results:
-        if path.exists() and not overwrite:
-            raise FileExistsError(
-                f"{path} already exists; add --overwrite, or name another --output."
-            )
+        check_free(path, overwrite=overwrite)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

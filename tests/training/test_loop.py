@@ -299,12 +299,12 @@ def test_a_training_that_gets_no_better_stops(
 
 
 def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
-    photographs, tmp_path, caplog
+    photographs, tmp_path, caplog, fill_disk
 ):
     network = StyleNetwork((2, 2, 2)).requires_grad_(False)
     path = tmp_path / "sheet.png"
     path.write_text("the last one")
-    (tmp_path / f".sheet.png.{os.getpid()}.part").mkdir()  # as good as a full disk
+    fill_disk()
     draw_sheet(path, network, network.new_style()[None], Photographs(photographs))
     assert path.read_text() == "the last one"
     assert "sheet was not written" in caplog.text

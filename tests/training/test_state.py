@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import torch
 from torch import nn
@@ -32,15 +30,18 @@ def test_a_loss_that_is_not_finite_is_stepped_back_from(caplog):
         go_on()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, caplog):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    tmp_path, caplog, fill_disk
+):
     weight, state = new_state(torch.ones(1, 3))
     path = tmp_path / "run.ckpt"
     state.save(path)
     good = path.read_bytes()
-    (tmp_path / f".run.ckpt.{os.getpid()}.part").mkdir()  # as good as a full disk
+    fill_disk()
     state.descend(weight.square().sum())
     state.save(path)
     assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
     assert "was not written" in caplog.text
 
 

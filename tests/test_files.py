@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from styleplug.files import check_free, replacing
+
+
+def write(path: Path, text: str, **options: bool) -> None:
+    with replacing(path, **options) as file:
+        file.write(text.encode())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new.txt"
+    with replacing(path) as file:
+        file.write(b"half ")
+        assert not path.exists()
+        file.write(b"and half")
+    assert path.read_text() == "half and half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_file_that_is_there_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "old.txt"
+    path.write_text("precious")
+
+    def stop_halfway() -> None:
+        with replacing(path) as file:
+            file.write(b"half ")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_halfway()
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_file_that_is_there_and_no_other(
+    tmp_path: Path, fill_disk: Callable[[], None]
+) -> None:
+    path = tmp_path / "old.txt"
+    path.write_text("precious")
+    fill_disk()
+    with pytest.raises(OSError, match="No space left"):
+        write(path, "new")
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_made_in_the_meantime_stays_unless_it_may_be_replaced(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "out.txt"
+    write(path, "first", overwrite=False)
+    with pytest.raises(FileExistsError):
+        write(path, "second", overwrite=False)
+    assert path.read_text() == "first"
+    write(path, "second")
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and links")
+def test_permissions_and_links_stay(tmp_path: Path) -> None:
+    path, link = tmp_path / "out.txt", tmp_path / "link.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    write(link, "new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_there_is_told_unless_it_may_be_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    check_free(path, overwrite=False)
+    path.write_text("precious")
+    check_free(path, overwrite=True)
+    with pytest.raises(FileExistsError, match=r"out\.txt already exists; .*elsewhere"):
+        check_free(path, overwrite=False)
