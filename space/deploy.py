@@ -1,7 +1,9 @@
 """Assemble the Space and upload it: ``python space/deploy.py owner/name [--dry-run]``.
 
-The Space gets the app, its requirements and the wheel of this checkout, so that it runs
-whether or not the package is on any index, and thumbnails that are painted already.
+The Space gets the app, its requirements and the package of this checkout, so that it
+runs whether or not that is on any index, and thumbnails that are painted already. The
+package is no requirement: where these are installed, other files of a Space are not
+there yet.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,24 +26,25 @@ def assemble(folder: Path) -> None:
     from styleplug.style import bundled_styles, read_info
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("app.py", "README.md", "page.webp"):
+    for name in ("app.py", "README.md", "page.webp", "requirements.txt"):
         shutil.copy(HERE / name, folder)
-    wheel = _build_wheel(folder)
-    requirements = (HERE / "requirements.txt").read_text()
-    (folder / "requirements.txt").write_text(f"{requirements}./{wheel.name}\n")
+    _install(folder)
     studio = Studio([read_info(path) for path in bundled_styles().values()])
     for info in studio.styles.values():
         studio.thumbnail(info, folder / "thumbnails")
 
 
-def _build_wheel(folder: Path) -> Path:
+def _install(folder: Path) -> None:
+    """Put the package and what is told about it into ``folder``."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "tests")
         shutil.copytree(ROOT, source, ignore=ignored)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"]
-        subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True)
-    return next(folder.glob("*.whl"))
+        subprocess.run([*command, "--wheel-dir", scratch, str(source)], check=True)
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as package:
+            package.extractall(folder)
 
 
 def upload(folder: Path, repo_id: str) -> str:

@@ -256,7 +256,7 @@ class _Half(Canvas):
     def read(self, region: Region) -> Tensor:
         def averaged(block: Region) -> Tensor:
             doubled = Region(*(2 * side for side in block)).clip(self._whole.bounds)
-            return _halved(self._whole.read(doubled).clamp_(0, 1))
+            return _halved(self._whole.clamped(self._whole.read(doubled)))
 
         return _by_blocks(region, self.device, averaged)
 

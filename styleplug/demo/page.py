@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import functools
 import html
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -52,6 +54,7 @@ _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
+_LITERAL = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\$`"})
 _MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
 
 OwnStyles = dict[str, OwnStyle]
@@ -156,6 +159,26 @@ def _sentences(function: F) -> F:
     return speaking  # type: ignore[return-value]
 
 
+class _Unannounced(ComponentMeta):
+    """Makes a component without a stub beside its source, which Gradio would write."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
+        return abc.ABCMeta.__new__(cls, name, bases, attrs)
+
+
+class _Photo(gr.Image, metaclass=_Unannounced):
+    """An image whose value is the uploaded file as it is, whatever it may be.
+
+    What is no image is refused by the engine, with a sentence.
+    """
+
+    is_template = True
+    """Whether it looks like what it derives from."""
+
+    def preprocess(self, payload: Any) -> str | None:
+        return _path_of(payload)
+
+
 class _Desk:
     """The components of the page and their events."""
 
@@ -249,7 +272,7 @@ class _Desk:
         self.job = gr.State(None)
         self.painted = gr.State(None)
         self.on_easel = gr.State(None)
-        self.photo = _photo(
+        self.photo = _Photo(
             label="Photo", height=420, sources=["upload", "clipboard", "webcam"],
             buttons=[], elem_id="photo",
         )  # fmt: skip
@@ -323,14 +346,7 @@ class _Desk:
             heading = period(info)
             words = f"{name} {style_title(info)} {info.artist} {info.year} {heading}"
             groups.setdefault(heading, []).append(
-                {
-                    "id": name,
-                    "title": style_title(info),
-                    "artist": info.artist,
-                    "year": info.year,
-                    "words": words.lower(),
-                    "image": _data_url(image),
-                }
+                _tile(name, style_title(info), words, image, info.artist, info.year)
             )
         gallery = [
             {"title": heading, "styles": groups[heading]}
@@ -338,14 +354,7 @@ class _Desk:
         ]
         if own:
             tiles = [
-                {
-                    "id": style.id,
-                    "title": style.title,
-                    "artist": "",
-                    "year": "",
-                    "words": f"{style.title} {_YOURS}".lower(),
-                    "image": _data_url(style.thumbnail),
-                }
+                _tile(style.id, style.title, f"{style.title} {_YOURS}", style.thumbnail)
                 for style in reversed(own.values())
             ]
             gallery.insert(0, {"title": _YOURS, "styles": tiles})
@@ -412,9 +421,8 @@ class _Desk:
             **_QUIET,
         )
         self.another.click(
-            lambda: (None, _say(_INVITATION)), None, [self.photo, self.status],
-            queue=False, **_QUIET,
-        )  # fmt: skip
+            self._put_away, self.job, [self.photo, self.status], queue=False, **_QUIET
+        )
         self.examples.click(
             self._example, self.examples, [self.photo, self.picker], **_QUIET
         )
@@ -469,6 +477,10 @@ class _Desk:
         compare = gr.update(value=None, visible=False)
         return None, None, photo, compare, status, hidden, hidden, None
 
+    def _put_away(self, job: str | None) -> tuple[None, str]:
+        self.jobs.discard(job or "")
+        return None, _say(_INVITATION)
+
     def _example(self, index: int) -> tuple[str, str]:
         names = list(self.studio.styles)
         return str(EXAMPLES[index]), names[(index + 1) * 3 % len(names)]
@@ -518,6 +530,8 @@ class _Desk:
         *given: Any,
     ) -> Any:
         job, own, content, mask, *settings = given
+        if content is None:  # put away while others were served
+            return gr.skip()
         try:
             with self._report(job, progress) as report:
                 painting = self.studio.paint(
@@ -620,11 +634,11 @@ class _Desk:
     def _offer_api(self) -> None:
         """Make the named endpoints; their docstrings are the docs, also for MCP."""
         with gr.Group(visible=False):
-            photo = _photo(label="Photo")
-            mask = _photo(label="Mask: white is painted, black stays a photo")
+            photo = _Photo(label="Photo")
+            mask = _Photo(label="Mask: white is painted, black stays a photo")
             files = gr.File(label="Photos", file_count="multiple")
             second = gr.Textbox("", label="Second style")
-            painted = _photo(label="Style image: its style is taken, instead of style")
+            painted = _Photo(label="Style image: its style is taken, instead of style")
             painting = gr.Image(label="Painting", type="filepath", format="png")
             archive = gr.File(label="Zip file of the paintings")
             listing = gr.JSON(label="Styles")
@@ -775,16 +789,6 @@ class _Desk:
         return None if path is None else self.studio.mask(path)
 
 
-def _photo(**options: Any) -> gr.Image:
-    """Return an image whose value is the uploaded file as it is, whatever it may be.
-
-    What is no image is refused by the engine, with a sentence.
-    """
-    photo = gr.Image(type="filepath", image_mode=None, format="png", **options)
-    photo.preprocess = _path_of  # type: ignore[method-assign]
-    return photo
-
-
 def _path_of(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
@@ -799,8 +803,24 @@ def _given(path: str | None) -> str:
     return path
 
 
-def _data_url(image: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(image).decode()}"
+def _tile(
+    name: str, title: str, words: str, image: bytes, artist: str = "", year: str = ""
+) -> dict[str, str]:
+    """Return a style of the gallery.
+
+    Gradio fills in the gallery's template and runs what comes out as a template literal
+    of JavaScript, so neither HTML nor that may be found in what a style says of itself.
+    """
+    said = {
+        "id": name,
+        "title": title,
+        "words": words.lower(),
+        "artist": artist,
+        "year": year,
+    }
+    texts = {key: html.escape(text).translate(_LITERAL) for key, text in said.items()}
+    webp = base64.b64encode(image).decode()
+    return {**texts, "image": f"data:image/webp;base64,{webp}"}
 
 
 def _say(text: str, *, wrong: bool = False) -> str:

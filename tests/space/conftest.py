@@ -20,6 +20,8 @@ from styleplug.style import StyleInfo, read_info
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
+HOSTILE = "Udnie <b>& ${window.taken = 1} \\u `"
+"""A title that would be markup or a script where it is taken for one."""
 
 
 def load(path: str | Path) -> Image.Image:
@@ -42,7 +44,7 @@ def style_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, title, artist, year in (
             ("melencolia", "Melencolia I", "Albrecht Dürer", "1514"),
             ("starry-night", "The Starry Night", "Vincent van Gogh", "1889"),
-            ("udnie", "Udnie <b>&", "Francis Picabia", "1913"),
+            ("udnie", HOSTILE, "Francis Picabia", "1913"),
         ):
             vector = network.new_style() + 0.5 * torch.randn(network.style_size)
             info = StyleInfo(name, title, artist, year, license="CC0-1.0")

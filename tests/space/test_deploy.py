@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import socket
 import subprocess
 import sys
 import venv
-import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -77,30 +77,32 @@ def test_a_folder_in_use_is_refused(
 
 def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
     names = {p.relative_to(space).as_posix() for p in space.rglob("*") if p.is_file()}
-    wheel = next(name for name in names if name.endswith(".whl"))
-    thumbnails = {name for name in names if name.startswith("thumbnails/")}
-    assert names - thumbnails == {
-        *("app.py", "README.md", "page.webp", "requirements.txt", wheel)
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    about = f"styleplug-{version('styleplug')}.dist-info"
+    assert folders == {"styleplug", "styleplug_gimp", about, "thumbnails"}
+    assert {name for name in names if "/" not in name} == {
+        *("app.py", "README.md", "page.webp", "requirements.txt")
     }
-    assert len(thumbnails) == len(bundled_styles())
-    assert f"./{wheel}" in (space / "requirements.txt").read_text()
-    with zipfile.ZipFile(space / wheel) as package:
-        inside = set(package.namelist())
-    assert {"styleplug/demo/page.css", "styleplug/demo/examples/lake.jpg"} <= inside
-    assert {f"styleplug/photographs/{p.name}" for p in PHOTOGRAPHS.iterdir()} <= inside
-    assert not [name for name in inside if name.startswith(("tests", "space"))]
+    assert len(list((space / "thumbnails").iterdir())) == len(bundled_styles())
+    assert {"styleplug/demo/page.css", "styleplug/demo/examples/lake.jpg"} <= names
+    assert {f"styleplug/photographs/{p.name}" for p in PHOTOGRAPHS.iterdir()} <= names
+
+
+def test_the_requirements_are_found_without_the_space_s_other_files() -> None:
+    lines = (ROOT / "space/requirements.txt").read_text().splitlines()
+    named = {re.split(r"[\[=<>]", line)[0] for line in lines if line[0] != "#"}
+    needed = requires("styleplug") or []
+    own = {re.split(r"[\[=<>;]", line)[0] for line in needed if "extra" not in line}
+    assert named == own | {"gradio", "spaces"}
 
 
 def test_the_space_starts_in_an_environment_of_its_own(
     space: Path, tmp_path: Path
 ) -> None:
-    """The wheel is installed afresh; torch and Gradio are lent, they are large."""
+    """Requirements are lent, as torch and Gradio are large; styleplug itself is not."""
     folder = tmp_path / "venv"
     venv.create(folder, symlinks=True)
     purelib = next(folder.glob("lib/python*/site-packages"))
-    wheel = next(space.glob("*.whl"))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", str(purelib), str(wheel)], check=True)
     lent = Path(find_spec("gradio").origin or "").parents[1]  # type: ignore[union-attr]
     (purelib / "lent.pth").write_text(f"{lent}\n")
     with socket.socket() as probe:
