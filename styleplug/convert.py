@@ -27,7 +27,7 @@ from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_picture
 from .networks import save_style
-from .style import StyleInfo
+from .style import StyleInfo, check_destination
 
 Tensors = dict[str, Tensor]
 
@@ -60,12 +60,14 @@ def convert(
     ``overwrite``.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
-    of another kind, or holds more than weights, and ``FileExistsError``.
+    of another kind, or holds more than weights, ``ValueError`` for another suffix than
+    ``.safetensors`` or a base size that no style has, and ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
             raise ValueError(f"{parameter} must not be empty, got {value!r}")
+    check_destination(new_path)
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
     for key, tensor in tensors.items():

@@ -52,7 +52,7 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import STYLES_DIR, StyleInfo
+from .style import STYLES_DIR, StyleInfo, check_destination
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -312,13 +312,7 @@ class Stylizer:
         ``TypeError`` for a header that is not text, and ``OSError``.
         """
         path = Path(path)
-        if path.suffix != ".safetensors":
-            raise ValueError(f"{path}: name a file that ends in .safetensors.")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(
-                f"{path} cannot be written: there is no folder {path.parent}; "
-                "create it first."
-            )
+        check_destination(path)
         header = {"name": path.stem, **header}
         for key, value in header.items():
             if not isinstance(value, str):

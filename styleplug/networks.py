@@ -781,11 +781,14 @@ def once_per_file(
 
 @once_per_file(2)
 def load_trunk(path: Path) -> StyleNetwork:
-    """Load a trunk file; the same file gives the same object again.
+    """Load a trunk, also from a style's file that holds it; the same file gives the
+    same object again.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """
-    return _build(read_info(path), load_tensors(path))
+    tensors = load_tensors(path)
+    own = [name for name in tensors if name == "style" or name.endswith(FACTORS)]
+    return _build(read_info(path), {n: t for n, t in tensors.items() if n not in own})
 
 
 def save_trunk(path: Path | str, network: StyleNetwork, info: StyleInfo) -> StyleInfo:

@@ -13,6 +13,7 @@ gradient.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -325,15 +326,21 @@ def optimize_file(
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     run = _Run(picture, style, chosen, _show)
-    provenance = _provenance(style, options)
+    write = functools.partial(
+        write_picture,
+        picture,
+        path=dst,
+        provenance=_provenance(style, options),
+        overwrite=overwrite,
+    )
     try:
         run()
     except KeyboardInterrupt:
         if run.best is not None:
-            write_picture(picture, run.pixels(), dst, provenance=provenance)
+            write(run.pixels())
             logger.warning("Stopped; %s is the best picture so far.", dst)
         raise
-    write_picture(picture, run.pixels(), dst, provenance=provenance)
+    write(run.pixels())
     return picture.size
 
 
@@ -363,6 +370,7 @@ class _Run:
     best: Tensor | None = None
     """The best picture so far, (1, 3, h, w) in [0, 1], padded; None before any."""
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         picture: Picture,
@@ -391,6 +399,8 @@ class _Run:
                 part.image = _match_statistics(part.image, self.content)
         self.network = _loss_network(options, self.device, self.content)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def __call__(self) -> None:
         """Go through all levels and keep the best picture in :attr:`best`."""
         if not self.styles:
@@ -412,9 +422,11 @@ class _Run:
         levels = self._levels()
         total = sum(height * width * count for height, width, count in levels)
         done = 0
+        # The finest first: what it lacks is told before anything is computed.
+        plans = {(h, w): self._plan((h, w)) for h, w, _ in reversed(levels)}
         descent = DESCENTS[options.optimizer]()
         for height, width, count in levels:
-            tile_size, history = self._plan((height, width))
+            tile_size, history = plans[height, width]
             content = resize(self.content, (height, width))
             objective = self._objective(content, tile_size)
             descent.start(self._first(content), history)
@@ -502,8 +514,10 @@ class _Run:
         fixed += sum(
             4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
         )
-        least = fixed + 2 * 2 * vector + per_pixel * (_SMALLEST_TILE + border) ** 2
-        pairs = min(_HISTORY, max(2, limit // 4 // (2 * vector)))
+        fixed_with_tile = fixed + per_pixel * (_SMALLEST_TILE + border) ** 2
+        least = fixed_with_tile + 2 * 2 * vector
+        room = min(limit // 4, limit - fixed_with_tile)
+        pairs = min(_HISTORY, max(2, int(room // (2 * vector))))
         left = limit - fixed - pairs * 2 * vector
         if per_pixel * size[0] * size[1] <= left:
             return max(size), pairs
@@ -710,7 +724,7 @@ def _loss_network(
                 f"loss_network has no features of {missing[0]}; make it with all "
                 f"layers: LossNetwork(path, {layers})."
             )
-        return given
+        return copy.deepcopy(given).to(device)
     deepest = max(layers, key=vgg.LAYERS.index)
     try:
         path = hub.loss_network_file(deepest, source=given)

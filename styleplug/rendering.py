@@ -316,7 +316,12 @@ class Renderer:
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
         ratio = math.sqrt(height * width) / self.base_size
-        base = max(1, round(height / ratio)), max(1, round(width / ratio))
+        # Padded to the stride, a picture that is all length would be a large base.
+        longest = max(1, int(self.base_size**2) // self.network.STRIDE)
+        base = (
+            min(longest, max(1, round(height / ratio))),
+            min(longest, max(1, round(width / ratio))),
+        )
         levels = []
         if ratio >= FINER:
             levels.append(content)

@@ -39,6 +39,8 @@ STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_NAME = 100
+_BASE_SIZES = 64, 4096
+"""The least and the most."""
 _DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
 
@@ -94,15 +96,26 @@ class StyleInfo:
     def to_metadata(self) -> dict[str, str]:
         """Return the safetensors metadata that :func:`read_info` reads back.
 
-        Raises ``ValueError`` for a name that it would refuse.
+        What is no Unicode, as in the names of some files, is written as question marks.
+        Raises ``ValueError`` for a name or a base size that it would refuse.
         """
         if not is_style_name(self.name):
             raise ValueError(
                 f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
                 f"and no leading dot, got {self.name[: 2 * _MAX_NAME]!r}"
             )
-        told = {"format": FORMAT, **self.told()}
+        if not _is_base_size(self.base_size):
+            raise ValueError(
+                f"A style's base size is {_BASE_SIZES[0]} to {_BASE_SIZES[1]} pixels, "
+                f"got {self.base_size!r}"
+            )
+        told = json.dumps({"format": FORMAT, **self.told()}, ensure_ascii=False)
+        told = json.loads(told.encode(errors="replace"))
         return {METADATA_KEY: json.dumps(told, sort_keys=True)}
+
+
+def _is_base_size(size: object) -> bool:
+    return isinstance(size, int) and _BASE_SIZES[0] <= size <= _BASE_SIZES[1]
 
 
 def is_style_name(name: str) -> bool:
@@ -113,6 +126,19 @@ def is_style_name(name: str) -> bool:
         and not name.startswith(".")
         and {"/", "\\"}.isdisjoint(name)
     )
+
+
+def check_destination(path: Path) -> None:
+    """Raise, before there is anything to write, unless a style can be written there:
+    ``ValueError`` for another suffix than ``.safetensors``, ``FileNotFoundError``
+    without its folder."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: name a file that ends in .safetensors.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path} cannot be written: there is no folder {path.parent}; "
+            "create it first."
+        )
 
 
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
@@ -218,7 +244,7 @@ def read_info(path: Path | str) -> StyleInfo:
     try:
         info = StyleInfo(**fields, path=path, self_contained=_has_trunk(header))
         json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
-        if not is_style_name(info.name) or not 64 <= info.base_size <= 4096:
+        if not (is_style_name(info.name) and _is_base_size(info.base_size)):
             raise ValueError
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidStyleError(

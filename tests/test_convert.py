@@ -7,6 +7,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -497,6 +498,24 @@ def test_a_style_is_overwritten_only_when_told(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="already exists"):
         convert(*paths, **RIGHTS)
     assert convert(*paths, title="Again", overwrite=True, **RIGHTS).title == "Again"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("new.pth", {}, r"name a file that ends in \.safetensors"),
+        ("missing/new.safetensors", {}, "there is no folder .*create it first"),
+        ("new.safetensors", {"base_size": 32}, "64 to 4096 pixels, got 32"),
+    ],
+)
+def test_what_could_never_be_used_is_not_written(
+    tmp_path: Path, name: str, options: dict[str, Any], message: str
+) -> None:
+    old = tmp_path / "old.pth"
+    new_fast_neural_style().save(old)
+    with pytest.raises((ValueError, OSError), match=message):
+        convert(old, tmp_path / name, **options, **RIGHTS)
+    assert list(tmp_path.iterdir()) == [old]
 
 
 @pytest.mark.parametrize("missing", ["license", "artwork"])

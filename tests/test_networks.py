@@ -270,6 +270,12 @@ def test_a_trunk_is_loaded_once(network, tmp_path):
     assert hash_trunk(load_trunk(path)) == info.trunk
 
 
+def test_a_file_that_holds_its_trunk_serves_as_one(network, tmp_path):
+    path = tmp_path / "dusk.safetensors"
+    info = save_style(path, changing_style(network), network, StyleInfo(name="dusk"))
+    assert hash_trunk(load_trunk(path)) == info.trunk
+
+
 def test_a_trunk_that_was_replaced_is_loaded_anew(network, tmp_path):
     path = tmp_path / "trunk.safetensors"
     save_trunk(path, network, StyleInfo(name="trunk"))

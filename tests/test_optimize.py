@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -307,6 +308,25 @@ def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
     assert "tiles" in caplog.text
 
 
+def test_many_pixels_of_style_leave_less_for_the_history(shallow, stripes):
+    content = np.zeros((900, 900, 3), np.uint8)
+    large = stripes.resize((3000, 2500))
+    fits = {**shallow, "iterations": 1}
+    with pytest.raises(MemoryLimitError, match="allow at least") as refused:
+        optimize(content, large, memory_limit=1_000_000, **fits)
+    least = int(re.findall(r"at least (\d+) MB", str(refused.value))[0]) * 10**6
+    result = optimize(content, large, memory_limit=least, **fits)
+    assert result.shape == content.shape
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_it_works_inside_code_that_takes_no_gradients(around, stripes, shallow):
+    content = flat("gray")
+    with around():
+        found = optimize(content, stripes, **shallow)
+    assert np.array_equal(found, optimize(content, stripes, **shallow))
+
+
 def test_too_little_memory_is_refused_and_the_least_is_told(
     content_image, stripes, shallow
 ):
@@ -567,6 +587,20 @@ def test_an_interruption_writes_the_best_picture_so_far(
     with Image.open(target) as result:
         assert np.array_equal(np.array(result), np.array(shown[-1]))
     assert "best picture so far" in caplog.text
+
+
+def test_a_file_made_in_the_meantime_is_not_replaced_unasked(
+    content_image, stripes, shallow, tmp_path
+):
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    content_image.save(source)
+
+    def callback(fraction, snapshot):
+        target.write_bytes(b"precious")
+
+    with pytest.raises(FileExistsError, match="already exists"):
+        optimize_file(source, target, stripes, callback=callback, **shallow)
+    assert target.read_bytes() == b"precious"
 
 
 def test_the_function_has_the_name_of_its_module(content_image, stripes, shallow):

@@ -60,6 +60,23 @@ def render(network, pixels, *, base_size=32.0, strength=1.0, dtype=torch.float32
     return out
 
 
+def test_a_picture_that_is_all_length_has_no_larger_base_than_others(
+    network, monkeypatch
+):
+    seen = []
+    forward = network.forward
+
+    def watched(content, *rest):
+        seen.append(content[0, 0].numel())
+        return forward(content, *rest)
+
+    monkeypatch.setattr(network, "forward", watched)
+    out = render(network, picture(1, 40_000))
+    assert out.shape == (1, 40_000, 3)
+    assert seen
+    assert max(seen) <= 32**2
+
+
 @pytest.mark.parametrize("border", [0, 40])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 700), (256, 256), (300, 7)])
 def test_tiles_cover_every_pixel_once_from_the_grid(height, width, border):

@@ -125,6 +125,22 @@ def test_names_of_any_language_are_names(tmp_path, name):
     assert read_info(write(tmp_path / "s", header, bytes(8))).name == name
 
 
+def test_text_that_is_no_unicode_is_written_so_that_it_can_be_read(tmp_path):
+    info = StyleInfo(
+        "x", title="caf\udce9", training={"command": "train caf\udce9.jpg"}
+    )
+    header = {"__metadata__": info.to_metadata(), "style": tensor(4)}
+    read = read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+    assert read.title == "caf?"
+    assert read.training["command"] == "train caf?.jpg"
+
+
+@pytest.mark.parametrize("size", [32, 5000, 512.0])
+def test_a_base_size_that_is_not_read_is_not_written(size):
+    with pytest.raises(ValueError, match="base size"):
+        StyleInfo("x", base_size=size).to_metadata()
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -9,6 +9,7 @@ regression, so that the next begin nearer.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -22,6 +23,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..engine import pick_device
+from ..errors import InvalidStyleError
 from ..losses import LossNetwork
 from ..networks import (
     StyleNetwork,
@@ -117,6 +119,8 @@ def train_predictor(
     identity = {
         "config": {name: getattr(config, name) for name in _USED},
         "archive": len(pictures.images),
+        "photographs": len(photographs.images),
+        "loss_network": loss_network.name,
         "trunk": hash_trunk(network),
     }
     predictor = predictor_beside(trunk)
@@ -199,7 +203,16 @@ def taught_predictor(
         config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
     )
     learned = dict(pupil.named_parameters())
-    state = State(learned, settings, {"lessons": _LESSONS, "seed": config.seed})
+    identity = {
+        "lessons": _LESSONS,
+        "seed": config.seed,
+        "style_size": config.style_size,
+        "trunk": hash_trunk(network),
+        "archive": len(pictures.images),
+        "photographs": len(photographs.images),
+        "loss_network": [f"{x:.2g}" for x in loss_network.activations.values()],
+    }
+    state = State(learned, settings, identity)
     if lessons:
         state.resume(lessons)
     process, _ = place(config)
@@ -250,8 +263,9 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
         name = read_info(trunk).trunk
         others = (trunk.name, bundled_predictor().name)
         for path in sorted(trunk.parent.glob("*.safetensors")):
-            if path.name not in others and read_info(path).trunk == name:
-                vectors.append(load_style(path).vector)
+            with contextlib.suppress(InvalidStyleError):  # other files may lie there
+                if path.name not in others and read_info(path).trunk == name:
+                    vectors.append(load_style(path).vector)
     return stack_styles(vectors)
 
 

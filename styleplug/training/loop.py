@@ -192,6 +192,8 @@ def train(
             "config": dataclasses.asdict(config),
             "artworks": [path.name for path in artworks],
             "archive": pictures and len(pictures.images),
+            "photographs": len(photographs.images),
+            "loss_network": loss_network.name,
             "trunk": train_trunk or hash_trunk(network),
         },
     )

@@ -95,6 +95,8 @@ def train_strength(
         {
             "config": dataclasses.asdict(config),
             "artworks": [path.name for path in artworks],
+            "photographs": len(photographs.images),
+            "loss_network": loss_network.name,
             "trunk": hash_trunk(network),
             "strength of": _hash(vectors),
         },

@@ -1,6 +1,7 @@
 """The training of a predictor on a trunk that stays."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -87,6 +88,19 @@ def test_a_checkpoint_of_another_training_is_refused(learn, tmp_path):
     other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
         learn(tmp_path / "other", checkpoint=checkpoint, config=other)
+
+
+def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):
+    checkpoint = tmp_path / "run.ckpt"
+    with killed_in(step_rng(QUICK.seed, 1)):
+        learn(tmp_path / "out", checkpoint=checkpoint)
+    with pytest.raises(TrainingError, match=r"differs in archive"):
+        learn(tmp_path / "out", checkpoint=checkpoint, held_out=["0.jpg"])
+
+
+def test_other_files_beside_the_trunk_are_passed_over(learn, trunk, vgg, tmp_path):
+    shutil.copy(vgg, trunk.with_name("vgg19.safetensors"))
+    assert learn(tmp_path / "out").exists()
 
 
 def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
