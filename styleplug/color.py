@@ -201,16 +201,27 @@ def profile_space(profile: bytes, mode: str, dtype: DTypeLike) -> ColorSpace | N
         if shaper is not None and _is_srgb(*shaper):
             return neutral
         if np.dtype(dtype) == np.uint8:
-            return _lcms_space(ImageCms.getOpenProfile(io.BytesIO(profile)), mode)
-        if shaper is not None:
+            opened = ImageCms.getOpenProfile(io.BytesIO(profile))
+            if _leads_back(opened):
+                return _lcms_space(opened, mode)
+        elif shaper is not None:
             return _shaper_space(*shaper)
     except _PROFILE_ERRORS as error:
         raise ValueError(f"damaged ICC profile ({error})") from error
     logger.warning(
-        "This kind of ICC profile cannot be applied at 16 bits; "
-        "the style is rendered as if the image were sRGB."
+        "This kind of ICC profile cannot be applied at %d bits; "
+        "the style is rendered as if the image were sRGB.",
+        8 * np.dtype(dtype).itemsize,
     )
     return neutral
+
+
+def _leads_back(profile: Any) -> bool:
+    """Tell whether colours can be converted to a profile, and not only from it, as with
+    those of many scanners and cameras."""
+    output = ImageCms.Direction.OUTPUT
+    supports = ImageCms.isIntentSupported
+    return any(supports(profile, intent, output) == 1 for intent in ImageCms.Intent)
 
 
 def _lcms_space(profile: Any, mode: str) -> ColorSpace:

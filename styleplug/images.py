@@ -1015,13 +1015,14 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
 
     `mask` is a path, a PIL image or an ndarray (H, W) or (H, W, C): bool, uint8,
-    uint16 or a float in [0, 1]. Colours count as their grey, transparent is 0.
+    uint16 or a float in [0, 1]. Colours count as their grey, transparent is 0. A file
+    may have as many pixels as the image.
 
     Raises ``InvalidImageError`` for a file that is no image, ``ValueError`` or
     ``TypeError`` for an array of another range, shape or type.
     """
     if isinstance(mask, (str, os.PathLike)):
-        picture = read_picture(mask)
+        picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
     else:
         if isinstance(mask, np.ndarray) and mask.dtype == bool:
             mask = mask.astype(np.uint8) * np.uint8(255)

@@ -38,6 +38,7 @@ HEARTBEAT = 1.0
 PROGRESS_INTERVAL = 0.05
 """Seconds between two ``progress`` lines at least."""
 
+_CANCELLED = "Cancelled", "The request was cancelled."
 _OUT_OF_MEMORY = (
     "There is not enough memory for this picture; close other programs, or make it "
     "smaller."
@@ -208,19 +209,10 @@ class _Server:
                 reply = self._hello()
             else:
                 reply, body = self._stylize(request)
-        except _RequestError as error:
-            reply = _error(request.id, error.code, str(error))
-        except StyleplugError as error:
-            reply = _error(request.id, type(error).__name__, str(error))
-        except MemoryError:
-            reply = _error(request.id, "MemoryLimitError", _OUT_OF_MEMORY)
-        except (ValueError, TypeError) as error:
-            reply = _error(request.id, "InvalidRequest", str(error))
         except Exception as error:  # noqa: BLE001 - a client must get an answer
-            traceback.print_exc()
-            reply = _error(
-                request.id, "InternalError", f"{type(error).__name__}: {error}"
-            )
+            # Nobody waits any more for what a cancelled request met with.
+            reason = _CANCELLED if request.cancelled else _reason(error)
+            reply = _error(request.id, *reason)
         self._unanswered.remove(request)
         self._output.send({**reply, "id": request.id}, body)
 
@@ -287,7 +279,21 @@ class _Server:
 
     def _stop_if_cancelled(self, request: _Request) -> None:
         if request.cancelled:
-            raise _RequestError("Cancelled", "The request was cancelled.")
+            raise _RequestError(*_CANCELLED)
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return the code and the message that a client is told."""
+    if isinstance(error, _RequestError):
+        return error.code, str(error)
+    if isinstance(error, StyleplugError):
+        return type(error).__name__, str(error)
+    if isinstance(error, MemoryError):
+        return "MemoryLimitError", _OUT_OF_MEMORY
+    if isinstance(error, (ValueError, TypeError)):
+        return "InvalidRequest", str(error)
+    traceback.print_exception(error)
+    return "InternalError", f"{type(error).__name__}: {error}"
 
 
 def _check(header: Mapping[str, Any], size: int) -> None:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from styleplug import color
+from styleplug import color, images
 from styleplug.errors import ImageTooLargeError, InvalidImageError
 from styleplug.images import (
     Picture,
@@ -713,6 +713,26 @@ def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_profile_that_leads_only_to_other_spaces_stays_with_a_note(
+    dtype: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ramp = bytes(range(256)) * 3
+    corners = bytes(255 * (i >> (2 - c) & 1) for i in range(8) for c in range(3))
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table = b"mft1" + bytes(4) + bytes([3, 3, 2, 0]) + matrix + ramp + corners + ramp
+    profile = icc(b"RGB ", {b"A2B0": table}, pcs=b"Lab ", kind=b"scnr")
+    array = noise(8, 8, 3, dtype=dtype)
+    picture = Picture.from_image(array)
+    picture.icc_profile = profile
+    save(picture, tmp_path / "in.png")
+    picture = read_picture(tmp_path / "in.png")
+    assert np.array_equal(picture.pixels, array)
+    assert f"cannot be applied at {8 * np.dtype(dtype).itemsize} bits" in caplog.text
+    again = read_picture(save(picture, tmp_path / "out.png", picture.pixels))
+    assert again.icc_profile == profile
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_grey_profiles_are_applied(dtype: Any, tmp_path: Path) -> None:
     profile = icc(b"GRAY", {b"kTRC": gamma(1.0)})
     full = np.iinfo(dtype).max
@@ -1104,6 +1124,16 @@ def test_transparent_parts_of_a_mask_are_zero() -> None:
     mask = np.full((1, 2, 4), 255, np.uint8)
     mask[0, 0, 3] = 0
     assert load_mask(mask, (1, 2)).tolist() == [[0, 1]]
+
+
+def test_a_mask_may_have_as_many_pixels_as_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    Image.new("L", (20, 20)).save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", (20, 20)).shape == (20, 20)
+    with pytest.raises(ImageTooLargeError):
+        load_mask(tmp_path / "mask.png", (8, 8))
 
 
 def test_a_mask_of_another_size_is_resized_with_a_note(

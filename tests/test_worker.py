@@ -271,6 +271,15 @@ def test_cancel_ends_a_render_soon_and_the_worker_goes_on(connect):
     assert server.request(stylize_header(pixels), pixels.tobytes())[0]["id"] == 1
 
 
+def test_a_request_that_fails_after_it_was_cancelled_says_only_that(connect):
+    server = connect()
+    pixels = noise(8, 8, "uint8")
+    server.send(stylize_header(pixels, "late", id=3), pixels.tobytes())
+    time.sleep(0.5)
+    server.send({"type": "cancel", "id": 3})
+    assert error_of(server)["code"] == "Cancelled"
+
+
 def test_a_waiting_request_can_be_cancelled(connect):
     server = connect()
     pixels = noise(8, 8, "uint8")

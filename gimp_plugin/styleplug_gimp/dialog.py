@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -416,6 +417,7 @@ class StyleDialog:
         self._thread = PreviewThread(worker, self._on_styles, self._fail, rows)
         self._thread.start()
         if worker is None:
+            self._dialog.set_response_sensitive(Gtk.ResponseType.OK, False)
             self._say("Starting styleplug…", busy=True)
         else:
             self._changed()
@@ -475,7 +477,12 @@ class StyleDialog:
             self._info.hide()
             self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
         self._say("Painting the preview…", busy=True)
-        self._thread.wish(_Job(settings, self._thumbnail, self._on_preview, self._warn))
+        failed = functools.partial(self._on_refusal, settings)
+        self._thread.wish(_Job(settings, self._thumbnail, self._on_preview, failed))
+
+    def _on_refusal(self, settings: Settings, message: str) -> None:
+        if Settings.of(self._config) == settings:
+            self._warn(message)
 
     def _on_preview(self, reply: dict[str, Any], data: bytes) -> None:
         self._picture.show_pixbuf(self._pixbuf(self._thumbnail, data))
@@ -592,8 +599,10 @@ class StyleDialog:
 
     def _try_again(self) -> None:
         worker = self._thread.worker
+        if worker and worker.alive and self._thread.is_alive():
+            self._changed()
+            return
         self._thread.stop()
-        self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
         self._start(worker if worker and worker.alive else None)
 
 

@@ -4,8 +4,9 @@
 It starts at once and its result is known: the negative, as far as ``strength`` says.
 Any file is such a style, too; a blend is one as far as its first part's weight, of
 1 in all, says. The style ``slow`` takes five minutes; ``stuck``, which is not listed,
-never reports anything. The style and the width of all that is painted, and files that
-are missing, are noted in the file that the first argument names.
+never reports anything; ``late`` is missing, which takes it two seconds to find. The
+style and the width of all that is painted, and files that are missing, are noted in the
+file that the first argument names.
 """
 
 import json
@@ -38,6 +39,8 @@ class Negative:
             if name.startswith("/") and not Path(name).is_file():
                 note(name, "missing")
                 raise StyleNotFoundError(f"There is no picture {name}; check the path.")
+            if name == "late":
+                time.sleep(2)
             if name not in STYLES and not name.startswith("/"):
                 raise StyleNotFoundError(f"There is no style {name!r}.")
         self.style = style if isinstance(style, str) else json.dumps(style)
