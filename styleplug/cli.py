@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import imports
 from .errors import InvalidImageError, StyleplugError
-from .files import check_free
+from .files import check_free, replacing
 
 if TYPE_CHECKING:
     from . import gimp
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+logger = logging.getLogger(__name__)
+
 _STYLE_FILE_HELP = (
     "bundled name, path of a .safetensors, or owner/repo[@revision] on the Hub"
 )
+_NO_STYLE_LISTED = "The Hub lists no style that fits."
 _STYLE_HELP = f"{_STYLE_FILE_HELP}, or any picture to take the style from"
 
 
@@ -430,6 +433,10 @@ def _optimize(args: argparse.Namespace) -> int:
     folder = options.pop("snapshots", None)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        for tenth in range(1, 11):
+            check_free(
+                _snapshot(folder, tenth), overwrite=options.get("overwrite", False)
+            )
 
     with imports.quickly():
         from .optimize import StyleImage, optimize_file
@@ -447,12 +454,25 @@ def _optimize(args: argparse.Namespace) -> int:
             bar(fraction)
             if folder is not None and fraction * 10 >= written + 1:
                 written = int(fraction * 10)
-                snapshot().save(folder / f"{written * 10:03d}.png")
+                _save_snapshot(snapshot(), _snapshot(folder, written))
 
         size = optimize_file(content, output, styles, callback=callback, **options)
     seconds = time.perf_counter() - started
     print(f"{output}  {size[0]} x {size[1]}  {seconds:.1f} s")
     return 0
+
+
+def _snapshot(folder: Path, tenth: int) -> Path:
+    return folder / f"{tenth * 10:03d}.png"
+
+
+def _save_snapshot(image: Any, path: Path) -> None:
+    """Write a picture; the work goes on when that fails."""
+    try:
+        with replacing(path) as file:
+            image.save(file, "PNG")
+    except OSError as error:
+        logger.warning("%s was not written (%s).", path, error.strerror or error)
 
 
 def _masks(option: str, given: Sequence[str], count: int) -> list[str | None]:
@@ -545,6 +565,8 @@ def _list_hub(args: argparse.Namespace) -> int:
     from .hub import list_hub_styles
 
     styles = list_hub_styles(args.search, args.license)
+    if not styles:
+        logger.warning(_NO_STYLE_LISTED)
     if args.json:
         print(json.dumps([dataclasses.asdict(style) for style in styles], indent=2))
     else:
@@ -614,6 +636,8 @@ def _pull(args: argparse.Namespace) -> int:
     repo_ids = list(args.styles)
     if args.all:
         found = list_hub_styles(args.search, args.license)
+        if not found:
+            logger.warning(_NO_STYLE_LISTED)
         repo_ids += [style.repo_id for style in found]
     elif args.search or args.license:
         raise ValueError("--search and --license choose among all styles; add --all.")
@@ -648,6 +672,8 @@ def _cache(args: argparse.Namespace) -> int:
         ]
         print(json.dumps(fields, indent=2))
         return 0
+    if not styles:
+        logger.warning("No style from the Hub is kept; 'styleplug pull' fetches one.")
     _print_table(
         (
             s.info.repo_id or "",
@@ -929,8 +955,11 @@ def _gimp_install(args: argparse.Namespace) -> int:
 def _gimp_uninstall(args: argparse.Namespace) -> int:
     from . import gimp
 
-    for profile in gimp.uninstall(_gimp_profiles(args)):
+    removed = gimp.uninstall(_gimp_profiles(args))
+    for profile in removed:
         print(profile.plugin)
+    if not removed:
+        logger.warning("The filter is installed nowhere.")
     return 0
 
 

@@ -32,6 +32,7 @@ from .images import (
     write_picture,
 )
 from .networks import (
+    BYTES_PER_PIXEL,
     LoadedStyle,
     StyleNetwork,
     computes_bfloat16,
@@ -42,7 +43,6 @@ from .networks import (
 )
 from .predictor import capture
 from .rendering import (
-    BYTES_PER_PIXEL,
     SMALLEST_TILE,
     Canvas,
     Region,

@@ -29,6 +29,8 @@ _BLOCKS = range(33)
 _CONVOLUTIONS = range(1, 4)
 """Of a block."""
 _KERNELS = range(1, 10, 2)
+_AT_4 = "block", "inspire", "up2", "down4"
+"""How names of layers begin that work at a quarter of the size."""
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
@@ -69,11 +71,20 @@ class ForeignNetwork(StyleNetwork):
         reach = 4 * self.STRIDE
         for name, kernel in self.weights.items():
             if name.endswith("_weight"):
-                at4 = name.startswith(("block", "inspire", "up2", "down4"))
+                at4 = name.startswith(_AT_4)
                 at2 = name.startswith(("up1", "down2"))
                 scale = 4 if at4 else 2 if at2 else 1
                 reach += kernel.shape[-1] // 2 * scale
         return reach
+
+    def bytes_per_pixel(self, dtype: torch.dtype) -> int:
+        """Where most channels are at full size there are two copies of them."""
+        channels = max(
+            max(kernel.shape[:2])
+            for name, kernel in self.weights.items()
+            if name.endswith("_weight") and not name.startswith((*_AT_4, "down2"))
+        )
+        return max(super().bytes_per_pixel(dtype), 2 * channels * dtype.itemsize)
 
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         return style.reshape(-1, self.style_size)

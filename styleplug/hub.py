@@ -342,7 +342,8 @@ def loss_network_file(
     """
     shapes = vgg.tensor_shapes(last_layer)
     name = os.fspath(source or LOSS_NETWORK)
-    if os.path.exists(name) or (source is not None and name.count("/") != 1):
+    is_path = name.endswith(".safetensors") or name.count("/") != 1
+    if os.path.exists(name) or (source is not None and is_path):
         return vgg.find_file(Path(name), shapes)
     repo_id, revision = _parse(name)
     with _explained(name):

@@ -29,6 +29,9 @@ from .style import FACTORS, StyleInfo, bundled_trunk, read_info, trunk_hash
 T = TypeVar("T")
 
 EPS = 1e-5
+BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
+"""Working memory for each pixel that is painted at once, by the types that networks
+compute in; benchmarks/memory.py measures it."""
 
 
 class Moments(NamedTuple):
@@ -140,6 +143,10 @@ class StyleNetwork(nn.Module):
             first, last = 2 * (first - 1), 2 * (last + 1) + 1  # enter
             reach = max(reach, pixel - first, last - pixel)
         return reach
+
+    def bytes_per_pixel(self, dtype: torch.dtype) -> int:
+        """Return the working memory for each pixel of a tile, its border included."""
+        return BYTES_PER_PIXEL[dtype]
 
     def new_style(self) -> Tensor:
         """Return a neutral (K,) style vector: all scales 1, all shifts 0."""

@@ -37,9 +37,6 @@ SMALLEST_TILE = 256
 _LARGEST_TILE = 4096
 _LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in lightness (ITU-R BT.601)."""
-BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
-"""Working memory for each pixel of a tile, its border included; benchmarks/memory.py
-measures it."""
 FINER = 1.7
 """How much larger than the base a picture is at least when it is painted again."""
 _FINE_WEIGHT = 0.5
@@ -629,7 +626,7 @@ def tile_size_within(
     be. Counted are tiles, the base and the levels, not content and result.
     """
     border = 2 * _overlap(network)
-    per_pixel = BYTES_PER_PIXEL[dtype]
+    per_pixel = network.bytes_per_pixel(dtype)
     height, width = content.shape[:2]
     largest_first = (2 * FINER * base_size) ** 2
     between = 36 * min(height * width, largest_first)  # three changes in float32

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from styleplug.foreign import ARCHITECTURES, ForeignNetwork
+from styleplug.networks import BYTES_PER_PIXEL
 
 
 def build(name: str, **sizes: Any) -> ForeignNetwork:
@@ -55,3 +56,12 @@ def test_sizes_that_no_checkpoint_has_are_refused(
 )
 def test_sizes_of_known_checkpoints_are_built(name: str, sizes: dict[str, Any]) -> None:
     assert build(name, **sizes).hyperparameters.items() >= sizes.items()
+
+
+def test_networks_with_more_channels_count_more_memory() -> None:
+    small = build("johnson", widths=[8, 16, 32])
+    large = build("johnson", widths=[32, 64, 128])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert small.bytes_per_pixel(dtype) == BYTES_PER_PIXEL[dtype]
+        # 64 channels are doubled to full size, and copied to be padded.
+        assert large.bytes_per_pixel(dtype) >= 2 * 64 * dtype.itemsize

@@ -261,6 +261,8 @@ def test_commands_examine_and_uninstall(profile, capsys):
     assert main(["gimp", "uninstall", *place]) == 0
     assert str(profile.plugin) in capsys.readouterr().out
     assert not profile.plugin.exists()
+    assert main(["gimp", "uninstall", *place]) == 0
+    assert "installed nowhere" in capsys.readouterr().err
 
 
 def test_install_from_a_source_folder_is_refused(tmp_path):

@@ -66,6 +66,11 @@ def test_styles_are_found_pulled_kept_and_used_offline(
             {"model.safetensors": style},
             card={"library_name": "styleplug", "license": licence},
         )
+    for command in (["list", "--hub"], ["pull", "--all"]):
+        nothing = run(*command, "--license", "gpl-3.0")
+        assert (nothing.returncode, nothing.stdout) == (0, "")
+        assert "The Hub lists no style that fits." in nothing.stderr
+    assert "No style from the Hub is kept" in run("cache").stderr
     listed = run("list", "--hub", "--license", "mit").stdout.splitlines()
     assert [line.split()[:2] for line in listed] == [
         ["owner/one", "mit"],

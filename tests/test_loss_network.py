@@ -214,6 +214,11 @@ def test_a_repository_that_holds_no_vgg19_is_refused(
     assert caught.value.kind == "TrainingError"
 
 
+def test_a_missing_file_is_not_sought_on_the_hub() -> None:
+    with pytest.raises(TrainingError, match=r"vgg/vgg19\.safetensors.*No such file"):
+        hub.loss_network_file(source="vgg/vgg19.safetensors")
+
+
 def test_without_a_network_it_says_so(server: HubServer, tmp_path: Path) -> None:
     client = HubClient(server.url, tmp_path, HF_HUB_OFFLINE="1")
     with pytest.raises(RemoteError, match="HF_HUB_OFFLINE") as caught:

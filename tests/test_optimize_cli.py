@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from styleplug import cli
 from styleplug.cli import main
 
 
@@ -59,6 +61,26 @@ def test_styles_have_weights_regions_masks_and_losses(files, vgg, capsys):
         Image.open(files / "out.png") as result,
     ):
         assert np.array_equal(np.array(last), np.array(result))
+
+
+def test_snapshots_replace_nothing_unasked_and_end_nothing(
+    files, vgg, capsys, monkeypatch
+):
+    shots = files / "shots"
+    shots.mkdir()
+    (shots / "050.png").write_bytes(b"precious")
+    line = arguments(*(files, vgg, str(files / "style.png"), "--snapshots", str(shots)))
+    assert main(line) == 1
+    assert "050.png already exists" in capsys.readouterr().err
+    assert (shots / "050.png").read_bytes() == b"precious"
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "replacing", refuse)
+    assert main([*line, "--overwrite"]) == 0
+    assert "was not written (No space left on device)" in capsys.readouterr().err
+    assert (files / "out.png").exists()
 
 
 @pytest.mark.parametrize(
