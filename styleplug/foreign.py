@@ -84,7 +84,8 @@ class ForeignNetwork(StyleNetwork):
             for name, kernel in self.weights.items()
             if name.endswith("_weight") and not name.startswith((*_AT_4, "down2"))
         )
-        return max(super().bytes_per_pixel(dtype), 2 * channels * dtype.itemsize)
+        widest: int = 2 * channels * dtype.itemsize
+        return max(super().bytes_per_pixel(dtype), widest)
 
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         return style.reshape(-1, self.style_size)
