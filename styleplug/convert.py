@@ -329,11 +329,7 @@ def _style_image(path: str | os.PathLike[str]) -> Tensor:
 
     What is transparent becomes white paper.
     """
-    picture = read_picture(path)
-    pixels = picture.pixels
-    if picture.alpha is not None:
-        pixels = color.over_white(pixels, picture.alpha)
-    limit = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
-    image = torch.from_numpy(pixels.astype(np.float32) / limit).permute(2, 0, 1)[None]
+    pixels = color.change_depth(read_picture(path).over_white, np.float32)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)
     return F.interpolate(image, size, mode="bilinear", antialias=True).clamp_(0, 1)

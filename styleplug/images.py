@@ -162,6 +162,13 @@ class Picture:
         """(width, height) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
+    @property
+    def over_white(self) -> Array:
+        """:attr:`pixels`, the transparent ones laid over white paper."""
+        if self.alpha is None:
+            return self.pixels
+        return color.over_white(self.pixels, self.alpha)
+
     @classmethod
     def from_image(cls, image: Any) -> Picture:
         """Take a PIL image, an ndarray or a tensor.

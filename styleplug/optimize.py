@@ -266,7 +266,8 @@ def optimize(
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
     Hub. ``memory_limit`` in bytes of working memory, 4 GiB unless given, decides
     whether a level is computed in tiles. ``callback(fraction, snapshot)`` is called
-    after every iteration; ``snapshot()`` returns the picture so far, like the result.
+    after every iteration; ``snapshot()`` returns the picture so far, like the result;
+    of several in a tensor, each is one for itself, and ``fraction`` begins anew.
     An exception raised from it ends the optimization.
 
     Raises :class:`~styleplug.errors.TrainingError` without a loss network,
@@ -386,7 +387,7 @@ class _Run:
         self.mask = None
         if options.mask is not None:
             self.mask = self._map(options.mask, picture)
-        self.content = _padded(_tensor(picture, self.device))
+        self.content = _padded(_tensor(picture.pixels, self.device))
         self.styles = [self._load(part) for part in _style_images(style)]
         _share_out(self.styles)
         self.styles = [style for style in self.styles if style.share > 0]
@@ -474,7 +475,7 @@ class _Run:
             return pixels
         height, width = pixels.shape[:2]
         x = self._grown(self.content)[..., :height, :width]
-        content = _tensor(self.picture, self.device)
+        content = _tensor(self.picture.pixels, self.device)
         if self.options.preserve_color in (True, "luminance"):
             x = (content + luma(x - content)).clamp(0, 1)
         if self.mask is not None:
@@ -587,7 +588,7 @@ class _Run:
         if part.region is not None:
             region = self._map(part.region, self.picture)
             region = region if self.mask is None else region * self.mask
-        image = _padded(_tensor(picture, self.device, over_white=True))
+        image = _padded(_tensor(picture.over_white, self.device))
         return Style(image, float(part.weight), mask, region)
 
     def _map(self, mask: Any, picture: Picture) -> Tensor:
@@ -663,14 +664,8 @@ def _open(image: Any) -> Picture:
     return Picture.from_image(image)
 
 
-def _tensor(
-    picture: Picture, device: torch.device, *, over_white: bool = False
-) -> Tensor:
-    """Return the pixels as (1, 3, H, W) in [0, 1], the transparent ones as they are
-    or as white paper."""
-    pixels = picture.pixels
-    if over_white and picture.alpha is not None:
-        pixels = color.over_white(pixels, picture.alpha)
+def _tensor(pixels: NDArray[Any], device: torch.device) -> Tensor:
+    """Return pixels (H, W, 3) as (1, 3, H, W) in [0, 1]."""
     pixels = color.change_depth(pixels, np.float32)
     planes = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
     return planes.contiguous().clamp_(0, 1).to(device)

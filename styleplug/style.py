@@ -1,7 +1,8 @@
 """The style file and its header, readable without torch.
 
 A style is one ``.safetensors`` file. Its header's metadata key ``styleplug`` holds
-a JSON object, the fields of :class:`StyleInfo`. The tensors are float16:
+a JSON object, the fields of :class:`StyleInfo`. The tensors are float16, in converted
+styles float32:
 
 ``style``
     (K,) the style's instance-norm scales and shifts, always there;

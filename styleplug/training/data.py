@@ -188,10 +188,7 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
 
 def _open(path: Path) -> Image.Image:
     """Return an upright 8-bit sRGB image; transparency becomes white paper."""
-    picture = read_picture(path)
-    pixels = picture.pixels
-    if picture.alpha is not None:
-        pixels = color.over_white(pixels, picture.alpha)
+    pixels = read_picture(path).over_white
     return Image.fromarray(color.change_depth(pixels, np.uint8))
 
 
