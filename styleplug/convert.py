@@ -27,7 +27,7 @@ from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_picture
 from .networks import save_style
-from .style import StyleInfo, check_destination
+from .style import StyleInfo, check_style_destination
 
 Tensors = dict[str, Tensor]
 
@@ -67,7 +67,7 @@ def convert(
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
             raise ValueError(f"{parameter} must not be empty, got {value!r}")
-    check_destination(new_path)
+    check_style_destination(new_path)
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
     for key, tensor in tensors.items():

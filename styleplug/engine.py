@@ -52,7 +52,7 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import STYLES_DIR, StyleInfo, check_destination
+from .style import STYLES_DIR, StyleInfo, check_style_destination
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -312,7 +312,7 @@ class Stylizer:
         ``TypeError`` for a header that is not text, and ``OSError``.
         """
         path = Path(path)
-        check_destination(path)
+        check_style_destination(path)
         header = {"name": path.stem, **header}
         for key, value in header.items():
             if not isinstance(value, str):

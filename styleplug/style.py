@@ -129,7 +129,7 @@ def is_style_name(name: str) -> bool:
     )
 
 
-def check_destination(path: Path) -> None:
+def check_style_destination(path: Path) -> None:
     """Raise, before there is anything to write, unless a style can be written there:
     ``ValueError`` for another suffix than ``.safetensors``, ``FileNotFoundError``
     without its folder."""
