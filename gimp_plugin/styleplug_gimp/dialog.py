@@ -66,7 +66,7 @@ class PreviewThread(threading.Thread):
         self._condition = threading.Condition()
         self._wish: _Job | None = None
         self.rows = deque(rows)
-        self._stopped = False
+        self._stopped = self._given_up = False
 
     def wish(self, job: _Job) -> None:
         """Render ``job`` next; what is being rendered is out of date, or can wait."""
@@ -86,6 +86,13 @@ class PreviewThread(threading.Thread):
             self._stopped = True
             self._condition.notify()
 
+    def give_up(self) -> None:
+        """End the thread and the worker, which may be waiting for the Hub."""
+        self._given_up = True
+        self.stop()
+        if self.worker:
+            self.worker.close()
+
     def run(self) -> None:
         try:
             if self.worker is None:
@@ -94,14 +101,17 @@ class PreviewThread(threading.Thread):
             while job := self._next():
                 self._render(self.worker, job)
         except WorkerError as error:
-            GLib.idle_add(self._on_failure, str(error))
+            self._fail(str(error))
         except Exception as error:  # noqa: BLE001 - the dialog waits for an answer
             traceback.print_exc()
             if self.worker:
                 self.worker.close()
-            message = (
+            self._fail(
                 f"The preview failed ({type(error).__name__}: {error}). Try again."
             )
+
+    def _fail(self, message: str) -> None:
+        if not self._given_up:
             GLib.idle_add(self._on_failure, message)
 
     def _next(self) -> _Job | None:
@@ -517,6 +527,9 @@ class StyleDialog:
         self._thread.stop()
         while self._thread.is_alive():
             self._pump()
+            if self._cancelled:
+                self._thread.give_up()
+                break
             time.sleep(0.01)
         worker = self._thread.worker
         failure = ""

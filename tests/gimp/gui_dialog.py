@@ -337,8 +337,28 @@ def blend(dialog):
     notes["blended"] = True
 
 
+# Cancel leads back also from waiting for a preview that never comes.
+def give_up(dialog):
+    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
+    until(lambda: key(dialog, "alt+f"), lambda: window("^Add a Style$"), "the entry")
+    x("key", "alt+s", "ctrl+a")
+    x("type", "stuck")
+    x("key", "Return")
+    wait(lambda: painted("stuck", PREVIEW), "the preview that never comes")
+    key(dialog, "alt+o")
+    time.sleep(1)
+    notes["waiting"] = painted("stuck", LAYER)
+    key(dialog, "alt+c")
+    wait(lambda: painted("stuck", PREVIEW) > 1, "the way back")
+    shot("given_up")
+    notes["workers_after_giving_up"] = len(workers())
+    close(dialog)
+
+
 earlier = painted("negative", PREVIEW)
 notes["blend"] = open_dialog(image, layer, blend)
+earlier = painted("negative", PREVIEW)
+notes["given_up"] = open_dialog(image, layer, give_up)
 
 painting = f"{folder}/My painting.JPG"
 shutil.copy(picture, painting)

@@ -98,6 +98,12 @@ def test_a_text_layer_is_stylized(notes):
     assert notes["text_changed"]
 
 
+def test_cancel_leads_back_also_from_a_preview_that_never_comes(notes):
+    assert notes["given_up"][0] == CANCELLED
+    assert notes["waiting"] == 0
+    assert notes["workers_after_giving_up"] == 1
+
+
 def test_a_second_style_can_be_blended_in_and_taken_out(notes):
     assert notes["blended"]
     assert notes["blend"][0] == CANCELLED
