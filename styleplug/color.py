@@ -195,7 +195,9 @@ def profile_space(profile: bytes, mode: str, dtype: DTypeLike) -> ColorSpace | N
     expected = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}[mode]
     if profile[36:40] != b"acsp" or profile[16:20] != expected:
         raise ValueError(f"not an ICC profile for {mode} images")
-    neutral = None if mode == "RGB" else grey_space(dtype)
+    neutral = None
+    if mode != "RGB":
+        neutral = mode_space(mode) if mode == "CMYK" else grey_space(dtype)
     try:
         shaper = _read_shaper(profile)
         if shaper is not None and _is_srgb(*shaper):

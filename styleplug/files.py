@@ -33,14 +33,20 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
+    claimed = False
     try:
         with part.open("xb") as file:
             yield file
         if not overwrite:
             target.touch(exist_ok=False)
+            claimed = True
         elif target.exists():
             shutil.copymode(target, part)
         part.replace(target)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.chmod(0o600)  # Windows removes nothing that is read-only
+            part.unlink()
+        if claimed:
+            target.unlink(missing_ok=True)
         raise

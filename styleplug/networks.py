@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from .errors import InvalidStyleError
 from .files import replacing
-from .style import FACTORS, StyleInfo, bundled_trunk, read_info, trunk_hash
+from .style import (
+    FACTORS,
+    StyleInfo,
+    bundled_trunk,
+    is_style_s_own,
+    read_info,
+    trunk_hash,
+)
 
 T = TypeVar("T")
 
@@ -793,9 +800,9 @@ def load_trunk(path: Path) -> StyleNetwork:
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """
-    tensors = load_tensors(path)
-    own = [name for name in tensors if name == "style" or name.endswith(FACTORS)]
-    return _build(read_info(path), {n: t for n, t in tensors.items() if n not in own})
+    tensors = load_tensors(path).items()
+    trunk = {name: tensor for name, tensor in tensors if not is_style_s_own(name)}
+    return _build(read_info(path), trunk)
 
 
 def save_trunk(path: Path | str, network: StyleNetwork, info: StyleInfo) -> StyleInfo:
@@ -855,7 +862,7 @@ def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
     own = {
         name: tensor.half()
         for name, tensor in load_tensors(path).items()
-        if name == "style" or name.endswith(FACTORS)
+        if is_style_s_own(name)
     }
     return info, own
 

@@ -419,12 +419,12 @@ class _Run:
 
     def _descend(self) -> None:
         options = self.options
-        self.sketch = self._sketch()
         levels = self._levels()
         total = sum(height * width * count for height, width, count in levels)
         done = 0
         # The finest first: what it lacks is told before anything is computed.
         plans = {(h, w): self._plan((h, w)) for h, w, _ in reversed(levels)}
+        self.sketch = self._sketch()
         descent = DESCENTS[options.optimizer]()
         for height, width, count in levels:
             tile_size, history = plans[height, width]

@@ -29,7 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import MemoryLimitError
-from .networks import FrozenNetwork, Moments, StyleNetwork, mix, reflected
+from .networks import (
+    BYTES_PER_PIXEL,
+    FrozenNetwork,
+    Moments,
+    StyleNetwork,
+    mix,
+    reflected,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -601,7 +608,9 @@ def usual_tile_size(
     """
     if device.type == "cpu":
         height, width = content.shape[:2]
-        return 1024 if height * width <= _KEPT else 832
+        side = 1024 if height * width <= _KEPT else 832
+        share = BYTES_PER_PIXEL[dtype] / network.bytes_per_pixel(dtype)
+        return max(SMALLEST_TILE, int(side * math.sqrt(share)))
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -257,8 +257,12 @@ def read_info(path: Path | str) -> StyleInfo:
 
 def _has_trunk(header: Mapping[str, Any]) -> bool:
     """Tell whether tensors of a file are more than a style is without its trunk."""
-    own = {"__metadata__", "style"}
-    return any(name not in own and not name.endswith(FACTORS) for name in header)
+    return not all(name == "__metadata__" or is_style_s_own(name) for name in header)
+
+
+def is_style_s_own(name: str) -> bool:
+    """Tell whether a tensor of that name is the style's, not the trunk's."""
+    return name == "style" or name.endswith(FACTORS)
 
 
 def bundled_trunk() -> Path:

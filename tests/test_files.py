@@ -64,6 +64,15 @@ def test_a_file_made_in_the_meantime_stays_unless_it_may_be_replaced(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_could_not_take_its_place_leaves_no_empty_one(
+    tmp_path: Path, fill_disk: Callable[[], None]
+) -> None:
+    fill_disk()
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "out.txt", "new", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and links")
 def test_permissions_and_links_stay(tmp_path: Path) -> None:
     path, link = tmp_path / "out.txt", tmp_path / "link.txt"

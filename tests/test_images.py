@@ -712,15 +712,21 @@ def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
     assert picture.to_image(invert(picture)).info["icc_profile"] == profile
 
 
+def scanner_profile(space: bytes, channels: int) -> bytes:
+    """Build a profile from which colours can be converted, but not to it."""
+    ramp, corners = bytes(range(256)), range(2**channels)
+    grid = bytes(255 * (i >> c & 1) for i in corners for c in range(3))
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table = b"mft1" + bytes(4) + bytes([channels, 3, 2, 0]) + matrix
+    table += channels * ramp + grid + 3 * ramp
+    return icc(space, {b"A2B0": table}, pcs=b"Lab ", kind=b"scnr")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_profile_that_leads_only_to_other_spaces_stays_with_a_note(
     dtype: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ramp = bytes(range(256)) * 3
-    corners = bytes(255 * (i >> (2 - c) & 1) for i in range(8) for c in range(3))
-    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
-    table = b"mft1" + bytes(4) + bytes([3, 3, 2, 0]) + matrix + ramp + corners + ramp
-    profile = icc(b"RGB ", {b"A2B0": table}, pcs=b"Lab ", kind=b"scnr")
+    profile = scanner_profile(b"RGB ", 3)
     array = noise(8, 8, 3, dtype=dtype)
     picture = Picture.from_image(array)
     picture.icc_profile = profile
@@ -730,6 +736,17 @@ def test_a_profile_that_leads_only_to_other_spaces_stays_with_a_note(
     assert f"cannot be applied at {8 * np.dtype(dtype).itemsize} bits" in caplog.text
     again = read_picture(save(picture, tmp_path / "out.png", picture.pixels))
     assert again.icc_profile == profile
+
+
+def test_cmyk_with_such_a_profile_is_read_as_without(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(8, 8, 4), "CMYK")
+    image.save(tmp_path / "plain.tif")
+    image.save(tmp_path / "in.tif", icc_profile=scanner_profile(b"CMYK", 4))
+    plain, picture = (read_picture(tmp_path / f"{n}.tif") for n in ("plain", "in"))
+    assert np.array_equal(picture.pixels, plain.pixels)
+    assert picture.icc_profile is not None
+    again = read_picture(save(picture, tmp_path / "out.tif", picture.pixels))
+    assert np.array_equal(again.pixels, picture.pixels)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -97,6 +97,9 @@ class PreviewThread(threading.Thread):
         try:
             if self.worker is None:
                 self.worker = start()
+                if self._given_up:
+                    self.worker.close()
+                    return
                 GLib.idle_add(self._on_start, self.worker.hello())
             while job := self._next():
                 self._render(self.worker, job)
@@ -236,9 +239,7 @@ class StyleDialog:
                     return
             raise CancelledError
         finally:
-            self._thread.stop()
-            if self._thread.worker:
-                self._thread.worker.close()
+            self._thread.give_up()
             self._dialog.destroy()
 
     # ----------------------------------------------------------------- widgets
@@ -427,6 +428,7 @@ class StyleDialog:
         self._thread = PreviewThread(worker, self._on_styles, self._fail, rows)
         self._thread.start()
         if worker is None:
+            self._connected = False
             self._dialog.set_response_sensitive(Gtk.ResponseType.OK, False)
             self._say("Starting styleplug…", busy=True)
         else:

@@ -9,7 +9,6 @@ regression, so that the next begin nearer.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -128,7 +127,8 @@ def train_predictor(
     if predictor is None:
         loss_net = load_loss_network(loss_network, photographs, config, device)
         predictor = taught_predictor(
-            *(trunk, network, photographs, pictures, loss_net, config, lessons)
+            *(trunk, network, photographs, pictures, loss_net, identity, config),
+            lessons,
         )
     predictor = predictor.to(device)
     fits = _Fits(predictor, config, identity, anew=anew)
@@ -163,13 +163,15 @@ def taught_predictor(
     photographs: Photographs,
     pictures: Archive,
     loss_network: LossNetwork,
+    identity: dict[str, Any],
     config: TrainConfig,
     lessons: Path | None,
 ) -> StylePredictor:
     """Return a new predictor for ``network``, whose encoder has learned.
 
-    ``lessons`` is the checkpoint of the encoder's lessons; of several processes, which
-    all learn the same, the first one saves it.
+    ``lessons`` is the checkpoint of the encoder's lessons, of a training of that
+    ``identity``; of several processes, which all learn the same, the first one saves
+    it.
     """
     device = network.photo.device
     predictor = StylePredictor(network.style_size)
@@ -203,16 +205,7 @@ def taught_predictor(
         config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
     )
     learned = dict(pupil.named_parameters())
-    identity = {
-        "lessons": _LESSONS,
-        "seed": config.seed,
-        "style_size": config.style_size,
-        "trunk": hash_trunk(network),
-        "archive": len(pictures.images),
-        "photographs": len(photographs.images),
-        "loss_network": [f"{x:.2g}" for x in loss_network.activations.values()],
-    }
-    state = State(learned, settings, identity)
+    state = State(learned, settings, {**identity, "lessons": _LESSONS})
     if lessons:
         state.resume(lessons)
     process, _ = place(config)
@@ -263,10 +256,17 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
         name = read_info(trunk).trunk
         others = (trunk.name, bundled_predictor().name)
         for path in sorted(trunk.parent.glob("*.safetensors")):
-            with contextlib.suppress(InvalidStyleError):  # other files may lie there
-                if path.name not in others and read_info(path).trunk == name:
-                    vectors.append(load_style(path).vector)
+            if path.name not in others and _belongs(path, name):
+                vectors.append(load_style(path).vector)
     return stack_styles(vectors)
+
+
+def _belongs(path: Path, trunk: str) -> bool:
+    """Tell whether a file is a style of a trunk; others may lie beside it, too."""
+    try:
+        return read_info(path).trunk == trunk
+    except InvalidStyleError:
+        return False
 
 
 class _Fits:

@@ -175,12 +175,21 @@ def train(
         styles = network.new_style().to(device).repeat(len(artworks), 1)
     else:
         styles = _first_styles(network, artworks, start, config.rank)
+    identity = {
+        "config": dataclasses.asdict(config),
+        "artworks": [path.name for path in artworks],
+        "archive": pictures and len(pictures.images),
+        "photographs": len(photographs.images),
+        "loss_network": loss_network.name,
+        "trunk": train_trunk or hash_trunk(network),
+    }
     predictor = None
     if pictures is not None:
         predictor = predictor_beside(trunk)
         if predictor is None:
             predictor = taught_predictor(
-                *(trunk, network, photographs, pictures, loss_net, config, lessons)
+                *(trunk, network, photographs, pictures, loss_net, identity, config),
+                lessons,
             )
         predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
@@ -188,14 +197,7 @@ def train(
     state = State(
         learner.learned(),
         config,
-        {
-            "config": dataclasses.asdict(config),
-            "artworks": [path.name for path in artworks],
-            "archive": pictures and len(pictures.images),
-            "photographs": len(photographs.images),
-            "loss_network": loss_network.name,
-            "trunk": train_trunk or hash_trunk(network),
-        },
+        identity,
     )
     if checkpoint:
         state.resume(checkpoint)
