@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +23,19 @@ def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
     )
 
 
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Return the folder that a file is to lie in, links followed.
+
+    Raises ``FileNotFoundError`` where there is none.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{path} cannot be written: there is no folder {folder}; create it first."
+        )
+    return folder
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Give a file to write that takes the place of ``path`` when all went well.
@@ -32,7 +44,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     ``overwrite``.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".styleplug-{secrets.token_hex(8)}.part")
+    part = target.with_name(f".styleplug-{os.urandom(8).hex()}.part")
     claimed = False
     try:
         with part.open("xb") as file:
@@ -41,7 +53,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
             target.touch(exist_ok=False)
             claimed = True
         elif target.exists():
-            shutil.copymode(target, part)
+            part.chmod(stat.S_IMODE(target.stat().st_mode))
         part.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):

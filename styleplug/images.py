@@ -47,7 +47,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from . import color
 from .color import ColorSpace
 from .errors import ImageTooLargeError, InvalidImageError
-from .files import already_exists, check_free, replacing
+from .files import already_exists, check_free, folder_of, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -727,11 +727,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _format_of(path)
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{path} cannot be written: there is no folder {folder}; create it first."
-        )
+    folder = folder_of(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it.")
     if path.exists() and not path.is_file():

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidStyleError
+from .files import folder_of
 
 FORMAT = 1
 METADATA_KEY = "styleplug"
@@ -135,11 +136,7 @@ def check_style_destination(path: Path) -> None:
     without its folder."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: name a file that ends in .safetensors.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path} cannot be written: there is no folder {path.parent}; "
-            "create it first."
-        )
+    folder_of(path)
 
 
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:

@@ -194,11 +194,7 @@ def train(
         predictor = predictor.to(device)
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
-    state = State(
-        learner.learned(),
-        config,
-        identity,
-    )
+    state = State(learner.learned(), config, identity)
     if checkpoint:
         state.resume(checkpoint)
     sampler = Sampler(photographs, pictures, grams, learned_from, config, device)
