@@ -18,8 +18,9 @@ from typing import Any, NoReturn, TypeVar
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
+from gradio.components.base import server
+from gradio.components.image_editor import AcceptBlobs
 from gradio.utils import get_upload_folder
-from PIL import Image
 
 from .. import hub
 from ..engine import Progress
@@ -29,11 +30,11 @@ from .studio import (
     EXAMPLES,
     Content,
     Limits,
+    Mask,
     OwnStyle,
     Settings,
     StoppedError,
     Studio,
-    mask_of,
     period,
     style_title,
 )
@@ -49,6 +50,8 @@ _CLEAN_EVERY, _KEEP = 600, 3000
 _WAITING = 60
 """Visitors in the queue; one more is asked to come back."""
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+_PREVIEW: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 8}
+"""Apart, for it is told while a painting is under way that no preview is wanted."""
 _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 """Apart, for a call may name a style that is to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -156,6 +159,8 @@ def _sentences(function: F) -> F:
         except (StyleplugError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
+    # The name of a tool is that of its function.
+    speaking.__name__ = function.__name__.removeprefix("_api_")
     return speaking  # type: ignore[return-value]
 
 
@@ -177,6 +182,28 @@ class _Photo(gr.Image, metaclass=_Unannounced):
 
     def preprocess(self, payload: Any) -> str | None:
         return _path_of(payload)
+
+
+class _Brush(gr.ImageEditor, metaclass=_Unannounced):
+    """An editor whose value is where it was drawn on: a PNG as it came, if any.
+
+    Nothing else of what it sends is looked at, nor any of it decoded before the
+    engine has seen how large it is.
+    """
+
+    is_template = True
+
+    @server  # type: ignore[untyped-decorator]
+    def accept_blobs(self, data: AcceptBlobs) -> None:
+        one = data.data
+        if one["type"] == "layer" and str(one["index"]) == "0":
+            super().accept_blobs(data)
+
+    def preprocess(self, payload: Any) -> Any:
+        if payload is not None and payload.id is not None:
+            payload = self.blob_storage.pop(payload.id, None)
+        layer = next(iter(payload.layers), None) if payload is not None else None
+        return getattr(layer, "path", layer)
 
 
 class _Desk:
@@ -295,8 +322,8 @@ class _Desk:
             self.region = gr.Radio(
                 [_MARKED, _UNMARKED], value=_MARKED, label="Mark with the brush"
             )
-            self.editor = gr.ImageEditor(
-                label="Brush", type="pil", format="png", image_mode="RGBA", sources=(),
+            self.editor = _Brush(
+                label="Brush", format="png", image_mode="RGBA", sources=(),
                 transforms=(), layers=False, buttons=[],
                 brush=gr.Brush(
                     default_size=40, colors=["#ff2d55b3"], color_mode="fixed"
@@ -442,7 +469,7 @@ class _Desk:
             self._preview, [self.job, self.painted, self.own, *given],
             [self.painted, self.compare, self.status, *buttons],
             trigger_mode="always_last", api_visibility="private",
-            show_progress="minimal", show_progress_on=self.compare, **_ENGINE,
+            show_progress="minimal", show_progress_on=self.compare, **_PREVIEW,
         )  # fmt: skip
         self.full.click(
             self._begin, None, [self.job, *buttons], queue=False, **_QUIET
@@ -496,9 +523,9 @@ class _Desk:
         }
         return photo, content.preview
 
-    def _mark(self, drawing: dict[str, Any] | None, region: str) -> Any:
-        layers = (drawing or {}).get("layers") or []
-        return mask_of(layers, inverted=region == _UNMARKED)
+    @_sentences
+    def _mark(self, drawing: bytes | str | None, region: str) -> Any:
+        return self.studio.mask_of(drawing, inverted=region == _UNMARKED)
 
     def _preview(
         self,
@@ -669,6 +696,9 @@ class _Desk:
     ) -> str:
         """Turn a photo into a painting, in the photo's own size and format.
 
+        For tools the answer holds the whole painting, which may be too much for some;
+        that of stylize_batch, also for one photo, is an address.
+
         Args:
             image: The photo, a file of any raster format.
             style: Name of a style, see list_styles.
@@ -785,7 +815,7 @@ class _Desk:
         own = self.studio.own_style(style_image)
         return _settings([own.id, *settings], {own.id: own})
 
-    def _mask(self, path: str | None) -> Image.Image | None:
+    def _mask(self, path: str | None) -> Mask:
         return None if path is None else self.studio.mask(path)
 
 

@@ -63,6 +63,8 @@ _PREFIX = "styleplug-"
 
 T = TypeVar("T")
 Parts = list[tuple[Path, float]]
+Mask = Image.Image | None
+"""Where to paint; transparent counts as 0, None is everywhere."""
 
 
 class StoppedError(StyleplugError):
@@ -180,13 +182,16 @@ class Studio:
         if not isinstance(name, str) or name.count("/") != 1:
             raise StyleNotFoundError("Write a style on the Hub as owner/name.")
         name = name.strip()
-        repo_id = name.partition("@")[0]
+        repo_id, _, revision = name.partition("@")
         if not any(fnmatch.fnmatchcase(repo_id, p) for p in self.hub_styles):
             raise StyleNotFoundError(
                 f"This page does not allow the Hub style {repo_id}; "
                 "choose one of the list."
             )
         if len(self.styles) - self._offered >= self.limits.hub_styles:
+            for info in self.styles.values():
+                if info.repo_id == repo_id and revision in ("", info.revision):
+                    return info
             raise StyleNotFoundError(
                 f"This page has {self.limits.hub_styles} styles from the Hub already; "
                 "choose one of the list."
@@ -328,9 +333,28 @@ class Studio:
         with _explained(path):
             return self.run(read)
 
-    def preview(
-        self, content: Content, settings: Settings, mask: Image.Image | None = None
-    ) -> str:
+    def mask_of(self, drawing: bytes | str | None, *, inverted: bool) -> Mask:
+        """Return where to paint, L, from what was drawn on a preview; None: everywhere.
+
+        ``drawing`` is a PNG, or the path of one. Only its alpha counts: how far a brush
+        covered a place, whatever its colour.
+        """
+        if drawing is None:
+            return None
+        file = io.BytesIO(drawing) if isinstance(drawing, bytes) else drawing
+        try:
+            with Image.open(file, formats=("PNG",)) as layer:
+                if max(layer.size) > 2 * self.limits.preview_side:
+                    raise ValueError("This is larger than what can be drawn on here.")
+                alpha = np.asarray(layer.convert("RGBA").getchannel("A"))
+        except (OSError, SyntaxError) as error:
+            raise ValueError("What was drawn cannot be read; draw it again.") from error
+        if not alpha.any():
+            return None
+        covered = (alpha.astype(np.uint16) * 255 // alpha.max()).astype(np.uint8)
+        return Image.fromarray(255 - covered if inverted else covered)
+
+    def preview(self, content: Content, settings: Settings, mask: Mask = None) -> str:
         """Return the painted preview of an opened picture, of the same size."""
         parts, options = self._parts(settings), {**_options(settings), "mask": mask}
         for path in (content.path, content.preview):
@@ -349,7 +373,7 @@ class Studio:
         path: str,
         settings: Settings,
         *,
-        mask: Image.Image | None = None,
+        mask: Mask = None,
         progress: Progress | None = None,
     ) -> Painting:
         """Paint an uploaded file in full size, format and metadata kept."""
@@ -414,7 +438,7 @@ class Studio:
         path: str,
         parts: Parts,
         settings: Settings,
-        mask: Image.Image | None,
+        mask: Mask,
         progress: Progress | None,
     ) -> tuple[Picture, NDArray[Any], str]:
         options = _options(settings)
@@ -426,7 +450,7 @@ class Studio:
         names = [_plain(source.stem)]
         for style in filter(None, (settings.style, settings.second_style)):
             name = style.removeprefix(_OWN).partition("@")[0]
-            names.append(re.sub(r"[^\w-]+", "-", name))
+            names.append(_plain(name.replace(".", "-")))
         result = self._new_file("-".join(names) + suffix)
         provenance = Stylizer(parts, device="cpu").provenance(**options)
         write_picture(picture, pixels, result, provenance=provenance)
@@ -464,11 +488,14 @@ class Studio:
     def clean(self, age: float) -> None:
         """Remove the files that were not used in the last ``age`` seconds.
 
-        Those too that a process left which was killed.
+        Those too that a process left which was killed, and what Gradio made of pictures
+        that came within a call, not as files, and forgot.
         """
         made = set(self._folder.glob("*"))
         if self._around:
             made |= set(self._around.glob(f"{_PREFIX}*")) - {self._folder}
+            for pattern in ("*/file", "*/file.*"):
+                made |= {file.parent for file in self._around.glob(pattern)}
         for folder in made:
             with suppress(OSError):  # of files that were removed or added meanwhile
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
@@ -490,20 +517,6 @@ def period(info: StyleInfo) -> str:
     century = (int(year.group()) - 1) // 100 + 1
     ending = {1: "st", 2: "nd", 3: "rd"}.get(century % 10, "th")
     return f"{century}{'th' if 10 < century % 100 < 14 else ending} century"
-
-
-def mask_of(layers: Sequence[Image.Image], *, inverted: bool) -> Image.Image | None:
-    """Return where to paint, L, from the layers that were drawn on; None: everywhere.
-
-    Only their alpha counts: how far a brush covered a place, whatever its colour.
-    """
-    alphas = [np.asarray(layer.convert("RGBA").getchannel("A")) for layer in layers]
-    if not alphas or not any(alpha.any() for alpha in alphas):
-        return None
-    covered = np.maximum.reduce(alphas)
-    covered = np.minimum(covered.astype(np.uint16) * 255 // covered.max(), 255)
-    covered = covered.astype(np.uint8)
-    return Image.fromarray(255 - covered if inverted else covered)
 
 
 def _then_trim(work: Callable[[], T]) -> T:
@@ -625,8 +638,9 @@ def _naming(path: str, message: str) -> str:
 
 
 def _plain(stem: str) -> str:
-    """Return a name that is safe in a file name."""
-    return re.sub(r"[^\w.-]+", "-", stem)[:60].strip("-.") or "picture"
+    """Return a name that is safe in a file name, of 60 bytes at most."""
+    name = re.sub(r"[^\w.-]+", "-", stem).encode()[:60].decode(errors="ignore")
+    return name.strip("-.") or "picture"
 
 
 def _unique(name: str, taken: set[str]) -> str:

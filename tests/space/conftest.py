@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ HOSTILE = "Udnie <b>& ${window.taken = 1} \\u `"
 """A title that would be markup or a script where it is taken for one."""
 
 
-def load(path: str | Path) -> Image.Image:
+def load(path: str | Path | BinaryIO) -> Image.Image:
     with Image.open(path) as image:
         image.load()
     return image

@@ -188,6 +188,36 @@ def test_upload_choose_adjust_compare_download(visitor: Visitor, photo: Path) ->
     visitor.wait(lambda: visitor.painting() != other)
 
 
+def test_a_painting_stays_though_a_setting_was_changed_meanwhile(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
+    visitor.upload(large)
+    visitor.see_preview()
+    visitor.run(_WHEN_STOP_SHOWS, "#picker input[value='udnie']")
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    assert visitor.run("return window.chosen")
+    time.sleep(2)
+    assert "ready to download" in visitor.status
+    visitor.press("Download")
+    assert visitor.downloaded().name == "large-melencolia.png"
+
+
+_WHEN_STOP_SHOWS = """
+const click = () => {
+  const buttons = [...document.querySelectorAll('#actions button')];
+  if (buttons.some(b => b.innerText === 'Stop' && b.offsetParent)) {
+    document.querySelector(selector).click();
+    window.chosen = true;
+  } else setTimeout(click, 10);
+};
+const selector = arguments[0];
+click();
+"""
+
+
 def test_an_example_runs_with_one_click(visitor: Visitor) -> None:
     visitor.run("arguments[0].click()", visitor.find("#examples button")[0])
     visitor.see_preview()
@@ -272,6 +302,21 @@ def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
         difference = np.abs(np.asarray(painted, float) - np.asarray(before)).max(-1)
     assert (difference[:40, :40] < 12).all()
     assert (difference > 40).any()
+    marked = visitor.painting()
+    visitor.run(
+        "document.querySelectorAll('input[type=radio]').forEach(e => {"
+        "if (e.value === 'Keep what I mark') e.click() })"
+    )
+    visitor.wait(lambda: visitor.painting() != marked)
+    visitor.see_preview()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    visitor.downloaded().unlink()
+    visitor.press("Download")
+    with Image.open(visitor.downloaded()) as painted, Image.open(photo) as before:
+        inverted = np.abs(np.asarray(painted, float) - np.asarray(before)).max(-1)
+    assert (inverted[difference > 40] < 40).any()
+    assert (inverted[:40, :40] > 12).any()
 
 
 def test_what_is_no_picture_is_answered_on_the_page(

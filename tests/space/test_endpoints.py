@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import concurrent.futures
 import io
 import json
@@ -368,11 +369,13 @@ def test_visitors_at_the_same_time_are_all_served(server: Server, photo: Path) -
         assert set(pool.map(visit, range(8))) == {(96, 64)}
 
 
-def test_an_agent_finds_and_calls_the_tools(server: Server) -> None:
+def test_an_agent_finds_and_calls_the_tools(server: Server, photo: Path) -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    async def talk() -> tuple[dict[str, Any], str]:
+    picture = base64.b64encode(photo.read_bytes()).decode()
+
+    async def talk() -> tuple[dict[str, Any], str, list[Any], list[Any]]:
         url = f"{server.url}gradio_api/mcp/"
         async with (
             streamable_http_client(url) as (read, write, *_),
@@ -380,16 +383,18 @@ def test_an_agent_finds_and_calls_the_tools(server: Server) -> None:
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            listing = next(name for name in tools if name.endswith("list_styles"))
-            answer = await session.call_tool(listing, {})
-            return tools, str(answer.content)
+            answer = await session.call_tool("list_styles", {})
+            asked = {"image": f"data:image/png;base64,{picture}", "style": "udnie"}
+            whole = await session.call_tool("stylize", asked)
+            small = await session.call_tool("preview", asked)
+            return tools, str(answer.content), whole.content, small.content
 
-    tools, listing = asyncio.run(talk())
-    endings = ("stylize", "preview", "stylize_batch", "list_styles")
-    for ending in endings:
-        assert any(name.endswith(ending) for name in tools)
+    tools, listing, whole, small = asyncio.run(talk())
+    assert set(tools) == {"stylize", "preview", "stylize_batch", "list_styles"}
     assert "starry-night" in listing
-    stylize = next(tool for name, tool in tools.items() if name.endswith("stylize"))
+    for content in (whole, small):
+        assert load(io.BytesIO(base64.b64decode(content[0].data))).size == (96, 64)
+    stylize = tools["stylize"]
     assert "2 is a brush twice as large" in json.dumps(stylize.inputSchema)
     assert "painting" in (stylize.description or "")
     assert "Any picture, to paint in its style" in json.dumps(stylize.inputSchema)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import os
+import shutil
 import threading
 import time
 import zipfile
@@ -216,7 +217,12 @@ def test_hub_styles_need_permission(styles: list[StyleInfo]) -> None:
 
 def _pull(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Let every Hub style be the file ``path``."""
-    monkeypatch.setattr(module.hub, "pull", lambda name, token: path)
+
+    def pull(name: str, token: bool) -> Path:
+        assert token is False, "visitors would see what only the host may"
+        return path
+
+    monkeypatch.setattr(module.hub, "pull", pull)
 
 
 def test_a_hub_style_that_does_not_load_is_not_offered(
@@ -266,15 +272,22 @@ def test_waiting_for_the_hub_keeps_nobody_from_painting(
 
 
 def test_there_is_an_end_of_adding_hub_styles(
-    styles: list[StyleInfo], monkeypatch: pytest.MonkeyPatch
+    styles: list[StyleInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commit = "0123abcd"
+    path = tmp_path / "models--good--style" / "snapshots" / commit / "model.safetensors"
+    path.parent.mkdir(parents=True)
     assert styles[2].path is not None
-    _pull(monkeypatch, styles[2].path)
+    shutil.copy(styles[2].path, path)
+    _pull(monkeypatch, path)
     studio = Studio(styles[:2], limits=Limits(hub_styles=1), hub_styles=("*",))
-    studio.add_hub_style("good/style")
+    added = studio.add_hub_style("good/style")
     monkeypatch.delattr(module.hub, "pull")
-    with pytest.raises(StyleNotFoundError, match="has 1 styles from the Hub already"):
-        studio.add_hub_style("good/other")
+    for name in ("good/other", "good/style@another"):
+        with pytest.raises(StyleNotFoundError, match="has 1 styles from the Hub"):
+            studio.add_hub_style(name)
+    for name in ("good/style", f"good/style@{commit}"):
+        assert studio.add_hub_style(name) == added
 
 
 def test_a_hub_style_is_added_while_others_look_at_the_list(
@@ -550,6 +563,25 @@ def test_what_a_killed_process_left_is_removed(
     assert Path(content.preview).exists()
 
 
+def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
+    studio: Studio, tmp_path: Path
+) -> None:
+    from gradio.processing_utils import save_base64_to_cache
+
+    kinds = ("image/png;base64,", "application/octet-stream;base64,")
+    old, new = (
+        Path(save_base64_to_cache(f"data:{kind}AAAA", str(tmp_path / "made")))
+        for kind in kinds
+    )
+    _age(old.parent, 100)
+    studio.clean(50)
+    assert new.exists()
+    assert not old.parent.exists()
+    _age(new.parent, 100)
+    studio.clean(50)
+    assert not new.exists()
+
+
 def test_a_mask_keeps_its_size_and_its_transparent_parts_count_as_0(
     studio: Studio, photo: str, content_image: Image.Image, tmp_path: Path
 ) -> None:
@@ -574,14 +606,52 @@ def test_styles_are_grouped_by_century(year: str, heading: str) -> None:
     assert module.period(StyleInfo("x", year=year)) == heading
 
 
-def test_only_the_alpha_of_what_was_drawn_is_the_mask() -> None:
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_only_the_alpha_of_what_was_drawn_is_the_mask(
+    studio: Studio, tmp_path: Path
+) -> None:
     layer = Image.new("RGBA", (20, 10), (255, 255, 255, 0))
-    assert module.mask_of([layer], inverted=False) is None
-    assert module.mask_of([], inverted=True) is None
+    assert studio.mask_of(_png(layer), inverted=False) is None
+    assert studio.mask_of(None, inverted=True) is None
     layer.paste((0, 0, 0, 180), (0, 0, 10, 10))
-    mask = module.mask_of([layer], inverted=False)
-    assert mask is not None
-    assert [mask.getpixel((2, 2)), mask.getpixel((15, 2))] == [255, 0]
-    inverted = module.mask_of([layer], inverted=True)
-    assert inverted is not None
-    assert [inverted.getpixel((2, 2)), inverted.getpixel((15, 2))] == [0, 255]
+    path = tmp_path / "layer.png"
+    path.write_bytes(_png(layer))
+    for drawing in (_png(layer), str(path)):
+        for inverted, seen in ((False, [255, 0]), (True, [0, 255])):
+            mask = studio.mask_of(drawing, inverted=inverted)
+            assert mask is not None
+            assert [mask.getpixel((2, 2)), mask.getpixel((15, 2))] == seen
+
+
+def test_what_no_brush_can_have_drawn_is_refused_undecoded(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(jpeg, "JPEG")
+    short = _png(Image.effect_noise((60, 60), 90))[:900]
+    for drawing in (b"", b"text", jpeg.getvalue(), short):
+        with pytest.raises(ValueError, match="cannot be read; draw it again"):
+            studio.mask_of(drawing, inverted=False)
+    large = _png(Image.new("LA", (4000, 20), (0, 255)))
+    monkeypatch.delattr(Image.Image, "convert")
+    with pytest.raises(ValueError, match="larger than what can be drawn on here"):
+        studio.mask_of(large, inverted=False)
+
+
+def test_long_names_of_any_alphabet_are_cut_to_what_a_file_may_be_called(
+    studio: Studio, photo: str, painting: str, tmp_path: Path
+) -> None:
+    long = "\N{HIRAGANA LETTER NO}" * 58
+    named, own_file = tmp_path / f"{long}.png", tmp_path / f"{long}2.png"
+    Path(photo).rename(named)
+    Path(painting).rename(own_file)
+    own = studio.own_style(str(own_file))
+    settings = Settings(own.id, second_style=own.id, own={own.id: own})
+    painted = Path(studio.paint(str(named), settings).path)
+    assert painted.exists()
+    assert painted.name.startswith(long[:20] + "-")
