@@ -94,6 +94,7 @@ _WEBP = _Format(
 _AVIF = _Format(
     "AVIF", alpha=True, metadata=True, max_side=32768, options={"quality": 90}
 )
+_GIF = _Format("GIF", alpha=True, max_side=65535)
 _WRITABLE = {
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
@@ -103,7 +104,7 @@ _WRITABLE = {
     ".webp": _WEBP,
     ".avif": _AVIF,
     ".bmp": _Format("BMP"),
-    ".gif": _Format("GIF", alpha=True, max_side=65535),
+    ".gif": _GIF,
     ".ppm": _Format("PPM"),
     ".tga": _Format("TGA", alpha=True, max_side=65535),
 }
@@ -463,7 +464,8 @@ def read_picture(
             raise _too_large(path, image, max_pixels)
         try:
             image.info = _sound(image.info)  # Pillow would stumble over it, too
-            if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
+            single = image.format in ("PSD", "MPO")  # layers; a photograph's thumbnail
+            if not single and getattr(image, "n_frames", 1) > 1:
                 logger.warning("The image has several frames; the first is painted.")
             samples, alpha, mode = _decode(file, image, path)
             orientation = _orientation(image)
@@ -571,7 +573,10 @@ def _decode(
 ) -> tuple[Array, Array | None, str]:
     """Return what :func:`_split_pil` does, with all 16 bits of PNG and TIFF."""
     if not _has_16_bit_color(image):
-        return _split_pil(image)
+        samples, alpha, mode = _split_pil(image)
+        if isinstance(image, TiffImageFile):
+            samples = _as_stored(samples, image)
+        return samples, alpha, mode
     if image.tile[0][3] == "LA;16B":  # read as it lies in the file, 4 bytes per pixel
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
         image.load()
@@ -587,6 +592,17 @@ def _decode(
     if isinstance(image, TiffImageFile) and image.tag_v2.get(338) == (1,):
         _unpremultiply(samples, alpha)
     return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
+
+
+def _as_stored(samples: Array, image: TiffImageFile) -> Array:
+    """Undo what Pillow makes of grey where 0 is white, and of unsigned 32 bits."""
+    if image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
+        return np.bitwise_not(samples)
+    unsigned = image.tag_v2.get(339, (1,))[0] == 1
+    if image.mode == "I" and unsigned and samples.min() < 0:
+        halved: Array = (samples.view(np.uint32) >> 1).astype(samples.dtype)
+        return halved
+    return samples
 
 
 def _has_16_bit_color(image: ImageFile.ImageFile) -> bool:
@@ -660,17 +676,26 @@ def _read_metadata(image: Image.Image) -> dict[str, Any]:
         xmp = xmp.encode()
     if xmp:
         xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", xmp)
-    try:
-        dpi = tuple(float(value) for value in info["dpi"])
-        valid = len(dpi) == 2 and all(0 < value < 1e6 for value in dpi)
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        valid = False
     return {
         "icc_profile": info.get("icc_profile") or None,
+        "dpi": _read_dpi(image),
         "exif": _read_exif(image),
         "xmp": xmp or None,
-        "dpi": dpi if valid else None,
     }
+
+
+def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        if "dpi" in image.info:
+            x, y = (float(value) for value in image.info["dpi"])
+        else:  # WebP and AVIF have it in EXIF only
+            exif = image.getexif()
+            dots = {2: 1.0, 3: 2.54}[exif[ExifTags.Base.ResolutionUnit]]
+            x = float(exif[ExifTags.Base.XResolution]) * dots
+            y = float(exif[ExifTags.Base.YResolution]) * dots
+    except _DECODER_ERRORS:
+        return None
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
 
 
 # The TIFF tags that describe a photograph; all others describe a TIFF file.
@@ -691,10 +716,36 @@ def _read_exif(image: Image.Image) -> bytes | None:
         exif = image.getexif()
         for tag in set(exif) - _DESCRIPTIVE_TAGS:
             del exif[tag]
-        return exif.tobytes() if exif else None
+        if not exif:
+            return None
+        exif.bigtiff = False
+        _keep_bytes(exif)
+        data = exif.tobytes()
+        _exif_of(data)
+        return data
     except _DECODER_ERRORS as error:
         logger.warning("The EXIF data cannot be kept: %s.", _brief(error))
         return None
+
+
+def _exif_of(data: bytes) -> Image.Exif:
+    """Return EXIF of which :meth:`~PIL.Image.Exif.tobytes` loses nothing."""
+    exif = Image.Exif()
+    exif.load(data)
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    if ExifTags.IFD.Interop in details:
+        details[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+    _keep_bytes(exif)
+    return exif
+
+
+def _keep_bytes(exif: Image.Exif) -> None:
+    """Let text be the bytes that it was: Pillow would write all but ASCII as "?"."""
+    parts = [exif.get_ifd(ifd) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)]
+    for part in (exif, *parts):
+        for tag, value in part.items():
+            if isinstance(value, str) and not value.isascii():
+                part[tag] = value.encode("latin-1")
 
 
 # Writing files
@@ -710,13 +761,15 @@ def read_to_paint(
     """Read the image file ``src``, sure that its result can be written to ``dst``.
 
     ``max_pixels=None`` is the limit of :func:`read_picture`. Raises what that and
-    :func:`check_destination` do, and ``FileExistsError`` for a ``dst`` that is there
-    already, unless ``overwrite``.
+    :func:`check_destination` do, ``FileExistsError`` for a ``dst`` that is there
+    already, unless ``overwrite``, and ``OSError`` for a format that holds no such size.
     """
     check_free(dst, overwrite=overwrite)
     check_destination(dst)
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
-    return read_picture(src, **limits)
+    picture = read_picture(src, **limits)
+    _check_sides(picture, Path(dst))
+    return picture
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
@@ -737,6 +790,19 @@ def check_destination(path: str | os.PathLike[str]) -> None:
         raise PermissionError(
             f"{path} cannot be written: permission denied; choose another folder."
         )
+
+
+def _check_sides(picture: Picture, path: Path) -> None:
+    form = _format_of(path)
+    if max(picture.size) > form.max_side:
+        raise _unwritable(path, form, f"it has at most {form.max_side} pixels a side")
+
+
+def _unwritable(path: Path, form: _Format, reason: str) -> OSError:
+    others = " or ".join(s for s in (".png", ".tif") if _WRITABLE[s] is not form)
+    return OSError(
+        f"{path} cannot be written as {form.name} ({reason}); write a {others} file."
+    )
 
 
 def _format_of(path: Path) -> _Format:
@@ -770,14 +836,13 @@ def write_picture(
     """
     path = Path(path)
     check_destination(path)
+    _check_sides(picture, path)
     form = _format_of(path)
     samples, alpha, mode, icc_profile = _samples_for(picture, pixels, form)
     metadata = _Metadata(
         icc_profile, _exif_for(picture, _software(provenance)), picture.xmp, picture.dpi
     )
     try:
-        if max(picture.size) > form.max_side:
-            raise OSError(f"it has at most {form.max_side} pixels a side")
         with replacing(path, overwrite=overwrite) as file:
             if form is _TIFF:
                 _write_tiff(file, samples, alpha, mode, metadata)
@@ -790,11 +855,7 @@ def write_picture(
     except _ENCODER_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(f"{path} cannot be written: {_brief(error)}.") from error
-        others = " or ".join(s for s in (".png", ".tif") if _WRITABLE[s] is not form)
-        raise OSError(
-            f"{path} cannot be written as {form.name} ({_brief(error)}); "
-            f"write a {others} file."
-        ) from error
+        raise _unwritable(path, form, _brief(error)) from error
 
 
 class _Metadata(NamedTuple):
@@ -817,9 +878,8 @@ def _software(provenance: Mapping[str, Any]) -> str:
 def _exif_for(picture: Picture, software: str) -> Image.Exif:
     exif = Image.Exif()
     if picture.exif:
-        exif.load(picture.exif)
-        exif[ExifTags.Base.Orientation] = 1
-        details = dict(exif.get_ifd(ExifTags.IFD.Exif))
+        exif = _exif_of(picture.exif)
+        details = exif.get_ifd(ExifTags.IFD.Exif)
         width, height = picture.size
         sizes = {
             ExifTags.Base.ExifImageWidth: width,
@@ -828,6 +888,9 @@ def _exif_for(picture: Picture, software: str) -> Image.Exif:
         details.update({tag: size for tag, size in sizes.items() if tag in details})
         if details:
             exif[ExifTags.IFD.Exif] = details
+    if picture.dpi:
+        exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = picture.dpi
+        exif[ExifTags.Base.ResolutionUnit] = 2
     exif[ExifTags.Base.Software] = software
     return exif
 
@@ -857,7 +920,18 @@ def _samples_for(
                 f"{form.name} has no transparency: the image is laid over white."
             )
             samples, alpha = color.over_white(samples, alpha), None
+        elif form is _GIF:
+            samples, alpha = _hard_edged(samples, alpha)
+            mode = "RGB"  # Pillow writes grey without alpha
     return samples, alpha, mode, icc_profile
+
+
+def _hard_edged(samples: Array, alpha: Array) -> tuple[Array, Array]:
+    """Return RGB and alpha for a format in which a pixel is there or is not."""
+    if not np.isin(alpha, (0, 255)).all():
+        _note_once("GIF has no soft edges: they are laid over white.")
+    samples = np.repeat(color.over_white(samples, alpha), 3 // samples.shape[2], axis=2)
+    return samples, np.where(alpha < 128, 0, 255).astype(np.uint8)
 
 
 @functools.cache
@@ -873,8 +947,8 @@ def _write_pil(
         options["exif"] = metadata.exif.tobytes()
         options["icc_profile"] = metadata.icc_profile or b""
         options["xmp"] = metadata.xmp or b""
-        if metadata.dpi:
-            options["dpi"] = metadata.dpi
+    if metadata.dpi:
+        options["dpi"] = metadata.dpi
     if form is _JPEG:
         if len(options["exif"]) > 65533:  # one JPEG segment
             logger.warning("The EXIF data is too long for JPEG and is left out.")

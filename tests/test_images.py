@@ -27,6 +27,7 @@ from styleplug.images import (
     check_destination,
     load_mask,
     read_picture,
+    read_to_paint,
     write_picture,
 )
 
@@ -501,6 +502,9 @@ def test_orientation_is_applied_once_and_reset(
         assert result.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
+MULLER = "Jürgen Müller ©".encode()
+
+
 @pytest.fixture
 def photograph(tmp_path: Path, content_image: Image.Image) -> Path:
     """A JPEG with everything that a camera and an editor leave in it."""
@@ -508,13 +512,19 @@ def photograph(tmp_path: Path, content_image: Image.Image) -> Path:
     exif[ExifTags.Base.Make] = "Camera"
     exif[ExifTags.Base.ImageDescription] = "A caption"
     exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = MULLER  # as cameras and editors write it
     exif[ExifTags.IFD.Exif] = {
+        ExifTags.Base.CameraOwnerName: MULLER,
+        ExifTags.IFD.Interop: {1: "R98", 2: b"0100"},
         ExifTags.Base.ISOSpeedRatings: 200,
         ExifTags.Base.ExifImageWidth: 96,
         ExifTags.Base.ExifImageHeight: 64,
         ExifTags.Base.MakerNote: b"maker\0note",
     }
-    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N"}
+    exif[ExifTags.IFD.GPSInfo] = {
+        ExifTags.GPS.GPSLatitudeRef: "N",
+        ExifTags.GPS.GPSSatellites: MULLER,
+    }
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6">caption</x:xmpmeta>'
     )
@@ -577,14 +587,15 @@ def display_p3() -> bytes:
     return rgb_profile([*columns, [0.15710, 0.06657, 0.78407]], para)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
 def test_metadata_is_kept_and_provenance_added(
     suffix: str, photograph: Path, tmp_path: Path
 ) -> None:
     picture = read_picture(photograph)
     save(picture, tmp_path / f"out{suffix}", invert(picture))
     with Image.open(tmp_path / f"out{suffix}") as result:
-        result.load()
+        if suffix == ".png":
+            result.load()
         exif = result.getexif()
         details = exif.get_ifd(ExifTags.IFD.Exif)
         assert result.size == (64, 96)
@@ -595,20 +606,62 @@ def test_metadata_is_kept_and_provenance_added(
         assert details[ExifTags.Base.ExifImageWidth] == 64
         assert details[ExifTags.Base.ExifImageHeight] == 96
         assert details[ExifTags.Base.MakerNote] == b"maker\0note"
-        assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+        assert exif.get_ifd(ExifTags.IFD.Interop) == {1: "R98", 2: b"0100"}
+        place = exif.get_ifd(ExifTags.IFD.GPSInfo)
+        assert place[ExifTags.GPS.GPSLatitudeRef] == "N"
+        for text in (
+            exif[ExifTags.Base.Artist],
+            details[ExifTags.Base.CameraOwnerName],
+            place[ExifTags.GPS.GPSSatellites],
+        ):
+            stored = text if isinstance(text, bytes) else text.encode("latin-1")
+            assert stored == MULLER
         assert result.info["icc_profile"] == display_p3()
         xmp = result.info["xmp"]
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         assert b"caption" in xmp
         assert b'tiff:Orientation="1"' in xmp
-        if suffix != ".webp":
+        assert exif[ExifTags.Base.XResolution] == pytest.approx(300, abs=0.01)
+        if suffix not in (".webp", ".avif"):
             assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
         software = exif[ExifTags.Base.Software]
         if suffix == ".png":
             assert result.info["Software"] == software
+    again = read_picture(tmp_path / f"out{suffix}").exif or b""
+    assert again.count(MULLER) == 3
+    assert again.count(b"R98\0") == 1
     name, _, provenance = software.split(" ", 2)
     assert name == "styleplug"
     assert json.loads(provenance) == {"style": "tiny"}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif", ".bmp"])
+def test_the_resolution_goes_from_any_format_to_any(
+    suffix: str, tmp_path: Path
+) -> None:
+    picture = Picture.from_image(noise(8, 8, 3))
+    picture.dpi = (300.0, 150.0)
+    first = read_picture(save(picture, tmp_path / f"first{suffix}"))
+    for other in (".jpg", ".png", ".tif", ".webp", ".avif", ".bmp"):
+        again = read_picture(save(first, tmp_path / f"then{other}"))
+        assert again.dpi == pytest.approx((300, 150), abs=0.3)
+
+
+def test_a_resolution_in_centimetres_is_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = 100
+    for unit, dpi in ((3, (254, 254)), (1, None)):
+        exif[ExifTags.Base.ResolutionUnit] = unit
+        Image.new("RGB", (4, 4)).save(tmp_path / "in.webp", exif=exif)
+        assert read_picture(tmp_path / "in.webp").dpi == dpi
+
+
+def test_the_description_in_a_big_tiff_is_kept(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(8, 8, 3))
+    image.save(tmp_path / "in.tif", big_tiff=True, description="a holiday")
+    picture = read_picture(tmp_path / "in.tif")
+    with Image.open(save(picture, tmp_path / "out.png")) as result:
+        assert result.getexif()[ExifTags.Base.ImageDescription] == "a holiday"
 
 
 def test_metadata_that_is_too_long_for_jpeg_is_left_out(
@@ -877,6 +930,46 @@ def test_a_failed_write_leaves_the_destination_and_no_other_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_gif_has_the_transparency_and_no_dark_edges(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.new(mode, (30, 10))
+    for left, alpha in ((10, 64), (20, 255)):
+        color = (0,) * (len(mode) - 1)
+        image.paste((*color, alpha), (left, 0, left + 10, 10))
+    image.paste((*color, 192), (25, 0, 30, 10))
+    images._note_once.cache_clear()
+    with Image.open(save(Picture.from_image(image), tmp_path / "out.gif")) as result:
+        pixels = np.asarray(result.convert("RGBA"))[5]
+    assert pixels[[5, 15, 22, 28], 3].tolist() == [0, 0, 255, 255]
+    assert pixels[22, :3].tolist() == [0, 0, 0]
+    assert pixels[28, :3] == pytest.approx([63] * 3, abs=3)
+    assert "soft edges" in caplog.text
+
+
+def test_grey_where_0_is_white_and_unsigned_integers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.tif"
+    Image.frombytes("I;16", (2, 1), b"\0\0\xff\xff").save(path)
+    data = path.read_bytes()
+    assert read_picture(path).pixels[0, :, 0].tolist() == [0, 65535]
+    kind = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    assert data.count(kind) == 1
+    path.write_bytes(data.replace(kind, struct.pack("<HHIHH", 262, 3, 1, 0, 0)))
+    assert read_picture(path).pixels[0, :, 0].tolist() == [65535, 0]
+
+    Image.fromarray(np.array([[0, -1]], np.int32)).save(path)
+    data = path.read_bytes()
+    signed = struct.pack("<HHIHH", 339, 3, 1, 2, 0)
+    assert data.count(signed) == 1
+    path.write_bytes(data.replace(signed, struct.pack("<HHIHH", 339, 3, 1, 1, 0)))
+    dark, bright = read_picture(path).pixels[0, :, 0]
+    assert dark == 0
+    assert bright == pytest.approx(
+        np.iinfo(bright.dtype).max if bright.dtype.kind == "u" else 1
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "side"),
     [("JPEG", 65500), ("WEBP", 16383), ("AVIF", 32768), ("GIF", 65535), ("TGA", 65535)],
@@ -888,9 +981,13 @@ def test_an_image_too_long_for_its_format_is_told(
     longest = Picture.from_image(np.zeros((1, side, 3), np.uint8))
     assert read_picture(save(longest, path)).size == (side, 1)
     longer = Picture.from_image(np.zeros((side + 1, 1, 3), np.uint8))
-    with pytest.raises(OSError, match=rf"as {name} \(.* {side} pixels.*write a \.png"):
+    refusal = rf"as {name} \(.* {side} pixels.*write a \.png"
+    with pytest.raises(OSError, match=refusal):
         save(longer, path)
     assert list(tmp_path.iterdir()) == [path]
+    save(longer, tmp_path / "long.tif")
+    with pytest.raises(OSError, match=refusal):
+        read_to_paint(tmp_path / "long.tif", path, overwrite=True, max_pixels=None)
 
 
 @pytest.mark.parametrize(
