@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from .style import FORMAT, StyleInfo
 
@@ -43,7 +44,7 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     paragraphs = [f"# {headline(info)}"]
     if info.description:
         paragraphs.append(info.description)
-    paragraphs += [f"![a stylized picture]({name})" for name in samples]
+    paragraphs += [f"![a stylized picture]({quote(name)})" for name in samples]
     paragraphs += [
         "A style for styleplug: photographs become paintings, on your own machine.",
         "## Use",

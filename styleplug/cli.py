@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from . import imports
 from .errors import InvalidImageError, StyleplugError
 from .files import check_free, replacing
+from .style import check_style_destination
 
 if TYPE_CHECKING:
     from . import gimp
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     no sense, 130 an interruption, 141 a reader of the output that went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Neither is there in a program without a console, or once it was closed.
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -198,16 +202,24 @@ def _add_stylize(commands: Commands) -> None:
         metavar="SIZE",
         help="working memory to stay within, such as 2G or 500M",
     )
-    add("--max-pixels", type=int, metavar="N", help="read images up to this size")
+    add("--max-pixels", type=_count, metavar="N", help="read images up to this size")
     add("--overwrite", action="store_true", help="overwrite existing files")
     parser.set_defaults(run=_stylize)
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    pattern = r"(\d{1,15}(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?"
+    match = re.fullmatch(pattern, text.strip().lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2G or 500M")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _stylize(args: argparse.Namespace) -> int:
@@ -285,7 +297,7 @@ def _plan(
     inputs: Sequence[Path], output: str
 ) -> Iterator[tuple[Path, Path] | Exception]:
     """Yield what to read and where to write it, or why that cannot be."""
-    from .images import IMAGE_SUFFIXES
+    from .images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 
     several = len(inputs) > 1 or inputs[0].is_dir()
     into_folder = several or output.endswith(("/", os.sep)) or Path(output).is_dir()
@@ -306,7 +318,7 @@ def _plan(
             sources = sorted(
                 path
                 for path in given.iterdir()
-                if path.suffix.lower() in IMAGE_SUFFIXES
+                if path.suffix.lower() in PICTURE_SUFFIXES
                 and not path.name.startswith(".")
                 and path.is_file()
             )
@@ -410,7 +422,7 @@ def _add_optimize(commands: Commands) -> None:
         metavar="SIZE",
         help="working memory to stay within, such as 2G",
     )
-    add("--max-pixels", type=int, metavar="N", help="read images up to this size")
+    add("--max-pixels", type=_count, metavar="N", help="read images up to this size")
     add(
         "--snapshots",
         type=Path,
@@ -811,6 +823,7 @@ def _capture(args: argparse.Namespace) -> int:
     del header["run"]
     picture, output = header.pop("picture"), header.pop("output")
     check_free(output, overwrite=header.pop("overwrite", False))
+    check_style_destination(output)
 
     with imports.quickly():
         from .engine import Stylizer
@@ -894,9 +907,16 @@ def _demo(args: argparse.Namespace) -> int:
             "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
         ) from error
     from .hub import list_styles, locate, style_info
+    from .images import PICTURE_SUFFIXES
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     if "styles" in options:
+        for name in options["styles"]:
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                raise StyleplugError(
+                    f"{name} is a picture; make a style of it with 'styleplug capture "
+                    "PICTURE -o NEW.safetensors', or add it on the page."
+                )
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
     launch(**{"inbrowser": True, **options})

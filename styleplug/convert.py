@@ -244,8 +244,9 @@ def _fast_neural_style(tensors: Tensors) -> _Recipe:
 def _rrmina(tensors: Tensors) -> _Recipe:
     """rrmina/fast-neural-style-pytorch: BGR, as OpenCV reads.
 
-    TransformerNetwork ends in ``150 * tanh``, its successors do not. The tensors of
-    TransformerNetworkV2, whose blocks are pre-activated, are told by their order.
+    TransformerNetwork ends in ``150 * tanh``, its successors do not. Pre-activated
+    blocks are told by the size of their norms, and in TransformerNetworkV2, where these
+    are all the same, by the order of the tensors.
     """
     layers = {"enter": "ConvBlock.0", "down2": "ConvBlock.2", "down4": "ConvBlock.4"}
     layers |= {"up2": "DeconvBlock.0", "up1": "DeconvBlock.2", "leave": "DeconvBlock.4"}
@@ -258,10 +259,18 @@ def _rrmina(tensors: Tensors) -> _Recipe:
     for i in range(blocks):
         for j in range(len(kernels)):
             layers[f"block{i}_{j}"] = f"ResidualBlock.{i}.conv{j + 1}"
+    norm, conv = f"{first}.norm_layer.weight", f"{first}.conv_layer.weight"
     keys = list(tensors)
-    preactivated = keys.index(f"{first}.norm_layer.weight") < keys.index(
-        f"{first}.conv_layer.weight"
-    )
+    outputs, inputs = tensors[conv].shape[:2]
+    if outputs != inputs:
+        preactivated = len(tensors[norm]) == inputs
+    elif keys == sorted(keys):  # as safetensors has them
+        raise InvalidStyleError(
+            "The order of the tensors, which tells TransformerNetworkV2 from its "
+            "predecessor, is lost in this file; convert the .pth that it was made of."
+        )
+    else:
+        preactivated = keys.index(norm) < keys.index(conv)
     tanh = len(kernels) == 2 and not preactivated
 
     def take(key: str) -> Tensor:

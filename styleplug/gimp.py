@@ -140,11 +140,8 @@ def install(
             "'styleplug gimp install' again (or set GIMP3_DIRECTORY)."
         )
     for profile in profiles:
-        if not profile.path.is_dir():
-            raise StyleplugError(
-                f"There is no folder {profile.path}; name the settings folder of "
-                "GIMP 3, which is there once GIMP has been started."
-            )
+        if why_not := _unlike_settings(profile.path):
+            raise StyleplugError(why_not)
     source, command = plugin_source(), list(command or worker_command())
     for profile in profiles:
         target = profile.plugin
@@ -167,6 +164,18 @@ def install(
                 "make that folder writable and try again."
             ) from error
     return profiles
+
+
+def _unlike_settings(path: Path) -> str | None:
+    """Return why a folder cannot be one with the settings of a GIMP 3."""
+    advice = "name the settings folder of GIMP 3, which is there once GIMP was started."
+    if not path.is_dir():
+        return f"There is no folder {path}; {advice}"
+    if re.fullmatch(r"2\.\d+", path.name):
+        return f"{path} is of GIMP 2, which cannot run the plug-in; {advice}"
+    if path.name == "plug-ins" or any(path.glob("3.*/")):
+        return f"{path} has no settings of GIMP in it; {advice}"
+    return None
 
 
 def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
@@ -202,7 +211,12 @@ def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
 
 
 def _examine(profile: Profile) -> Iterator[Finding]:
-    again = "Run 'styleplug gimp install'."
+    if why_not := _unlike_settings(profile.path):
+        message, _, advice = why_not.partition("; ")
+        yield Finding(False, message, advice[0].upper() + advice[1:])
+        return
+    place = "" if profile in find_profiles() else f" --profile {profile.path}"
+    again = f"Run 'styleplug gimp install{place}'."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
     yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
     if not main.is_file():

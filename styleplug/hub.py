@@ -83,6 +83,10 @@ def locate(
     if name.partition("@")[0].count("/") == 1:
         return pull(name, cache_dir=cache_dir, token=token)
     bundled = bundled_styles()
+    if name not in bundled and os.path.isfile(f"{name}.safetensors"):
+        raise StyleNotFoundError(
+            f"There is no style {name!r}, but a file: name {name}.safetensors."
+        )
     if name not in bundled:
         near = difflib.get_close_matches(name.lower(), bundled, n=3, cutoff=0.4)
         raise StyleNotFoundError(
@@ -202,7 +206,7 @@ def list_hub_styles(
     """
     wanted = ["styleplug"]
     if license:
-        wanted.append(f"license:{license.lower()}")
+        wanted.append(f"license:{_hub_license(license) or license.lower()}")
     with _explained("the list of styles"):
         _reach()
         models = list(
@@ -284,6 +288,7 @@ def publish(
 
 def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, bytes]:
     """Return the files of a style's repository."""
+    from .images import IMAGE_SUFFIXES
     from .networks import complete_style, load_style
 
     loaded = load_style(path)
@@ -309,6 +314,12 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
             f"{path} makes a file of {len(content) / 2**20:,.0f} MB, and none above "
             f"{MAX_STYLE_BYTES // 2**20} MB is ever pulled; publish a smaller network."
         )
+    for sample in samples:
+        if sample.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(
+                f"samples must be pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), got "
+                f"{sample}"
+            )
     pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
     if len(pictures) < len(samples):
         raise ValueError(
@@ -450,7 +461,8 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
     data = ModelCardData(
         library_name="styleplug",
         pipeline_tag="image-to-image",
-        license=info.license.lower(),
+        license=_hub_license(info.license) or "other",
+        license_name=None if _hub_license(info.license) else info.license,
         tags=list(cards.TAGS),
         datasets=info.training.get("datasets"),
         base_model=info.training.get("base_model"),
@@ -470,6 +482,32 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
     )
     text = cards.body(info, repo_id, samples)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+_HUB_LICENSES = frozenset(
+    [
+        *("afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause"),
+        *("bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc-by-2.0"),
+        *("cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0"),
+        *("cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0"),
+        *("cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0"),
+        *("cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0"),
+        *("cdla-sharing-1.0", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0"),
+        *("eupl-1.1", "gpl-2.0", "gpl-3.0", "isc", "lgpl-2.1", "lgpl-3.0"),
+        *("lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by"),
+        *("ofl-1.1", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl", "zlib"),
+    ]
+)
+"""Those of SPDX that the Hub knows, most by the same identifier, in lower case."""
+
+
+def _hub_license(license: str) -> str | None:
+    """Return the Hub's identifier of a licence of SPDX; None if it has none."""
+    name = re.sub("-(only|or-later)$", "", license.strip().lower())
+    name = {"odbl-1.0": "odbl", "odc-by-1.0": "odc-by", "pddl-1.0": "pddl"}.get(
+        name, name
+    )
+    return name if name in _HUB_LICENSES else None
 
 
 def _parse(repo_id: str) -> tuple[str, str]:

@@ -115,7 +115,10 @@ _READABLE = (
 )
 IMAGE_SUFFIXES = frozenset(_WRITABLE)
 """Suffixes, lower case with the dot, that :func:`write_picture` can write."""
-PICTURE_SUFFIXES = IMAGE_SUFFIXES | {".jfif", ".jpe", ".jp2", ".psd"}
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | {
+    *(".apng", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm"),
+    *(".psd", ".qoi"),
+}
 """Those by which a picture is told from a style file."""
 
 # Whatever a decoder meets in a hostile file.

@@ -22,7 +22,7 @@ import pytest
 from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
-from styleplug.cli import main
+from styleplug.cli import _bytes, main
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.style import read_info
 from tests.conftest import require
@@ -39,11 +39,12 @@ def photo(tmp_path: Path, content_image: Image.Image) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, content_image: Image.Image) -> Path:
-    """Two images, and things that are none."""
+    """Three images, one of a suffix only to be read, and things that are none."""
     path = tmp_path / "photos"
     path.mkdir()
     content_image.save(path / "a.jpg")
     content_image.convert("L").save(path / "b.PNG")
+    content_image.save(path / "c.jfif", "JPEG")
     (path / "notes.txt").write_text("no image")
     (path / ".hidden.png").write_text("no image")
     (path / "deeper").mkdir()
@@ -146,6 +147,35 @@ def test_a_picture_that_is_not_there_is_told_before_its_style_is_looked_for(
     fails(capsys, *argv, "--style", "no-such-style", expect=r".*no\.jpg")
 
 
+@pytest.mark.parametrize("size", ["0.5", "12 kb", "1G", "2GiB", "3t"])
+def test_sizes_are_read(size: str) -> None:
+    factors = {"k": 1024, "g": 1024**3, "t": 1024**4}
+    number = float(re.findall(r"[\d.]+", size)[0])
+    factor = next((f for k, f in factors.items() if k in size.lower()), 1)
+    assert _bytes(size) == int(number * factor)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--memory", "9" * 400 + "t"), ("--memory", "2 apples"), ("--max-pixels", "-5")],
+)
+def test_a_number_that_cannot_be_meant_is_told(
+    option: str, value: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["stylize", str(photo), "-o", "out.png", "--style", "x", option, value]
+    assert main(argv) == 2
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    program = (
+        f"import sys; sys.{closed} = None; "
+        "from styleplug.cli import main; sys.exit(main(['list']))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_a_folder_becomes_a_folder(
     folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,8 +183,8 @@ def test_a_folder_becomes_a_folder(
     assert (
         main(["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]) == 0
     )
-    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG"]
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
+    assert len(capsys.readouterr().out.splitlines()) == 3
     with Image.open(out / "b.PNG") as result:
         assert result.mode == "L"
 
@@ -197,7 +227,7 @@ def test_one_failing_file_does_not_stop_the_others(
     assert (
         main(["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]) == 1
     )
-    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
     printed, err = capsys.readouterr()
     assert len(printed.splitlines()) == 2
     assert re.fullmatch(rf"styleplug: error: .*{name} is empty.*\n", err)
@@ -222,6 +252,15 @@ def test_the_page_offers_the_styles_that_are_named(
     assert asked["styles"][-1].path == tiny_style
     assert len(asked["styles"]) > 1
     assert asked["inbrowser"] is False
+
+
+def test_a_picture_named_for_the_page_is_to_be_captured_first(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = types.ModuleType("styleplug.demo")
+    page.launch = pytest.fail  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    fails(capsys, "demo", "--style", photo, expect=".*is a picture; .*capture")
 
 
 def test_two_inputs_of_one_name_are_told_apart(
@@ -398,6 +437,8 @@ def test_a_captured_style_needs_its_suffix(
     fails(capsys, "capture", photo, "-o", out, expect=r".*ends in \.safetensors")
     out = tmp_path / "missing" / "mine.safetensors"
     fails(capsys, "capture", photo, "-o", out, expect=".*there is no folder")
+    no_picture = tmp_path / "none.jpg"  # which would be found out later
+    fails(capsys, "capture", no_picture, "-o", out, expect=".*there is no folder")
     assert list(tmp_path.iterdir()) == [photo]
 
 

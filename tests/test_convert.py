@@ -276,6 +276,25 @@ def test_a_converted_network_paints_what_the_original_paints(
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
+def test_what_only_the_order_of_tensors_tells_is_not_guessed(
+    content: Tensor, tmp_path: Path
+) -> None:
+    for kind in ("rrmina", "rrmina-v2", "rrmina-resnext"):
+        create, forward = SYNTHETIC[kind]
+        checkpoint = create()
+        save_file(dict(checkpoint), tmp_path / "old.safetensors")
+        new = tmp_path / f"{kind}.safetensors"
+        if kind == "rrmina-resnext":
+            convert(tmp_path / "old.safetensors", new, **RIGHTS)
+            expected = as_painted(forward(checkpoint, 255 * content))
+            torch.testing.assert_close(
+                painted(new, content), expected, rtol=0, atol=1e-4
+            )
+        else:
+            with pytest.raises(InvalidStyleError, match=r"order .* lost.*\.pth"):
+                convert(tmp_path / "old.safetensors", new, **RIGHTS)
+
+
 @pytest.mark.parametrize("size", [(512, 512), (300, 200)])
 def test_msg_net_is_aimed_at_a_style_image(
     content: Tensor, tmp_path: Path, size: tuple[int, int]

@@ -104,6 +104,25 @@ def test_install_into_a_folder_that_is_not_there_makes_none(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [("GIMP/2.10", "is of GIMP 2"), ("GIMP/3.0/plug-ins", "no settings"),
+     ("GIMP", "no settings")],
+)  # fmt: skip
+def test_a_folder_that_is_no_gimp_3_s_is_told(tmp_path, capsys, folder, words):
+    for each in ("GIMP/2.10", "GIMP/3.0/plug-ins"):
+        (tmp_path / each).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    place = ["--profile", str(tmp_path / folder)]
+    assert main(["gimp", "install", *place]) == 1
+    assert words in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["gimp", "doctor", *place]) == 1
+    told = capsys.readouterr().out
+    assert words in told
+    assert "-> Name the settings folder of GIMP 3" in told
+
+
 def test_install_touches_no_profile_before_all_is_known(profile, monkeypatch):
     def refuse():
         raise StyleplugError("styleplug is not installed")
@@ -146,7 +165,10 @@ def test_doctor_finds_no_profile():
     assert [finding.ok for finding in gimp.doctor([])] == [False]
 
 
-def test_doctor_finds_the_plug_in_missing(profile):
+def test_doctor_finds_the_plug_in_missing(profile, monkeypatch):
+    elsewhere = f"Run 'styleplug gimp install --profile {profile.path}'."
+    assert failure(profile).advice == elsewhere
+    monkeypatch.setattr(gimp, "find_profiles", lambda: [profile])
     assert failure(profile).advice == "Run 'styleplug gimp install'."
 
 

@@ -94,6 +94,15 @@ def test_an_unknown_name_says_where_styles_are_listed(style: str) -> None:
         hub.locate(style)
 
 
+def test_a_forgotten_suffix_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.safetensors").write_bytes(b"a style")
+    with pytest.raises(StyleNotFoundError, match=r"name mine\.safetensors"):
+        hub.locate("mine")
+
+
 def test_a_misspelt_name_gets_the_nearest_names() -> None:
     names = list(hub.bundled_styles())
     with pytest.raises(StyleNotFoundError, match=f"did you mean.*{names[0]}"):

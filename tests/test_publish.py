@@ -188,6 +188,38 @@ def test_the_card_has_what_the_hub_reads(style: Path) -> None:
     assert "Public domain" in card.text
 
 
+@pytest.mark.parametrize(
+    ("license", "told", "name"),
+    [
+        ("Apache-2.0", "apache-2.0", None),
+        ("GPL-3.0-or-later", "gpl-3.0", None),
+        ("LGPL-2.1-only", "lgpl-2.1", None),
+        ("ODbL-1.0", "odbl", None),
+        ("EUPL-1.2", "other", "EUPL-1.2"),
+        ("ask me: first", "other", "ask me: first"),
+    ],
+)
+def test_the_card_has_a_licence_that_the_hub_accepts(
+    license: str, told: str, name: str | None
+) -> None:
+    from huggingface_hub import ModelCard
+
+    info = StyleInfo("wave", license=license, artwork="Public domain")
+    data = ModelCard(hub.model_card(info, "owner/wave")).data.to_dict()
+    assert (data["license"], data.get("license_name")) == (told, name)
+
+
+def test_samples_are_pictures_that_the_card_shows(style: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "my photo (1).jpg"
+    sample.write_bytes(b"a picture")
+    files = hub.publish(style, "owner/wave", dry_run=True, samples=[sample]).files
+    assert b"](samples/my%20photo%20%281%29.jpg)" in files["README.md"]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no picture")
+    with pytest.raises(ValueError, match=r"samples must be pictures.*notes\.txt"):
+        hub.publish(style, "owner/wave", dry_run=True, samples=[notes])
+
+
 def test_the_configuration_names_the_file_it_belongs_to(style: Path) -> None:
     files = hub.publish(style, "owner/wave", dry_run=True).files
     config = json.loads(files["config.json"])

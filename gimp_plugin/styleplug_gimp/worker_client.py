@@ -21,8 +21,9 @@ from typing import Any
 
 PROTOCOL = 1
 PICTURE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".png", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi"),
+    *(".tga", ".tif", ".tiff", ".webp"),
 )
 """Suffixes, in any case, of the pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}
