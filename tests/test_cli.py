@@ -229,7 +229,7 @@ def test_one_failing_file_does_not_stop_the_others(
     )
     assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
     printed, err = capsys.readouterr()
-    assert len(printed.splitlines()) == 2
+    assert len(printed.splitlines()) == 3
     assert re.fullmatch(rf"styleplug: error: .*{name} is empty.*\n", err)
 
 
