@@ -95,6 +95,18 @@ def test_style_scale_changes_the_strokes_not_the_size(stylizer, content_image):
     assert fine.tobytes() != coarse.tobytes()
 
 
+def test_strokes_twice_as_large_are_those_of_half_the_base_size(
+    tiny_style, content_image
+):
+    stylizer = Stylizer(tiny_style, device="cpu")
+
+    def paint(base_size, style_scale):
+        stylizer.info = dataclasses.replace(stylizer.info, base_size=base_size)
+        return stylizer(content_image, style_scale=style_scale).tobytes()
+
+    assert paint(120, 2) == paint(60, 1) != paint(120, 1)
+
+
 def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer):
     pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(np.float32)
     mask = np.zeros((30, 40), np.float32)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from styleplug.demo.studio import StoppedError, Studio
 from styleplug.style import StyleInfo
 from tests.conftest import require
+from tests.space.conftest import server_environment
 
 
 @pytest.fixture
@@ -57,6 +61,42 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     with pytest.raises(StoppedError), desk._report(left, None) as report:
         report(0.0)
     assert desk.jobs == {stays}
+
+
+def test_what_visitors_leave_is_removed_in_time(
+    style_folder: Path, tmp_path: Path
+) -> None:
+    require(find_spec("gradio"), "needs gradio")
+    # Apart, for Gradio leaves a loop of events open.
+    process = subprocess.run(
+        [sys.executable, "-c", _BUILD, style_folder, tmp_path / "thumbnails"],
+        env=server_environment(tmp_path / "uploads"),
+        check=True,
+        capture_output=True,
+    )
+    found = json.loads(process.stdout)
+    assert found["cleaned"] == [3000, 3000]
+    assert found["cached"] == [0.01, 3000]
+    assert "unload" in found["events"]
+
+
+_BUILD = """
+import json, queue, sys
+from pathlib import Path
+from styleplug.demo import page, studio
+from styleplug.style import read_info
+
+ages = queue.Queue()
+page._CLEAN_EVERY = 0.01
+studio.Studio.clean = lambda studio, age: ages.put(age)
+styles = [read_info(path) for path in Path(sys.argv[1]).glob("*.safetensors")]
+built = page.build(styles=styles, thumbnails=Path(sys.argv[2]))
+print(json.dumps({
+    "cleaned": [ages.get(timeout=60), ages.get(timeout=60)],
+    "cached": built.delete_cache,
+    "events": [event for fn in built.fns.values() for _, event in fn.targets],
+}))
+"""
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")

@@ -89,6 +89,33 @@ def test_strength_0_gives_the_photo_back(
     assert np.array_equal(load(result), content_image)
 
 
+@pytest.mark.parametrize(
+    "options", [{"strength": 0.6}, {"style_scale": 2.0}, {"preserve_color": True}]
+)
+def test_every_setting_reaches_painting_and_preview(
+    options: dict[str, Any],
+    studio: Studio,
+    styles: list[StyleInfo],
+    content_image: Image.Image,
+    tmp_path: Path,
+) -> None:
+    content_image.putalpha(200)  # so that the preview is no JPEG
+    photo = tmp_path / "photo.png"
+    content_image.save(photo)
+    path = next(info.path for info in styles if info.name == "udnie")
+    assert path is not None
+    stylizer, settings = Stylizer(path), Settings("udnie", **options)
+    content = studio.open(str(photo))
+    for painted, source in (
+        (studio.paint(str(photo), settings).path, photo),
+        (studio.preview(content, settings), content.preview),
+    ):
+        image = load(source)
+        pixels = load(painted).tobytes()
+        assert pixels == stylizer(image, **options).tobytes()
+        assert pixels != stylizer(image).tobytes()
+
+
 def test_a_mask_of_another_size_limits_the_painting(
     studio: Studio, photo: str, content_image: Image.Image
 ) -> None:
