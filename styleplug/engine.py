@@ -45,6 +45,7 @@ from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
     Canvas,
+    Finish,
     Region,
     Renderer,
     is_out_of_memory,
@@ -263,7 +264,7 @@ class Stylizer:
         strength: float,
         style_scale: float,
         grain: float,
-        finish: Callable[[Region, Tensor, Tensor], Tensor],
+        finish: Finish,
         tile_size: int | None,
         memory_limit: int | None,
         progress: Progress | None,
@@ -462,21 +463,24 @@ def paint_to_file(
 
 def _finish(
     region: Region,
-    content: Tensor,
+    content: Canvas,
     stylized: Tensor,
     *,
     preserve_color: bool,
     mask: NDArray[np.float32] | None,
 ) -> Tensor:
     """Return what is written: ``stylized`` (1, 3, h, w) in colour and where wanted."""
+    if not preserve_color and mask is None:
+        return stylized
+    pixels = content.read(region)
     if preserve_color:
-        change = luma(stylized - content)
-        lowest, highest = content.clamp(max=0), content.clamp(min=1)
-        stylized = (content + change).clamp(lowest, highest)
+        change = luma(stylized - pixels)
+        lowest, highest = pixels.clamp(max=0), pixels.clamp(min=1)
+        stylized = (pixels + change).clamp(lowest, highest)
     if mask is not None:
         part = mask[region.top : region.bottom, region.left : region.right]
-        amount = torch.from_numpy(np.array(part)).to(content.device)
-        stylized = torch.where(amount == 0, content, content.lerp(stylized, amount))
+        amount = torch.from_numpy(np.array(part)).to(pixels.device)
+        stylized = torch.where(amount == 0, pixels, pixels.lerp(stylized, amount))
     return stylized
 
 

@@ -265,10 +265,10 @@ class _Half(Canvas):
         return _by_blocks(region, self.device, averaged)
 
 
-Finish = Callable[[Region, Tensor, Tensor], Tensor]
-"""From a region, its content and its stylized pixels to what is written there."""
+Finish = Callable[[Region, Canvas, Tensor], Tensor]
+"""From a region, the content and its stylized pixels to what is written there."""
 
-_Emit = Callable[[Region, Tensor, Tensor], None]
+_Emit = Callable[[Region, Tensor], None]
 _Magnify = Callable[[Region], Tensor]
 _Use = Callable[[Region, Region, Tensor, Tensor], None]
 
@@ -339,8 +339,8 @@ class Renderer:
         if large:
             self._work -= content.bounds.area - content.bounds.area // _COPIED
 
-        def emit(region: Region, pixels: Tensor, stylized: Tensor) -> None:
-            result.write(region, finish(region, pixels, stylized))
+        def emit(region: Region, stylized: Tensor) -> None:
+            result.write(region, finish(region, content, stylized))
 
         change = self._paint_base(levels[-1] if levels else content, base)
         if not levels:
@@ -350,12 +350,12 @@ class Renderer:
             for block in _blocks(content.bounds, self.device):
                 pixels = content.read(block)
                 here = change[block.within(content.bounds)]
-                emit(block, pixels, self._so_far(content, pixels, here))
+                emit(block, self._so_far(content, pixels, here))
         below: _Octave | None = None
         while levels:
             level = levels.pop()
             painted = self._blank(level.bounds, content) if levels else None
-            use = emit if painted is None else _keep_in(painted)
+            use = emit if painted is None else painted.write
             if below is None:
                 self._paint_first(level, change, use)
             elif large and not levels:
@@ -432,10 +432,9 @@ class Renderer:
         finer -= _resize(_sharpened(small), level.bounds)
         for block in _blocks(level.bounds, self.device):
             within = block.within(level.bounds)
-            pixels = level.read(block)
-            x = self._so_far(level, pixels, magnified[within])
+            x = self._so_far(level, level.read(block), magnified[within])
             stylized = mix(x, _upon(x, finer[within]), self.opacity)
-            emit(block, pixels, stylized.clamp_(0, 1))
+            emit(block, stylized.clamp_(0, 1))
 
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Paint a level upon the one of half its size."""
@@ -447,15 +446,14 @@ class Renderer:
             for block in _blocks(tile, self.device):
                 here = block.within(near)
                 stylized = mix(x[here], _upon(x[here], finer[here]), self.opacity)
-                emit(block, level.read(block), stylized.clamp_(0, 1))
+                emit(block, stylized.clamp_(0, 1))
 
         self._paint(level, magnify, take_back)
 
     def _magnify(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
         """Give a level what is painted at half its size, upon its own detail."""
         for block in _blocks(level.bounds, self.device):
-            pixels = level.read(block)
-            emit(block, pixels, self._so_far(level, pixels, magnify(block)))
+            emit(block, self._so_far(level, level.read(block), magnify(block)))
             self._report(block.area // _COPIED)
 
     def _paint(self, level: Canvas, magnify: _Magnify, use: _Use) -> None:
@@ -575,10 +573,6 @@ def _keep_freed_memory() -> None:
     get that from the system again and again would take a tenth of the time.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
-
-
-def _keep_in(canvas: Canvas) -> _Emit:
-    return lambda region, _, stylized: canvas.write(region, stylized)
 
 
 def _overlap(network: StyleNetwork) -> int:
