@@ -267,24 +267,31 @@ def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:
 
 
 def _twin(layer: Any) -> Any:
-    """Return an unattached layer like ``layer``, for the result."""
-    if layer.is_group() or _is_generated(layer):
-        twin = Gimp.Layer.new(
-            layer.get_image(),
-            None,
-            layer.get_width(),
-            layer.get_height(),
-            layer.type_with_alpha(),
-            layer.get_opacity(),
-            layer.get_mode(),
-        )
-        twin.set_offsets(*layer.get_offsets()[1:])
-    else:
-        twin = layer.copy()
-        twin.add_alpha()
-        twin.set_lock_content(False)
-        twin.set_lock_alpha(False)
-    twin.set_name(f"{layer.get_name()} stylized")
+    """Return an unattached plain layer that is shown as ``layer`` is, for the result.
+
+    GIMP would render a copy of a text layer or of a group anew, over the result.
+    """
+    twin = Gimp.Layer.new(
+        layer.get_image(),
+        f"{layer.get_name()} stylized",
+        layer.get_width(),
+        layer.get_height(),
+        layer.type_with_alpha(),
+        layer.get_opacity(),
+        layer.get_mode(),
+    )
+    twin.set_offsets(*layer.get_offsets()[1:])
+    twin.set_blend_space(layer.get_blend_space())
+    twin.set_composite_space(layer.get_composite_space())
+    twin.set_composite_mode(layer.get_composite_mode())
+    twin.set_color_tag(layer.get_color_tag())
+    twin.set_visible(layer.get_visible())
+    if mask := layer.get_mask():
+        own = twin.create_mask(Gimp.AddMaskType.WHITE)
+        own.combine_masks(mask, Gimp.ChannelOps.REPLACE, 0, 0)
+        twin.add_mask(own)
+        twin.set_apply_mask(layer.get_apply_mask())
+        twin.set_edit_mask(False)
     return twin
 
 

@@ -56,6 +56,11 @@ group.set_lock_content(True)
 refused("locked-group", image, layer, watched=layer)
 
 
+def mask_of(layer):
+    mask = layer.get_mask()
+    return mask and [native(mask).hex(), layer.get_apply_mask()]
+
+
 def new_layer(name, image, layer, **arguments):
     before = native(layer)
     entry = {"status": stylize(image, layer, output="new-layer", **arguments)}
@@ -71,7 +76,8 @@ def new_layer(name, image, layer, **arguments):
         "offsets": [list(item.get_offsets()[1:]) for item in (layer, new)],
         "size": [new.get_width(), new.get_height()],
         "opacity": [item.get_opacity() for item in (layer, new)],
-        "masks": [item.get_mask() is not None for item in (layer, new)],
+        "visible": [item.get_visible() for item in (layer, new)],
+        "masks": [mask_of(item) for item in (layer, new)],
         "before": notes.keep(floats(layer)),
         "after": notes.keep(floats(new)),
     }
@@ -102,6 +108,17 @@ group = Gimp.GroupLayer.new(image, "group")
 image.insert_layer(group, None, 0)
 image.reorder_item(layer, group, 0)
 new_layer("new-of-group", image, group)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+group.add_mask(group.create_mask(Gimp.AddMaskType.COPY))
+group.set_apply_mask(False)
+group.set_visible(False)
+new_layer("new-of-masked-group", image, group)
+image, layer = make()
+layer.set_visible(False)
+new_layer("new-invisible", image, layer)
 image, layer = make()
 group = Gimp.GroupLayer.new(image, "group")
 image.insert_layer(group, None, 0)

@@ -9,7 +9,7 @@ import threading
 import time
 
 from gi.repository import GdkPixbuf, Gimp, Gio
-from in_gimp import Notes, area, call, native, processes, stylize, use_worker
+from in_gimp import Notes, area, call, floats, native, processes, stylize, use_worker
 
 folder, picture, standin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 journal = f"{folder}/journal"
@@ -270,9 +270,17 @@ image.remove_layer(group)
 # Text.
 text = Gimp.TextLayer.new(image, "Text", Gimp.context_get_font(), 40, Gimp.Unit.pixel())
 image.insert_layer(text, None, 0)
-text_before = native(text)
+text_before = floats(text)
+notes["new_of_text"] = stylize(image, text, output="new-layer")
+new = image.get_layers()[0]
+new_before = floats(new)
+image.convert_precision(Gimp.Precision.FLOAT_NON_LINEAR)  # renders texts anew
+notes["new_of_text_painted"] = new_before != text_before
+notes["new_of_text_stays"] = floats(new) == new_before
+image.convert_precision(Gimp.Precision.U8_NON_LINEAR)
+image.remove_layer(new)
 notes["text"] = stylize(image, text)
-notes["text_changed"] = native(text) != text_before
+notes["text_changed"] = floats(text) != text_before
 
 
 # A picture as the style, from elsewhere.

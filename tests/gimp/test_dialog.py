@@ -98,6 +98,12 @@ def test_a_text_layer_is_stylized(notes):
     assert notes["text_changed"]
 
 
+def test_a_new_layer_above_a_text_stays_when_texts_are_rendered_anew(notes):
+    assert notes["new_of_text"] == DONE
+    assert notes["new_of_text_painted"]
+    assert notes["new_of_text_stays"]
+
+
 def test_cancel_leads_back_also_from_a_preview_that_never_comes(notes):
     assert notes["given_up"][0] == CANCELLED
     assert notes["waiting"] == 0

@@ -58,7 +58,7 @@ def test_refusals_have_a_sentence_and_change_nothing(notes, case, words):
     "case",
     [
         *("new", "new-selected", "new-no-alpha", "new-masked", "new-locked"),
-        *("new-of-group", "new-in-group"),
+        *("new-of-group", "new-of-masked-group", "new-in-group", "new-invisible"),
     ],
 )
 def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
@@ -70,7 +70,9 @@ def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
     assert entry["name"].endswith("stylized")
     assert entry["offsets"][0] == entry["offsets"][1]
     assert entry["opacity"][0] == entry["opacity"][1]
+    assert entry["visible"][0] == entry["visible"][1]
     assert entry["masks"][0] == entry["masks"][1]
+    assert bool(entry["masks"][1]) == ("masked" in case)
 
 
 @pytest.mark.parametrize("case", ["new", "new-masked", "new-of-group", "new-in-group"])
