@@ -3,9 +3,19 @@
 import sys
 
 from gi.repository import Gegl, Gimp
-from in_gimp import Notes, floats, make, native, select_softly, stylize
+from in_gimp import PLUGIN, Notes, floats, make, native, select_softly, stylize
+
+sys.path.insert(0, PLUGIN)
+import layer as layers
 
 notes = Notes(sys.argv[1])
+
+
+def add_filter(layer):
+    """Let GIMP show the layer inverted in linear light, whatever its pixels are."""
+    shown = Gimp.DrawableFilter.new(layer, "gegl:invert-linear", None)
+    layer.append_filter(shown)
+    return shown
 
 
 def refused(name, image, *drawables, watched=None, **arguments):
@@ -54,6 +64,12 @@ image.insert_layer(group, None, 0)
 image.reorder_item(layer, group, 0)
 group.set_lock_content(True)
 refused("locked-group", image, layer, watched=layer)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+add_filter(group)
+refused("filtered-group", image, group, watched=layer, output="new-layer")
 
 
 def mask_of(layer):
@@ -154,6 +170,29 @@ changed("locked-alpha", image, layer)
 image, layer = make()
 layer.add_mask(layer.create_mask(Gimp.AddMaskType.BLACK))
 changed("masked", image, layer)
+image, layer = make(alpha=False)
+add_filter(layer).set_visible(False)
+changed("hidden-filter", image, layer)
+for output in layers.REPLACE, layers.NEW_LAYER:
+    image, layer = make(layer_size=(30, 20), offsets=(5, 4), alpha=False)
+    pixels = native(layer)
+    add_filter(layer)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 10, 10)
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    thumbnail = layers.Thumbnail.of(image, layer, 512)
+    status = stylize(image, layer, output=output)
+    shown = Gimp.Layer.new_from_visible(image, image, "shown")
+    notes[f"filtered, {output}"] = {
+        "status": status,
+        "size": [48, 40],
+        "same": native(layer) == pixels,
+        "filters": [len(each.get_filters()) for each in image.get_layers()],
+        "seen": notes.keep(floats(seen)),
+        "shown": notes.keep(floats(shown)),
+        "thumbnail": notes.keep(thumbnail.pixels),
+    }
+    image.delete()
+
 if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image, layer = make()
     path = Gimp.Path.new(image, "path")

@@ -181,6 +181,18 @@ undo(lambda: native(layer) == before, "the undo of the conversion")
 Gimp.Selection.none(image)
 
 
+# The filters of a layer come back with its pixels.
+layer.append_filter(Gimp.DrawableFilter.new(layer, "gegl:pixelize", None))
+stylize(image, layer)
+notes["filters"] = [len(layer.get_filters())]
+filtered = native(layer)
+Gimp.displays_flush()
+undo(lambda: native(layer) != filtered, "the undo of the filtered layer")
+notes["undone_filtered"] = native(layer) == before
+notes["filters"].append(len(layer.get_filters()))
+layer.get_filters()[0].delete()
+
+
 # The preview follows the slider; Escape changes nothing.
 def slide(dialog):
     wait(lambda: shows(negative_color), "the preview")

@@ -61,6 +61,11 @@ def test_one_undo_gives_a_deep_layer_all_its_bits_back(notes):
     assert notes["undone_deep"]
 
 
+def test_one_undo_gives_a_layer_its_filters_back(notes):
+    assert notes["filters"] == [0, 1]
+    assert notes["undone_filtered"]
+
+
 def test_preview_shows_the_result_and_follows_the_slider(notes, folder):
     full = pixels_of(folder, "full", NEGATIVE)
     assert full > 50_000

@@ -42,6 +42,7 @@ def inverted(before):
         ("unknown-style", "unheard-of"),
         ("missing-picture", "no picture /no/painting.jpg"),
         ("group", "New layer above"),
+        ("filtered-group", "Layer > Merge Layer Groups"),
         ("vector", "New layer above"),
     ],
 )
@@ -105,7 +106,9 @@ def test_a_feathered_new_layer_fades_its_alpha_not_its_colours(notes, folder):
     assert np.abs(after[soft, :3] - expected[soft, :3]).max() < 0.02
 
 
-@pytest.mark.parametrize("case", ["default-style", "none-of-it", "invisible", "masked"])
+@pytest.mark.parametrize(
+    "case", ["default-style", "none-of-it", "invisible", "masked", "hidden-filter"]
+)
 def test_ordinary_layers_are_stylized_whole(notes, folder, case):
     entry = notes[case]
     assert entry["status"] == DONE
@@ -125,6 +128,28 @@ def test_a_blend_reaches_the_worker(notes, folder):
     before = pixels(folder, entry, "before")
     expected = before + 0.75 * (inverted(before) - before)
     assert np.abs(pixels(folder, entry, "after") - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("output", ["replace", "new-layer"])
+def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
+    entry = notes[f"filtered, {output}"]
+    assert entry["status"] == DONE
+    width, height = entry["size"]
+    seen, shown = (
+        pixels(folder, entry, which).reshape(height, width, 4)
+        for which in ("seen", "shown")
+    )
+    expected = seen.copy()
+    expected[10:20, 10:20, :3] = 1 - seen[10:20, 10:20, :3]
+    assert np.abs(shown - expected).max() < 0.01
+    thumbnail = np.fromfile(folder / entry["thumbnail"], "u1").reshape(20, 30, 4)
+    assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
+
+
+def test_filters_stay_with_the_layer_below_a_new_one(notes):
+    assert notes["filtered, replace"]["filters"] == [0]
+    assert notes["filtered, new-layer"]["filters"] == [0, 1]
+    assert notes["filtered, new-layer"]["same"]
 
 
 def test_locked_alpha_stays(notes, folder):
