@@ -68,6 +68,11 @@ class PreviewThread(threading.Thread):
         self.rows = deque(rows)
         self._stopped = self._given_up = False
 
+    @property
+    def working(self) -> bool:
+        """Whether wishes are still fulfilled."""
+        return self.is_alive() and self.worker is not None and self.worker.alive
+
     def wish(self, job: _Job) -> None:
         """Render ``job`` next; what is being rendered is out of date, or can wait."""
         with self._condition:
@@ -331,7 +336,7 @@ class StyleDialog:
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
         self._again = self._info.add_button("_Try again", 1)
-        self._info.connect("response", lambda *_args: self._try_again())
+        self._info.connect("response", lambda *_args: self._start_again())
         self._failure.show()
         return self._info
 
@@ -468,6 +473,9 @@ class StyleDialog:
         settings = Settings.of(self._config)
         if self._rendering or not self._connected:
             return
+        if not self._thread.working:
+            self._start_again()
+            return
         if not settings.style:
             try:
                 self._config.set_property("style", first_of(self._styles))
@@ -536,7 +544,7 @@ class StyleDialog:
         worker = self._thread.worker
         failure = ""
         try:
-            if self._cancelled or not (worker and worker.alive):
+            if self._cancelled or not worker:
                 raise CancelledError
             layers.stylize(
                 worker,
@@ -555,7 +563,9 @@ class StyleDialog:
         finally:
             self._rendering = False
         self._show_rendering(False)
-        self._start(worker if worker and worker.alive else None)
+        alive = worker is not None and worker.alive
+        if alive or not failure:
+            self._start(worker if alive else None)
         if failure:
             self._fail(failure)
         return False
@@ -612,11 +622,11 @@ class StyleDialog:
         """Say why there is no worker; only a new one may help."""
         self._warn(message, again=True)
 
-    def _try_again(self) -> None:
-        worker = self._thread.worker
-        if worker and worker.alive and self._thread.is_alive():
+    def _start_again(self) -> None:
+        if self._thread.working:
             self._changed()
             return
+        worker = self._thread.worker
         self._thread.stop()
         self._start(worker if worker and worker.alive else None)
 

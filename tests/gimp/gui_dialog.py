@@ -248,6 +248,45 @@ notes["lost_applied"] = native(layer) != before
 wait(lambda: not workers(), "the worker's end")
 
 
+# After that, a change of the settings starts the next one, too.
+def change_without_worker(dialog):
+    wait(lambda: shows(painted_color), "the preview")
+    for number in workers():
+        os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
+    time.sleep(1)
+    strength(dialog, "0", lambda: not shows(painted_color))
+    strength(dialog, "1", lambda: shows(painted_color))
+    shot("changed_lost")
+    close(dialog)
+
+
+painted_color = bytes(255 - value for value in native(layer)[:3])
+notes["changed_lost"] = open_dialog(image, layer, change_without_worker)
+wait(lambda: not workers(), "the worker's end")
+
+
+# One that dies while it paints the layer is told, and OK waits for the next one.
+def lose_worker_painting(dialog):
+    wait(lambda: shows(painted_color), "the preview")
+    keys = ("alt+y", "Home", "Down")  # the slow style
+    until(lambda: key(dialog, *keys), lambda: painted("slow", PREVIEW), "its preview")
+    until(lambda: key(dialog, "alt+o"), lambda: painted("slow", LAYER), "the painting")
+    for number in workers():
+        os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
+    time.sleep(2)
+    shot("lost_painting")
+    key(dialog, "alt+o")
+    time.sleep(1)
+    notes["lost_painting_workers"] = len(workers())
+    close(dialog)
+
+
+open(journal, "w").close()
+notes["lost_painting"] = open_dialog(image, layer, lose_worker_painting)
+
+
 # No worker at all.
 def without_worker(dialog):
     time.sleep(2)

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.gimp
 
 COLOR = (200, 120, 40)
 NEGATIVE = tuple(255 - value for value in COLOR)
+WARNING = (68, 64, 59)
 DONE, CANCELLED = [3, ""], 4
 
 
@@ -37,6 +38,10 @@ def pixels_of(folder, shot, color):
     """How many pixels of a screenshot's dialog have ``color``."""
     shown = np.asarray(Image.open(folder / f"{shot}.png").convert("RGB")).astype(int)
     return int((np.abs(shown - color).max(-1) <= 2).sum())
+
+
+def warned(folder, shot):
+    return pixels_of(folder, shot, WARNING) > 10_000
 
 
 def test_nothing_went_wrong(notes):
@@ -84,9 +89,21 @@ def test_cancel_while_painting_leads_back_to_the_dialog(notes):
     assert notes["cancelled_same"]
 
 
-def test_a_lost_worker_can_be_started_again(notes):
+def test_a_lost_worker_is_told_and_can_be_started_again(notes, folder):
+    assert warned(folder, "lost")
     assert notes["lost"] == DONE
     assert notes["lost_applied"]
+
+
+def test_a_change_of_the_settings_starts_a_worker_again(notes, folder):
+    assert notes["changed_lost"][0] == CANCELLED
+    assert not warned(folder, "changed_lost")
+
+
+def test_a_worker_lost_while_it_paints_is_told_until_the_user_goes_on(notes, folder):
+    assert warned(folder, "lost_painting")
+    assert notes["lost_painting_workers"] == 0
+    assert notes["lost_painting"][0] == CANCELLED
 
 
 def test_without_a_worker_the_dialog_can_only_be_closed(notes):
@@ -94,7 +111,9 @@ def test_without_a_worker_the_dialog_can_only_be_closed(notes):
     assert notes["missing"][0] == CANCELLED
 
 
-def test_a_group_needs_another_output(notes):
+def test_a_group_needs_another_output(notes, folder):
+    assert warned(folder, "group")
+    assert not warned(folder, "full")
     assert notes["group"][0] == CANCELLED
 
 
