@@ -220,6 +220,7 @@ class StyleDialog:
     def __init__(self, procedure: Any, config: Any, image: Any, layer: Any) -> None:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
+        self._is_gray = layer.is_gray()
         self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
         row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
@@ -490,6 +491,7 @@ class StyleDialog:
         self._second.set_active_id(settings.second_style)
         self._mix.set_sensitive(bool(settings.second_style))
         try:
+            layers.check(self._image, [self._layer])
             layers.check_output(self._layer, settings.output)
         except LayerError as refusal:
             self._warn(str(refusal))
@@ -513,7 +515,7 @@ class StyleDialog:
 
     def _pixbuf(self, thumbnail: Thumbnail, data: bytes) -> Any:
         width, height = thumbnail.width, thumbnail.height
-        if self._layer.is_gray():  # as the layer will make of it
+        if self._is_gray:  # as the layer will make of it
             area = Gegl.Rectangle.new(0, 0, width, height)
             gray = Gegl.Buffer.new("Y'A u8", 0, 0, width, height)
             gray.set(area, "R'G'B'A u8", data)

@@ -88,6 +88,10 @@ def check(image: Any, drawables: list[Any]) -> Any:
     if len(drawables) != 1:
         raise LayerError("Neural Style works on one layer: select exactly one.")
     layer = drawables[0]
+    if not layer.is_valid():
+        raise LayerError(
+            "The layer is no longer there: select another one and start again."
+        )
     if isinstance(layer, Gimp.LayerMask):
         raise LayerError(
             "The layer mask is selected, not the layer: click on the picture of "
@@ -190,6 +194,7 @@ def stylize(
     :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
     was while pixels travelled.
     """
+    check(image, [layer])
     check_output(layer, settings.output)
     with _as_seen(layer) as source:
         size = source.get_width(), source.get_height()

@@ -193,6 +193,34 @@ notes["filters"].append(len(layer.get_filters()))
 layer.get_filters()[0].delete()
 
 
+# What becomes of selection and layer while the dialog is open is seen by OK.
+corner = layer.copy()
+image.insert_layer(corner, None, 0)
+corner.scale(400, 300, False)
+image.set_selected_layers([corner])
+Gimp.displays_flush()
+dialog = until(open_from_menu, lambda: window(TITLE), "the dialog of the corner", 40)
+wait(lambda: shows(negative_color), "the preview")
+corner_before = native(corner)
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 600, 400, 100, 100)
+key(dialog, "alt+o")
+time.sleep(3)
+shot("beside")
+notes["beside_same"] = native(corner) == corner_before
+Gimp.Selection.none(image)
+key(dialog, "alt+t")
+time.sleep(3)
+shot("not_beside")
+image.remove_layer(corner)
+Gimp.displays_flush()
+key(dialog, "alt+o")
+time.sleep(3)
+shot("removed")
+notes["removed_open"] = bool(window(TITLE))
+close(dialog)
+wait(lambda: not processes("/styleplug_gimp.py"), "the plug-in's end")
+
+
 # The preview follows the slider; Escape changes nothing.
 def slide(dialog):
     wait(lambda: shows(negative_color), "the preview")

@@ -71,6 +71,17 @@ def test_one_undo_gives_a_layer_its_filters_back(notes):
     assert notes["undone_filtered"]
 
 
+def test_a_selection_moved_beside_the_layer_is_told_and_may_come_back(notes, folder):
+    assert warned(folder, "beside")
+    assert notes["beside_same"]
+    assert not warned(folder, "not_beside")
+
+
+def test_a_layer_removed_meanwhile_is_told(notes, folder):
+    assert warned(folder, "removed")
+    assert notes["removed_open"]
+
+
 def test_preview_shows_the_result_and_follows_the_slider(notes, folder):
     full = pixels_of(folder, "full", NEGATIVE)
     assert full > 50_000
