@@ -160,6 +160,8 @@ changed("half", image, layer, strength=0.5)
 image, layer = make()
 changed("blend", image, layer, second_style="slow", mix=0.25)
 image, layer = make()
+changed("keep-colours", image, layer, preserve_color=True)
+image, layer = make()
 changed("none-of-it", image, layer, second_style="slow", mix=0.0)
 image, layer = make()
 layer.set_visible(False)
@@ -202,6 +204,13 @@ if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image.insert_layer(vector, None, 0)
     vector.refresh()
     refused("vector", image, vector, watched=vector)
+
+image, layer = make()
+image.remove_layer(layer)
+try:
+    layers.check(image, [layer])
+except layers.LayerError as error:
+    notes["removed"] = str(error)
 
 notes["version"] = Gimp.version()
 notes.save()

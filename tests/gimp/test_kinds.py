@@ -55,6 +55,10 @@ def test_refusals_have_a_sentence_and_change_nothing(notes, case, words):
     assert notes[case]["same"]
 
 
+def test_a_layer_removed_meanwhile_is_refused(notes):
+    assert "no longer there" in notes["removed"]
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -120,6 +124,14 @@ def test_strength_reaches_the_worker(notes, folder):
     entry = notes["half"]
     assert entry["status"] == DONE
     assert np.abs(pixels(folder, entry, "after")[:, :3] - 0.5).max() < 0.01
+
+
+def test_the_wish_to_keep_the_colours_reaches_the_worker(notes, folder):
+    entry = notes["keep-colours"]
+    assert entry["status"] == DONE
+    before = pixels(folder, entry, "before")
+    expected = np.repeat(inverted(before)[:, 1:2], 3, axis=1)
+    assert np.abs(pixels(folder, entry, "after")[:, :3] - expected).max() < 0.01
 
 
 def test_a_blend_reaches_the_worker(notes, folder):
