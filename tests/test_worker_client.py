@@ -1,6 +1,7 @@
 """The plug-in's side of the pipes, without GIMP, against a real worker process."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -72,6 +73,36 @@ def test_damaged_settings_are_told_with_what_to_run(config, tmp_path, monkeypatc
     worker_client.CONFIG.write_text(json.dumps(config))
     with pytest.raises(WorkerError, match="styleplug gimp install"):
         worker_client.start()
+
+
+def test_what_gimp_sets_for_its_own_python_is_kept_from_the_worker(monkeypatch):
+    foreign = ("PYTHONHOME", "GI_TYPELIB_PATH", "GTK_PATH", "GDK_BACKEND")
+    foreign += ("GIO_MODULE_DIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    kept = {"PATH": "/bin", "HOME": "/root", "HF_HOME": "/models"}
+    given = {**dict.fromkeys(foreign, "/gimp"), **kept}
+    assert worker_client.clean_environment(given) == kept
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")
+    worker = Worker(STANDIN, silence_limit=60)
+    assert worker.hello()
+    worker.close()
+
+
+def test_out_of_a_flatpak_the_worker_is_started_on_the_host(tmp_path, monkeypatch):
+    words = tmp_path / "words"
+    spawn = tmp_path / "flatpak-spawn"
+    spawn.write_text(f'#!/bin/sh\necho "$@" > "{words}"\nshift 3\nexec "$@"\n')
+    spawn.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    exists = os.path.exists
+    monkeypatch.setattr(
+        os.path, "exists", lambda path: path == "/.flatpak-info" or exists(path)
+    )
+    worker = Worker(STANDIN, silence_limit=60)
+    assert worker.hello()
+    worker.close()
+    folder = os.path.dirname(STANDIN[0])
+    expected = ["--host", "--watch-bus", f"--directory={folder}", *STANDIN]
+    assert words.read_text().split() == expected
 
 
 def test_the_file_chooser_shows_what_the_worker_takes():

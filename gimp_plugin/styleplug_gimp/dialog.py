@@ -68,6 +68,11 @@ class PreviewThread(threading.Thread):
         self.rows = deque(rows)
         self._stopped = self._given_up = False
 
+    @property
+    def working(self) -> bool:
+        """Whether wishes are still fulfilled."""
+        return self.is_alive() and self.worker is not None and self.worker.alive
+
     def wish(self, job: _Job) -> None:
         """Render ``job`` next; what is being rendered is out of date, or can wait."""
         with self._condition:
@@ -215,6 +220,7 @@ class StyleDialog:
     def __init__(self, procedure: Any, config: Any, image: Any, layer: Any) -> None:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
+        self._is_gray = layer.is_gray()
         self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
         row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
@@ -331,7 +337,7 @@ class StyleDialog:
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
         self._again = self._info.add_button("_Try again", 1)
-        self._info.connect("response", lambda *_args: self._try_again())
+        self._info.connect("response", lambda *_args: self._start_again())
         self._failure.show()
         return self._info
 
@@ -468,6 +474,9 @@ class StyleDialog:
         settings = Settings.of(self._config)
         if self._rendering or not self._connected:
             return
+        if not self._thread.working:
+            self._start_again()
+            return
         if not settings.style:
             try:
                 self._config.set_property("style", first_of(self._styles))
@@ -482,6 +491,7 @@ class StyleDialog:
         self._second.set_active_id(settings.second_style)
         self._mix.set_sensitive(bool(settings.second_style))
         try:
+            layers.check(self._image, [self._layer])
             layers.check_output(self._layer, settings.output)
         except LayerError as refusal:
             self._warn(str(refusal))
@@ -505,7 +515,7 @@ class StyleDialog:
 
     def _pixbuf(self, thumbnail: Thumbnail, data: bytes) -> Any:
         width, height = thumbnail.width, thumbnail.height
-        if self._layer.is_gray():  # as the layer will make of it
+        if self._is_gray:  # as the layer will make of it
             area = Gegl.Rectangle.new(0, 0, width, height)
             gray = Gegl.Buffer.new("Y'A u8", 0, 0, width, height)
             gray.set(area, "R'G'B'A u8", data)
@@ -536,7 +546,7 @@ class StyleDialog:
         worker = self._thread.worker
         failure = ""
         try:
-            if self._cancelled or not (worker and worker.alive):
+            if self._cancelled or not worker:
                 raise CancelledError
             layers.stylize(
                 worker,
@@ -555,7 +565,9 @@ class StyleDialog:
         finally:
             self._rendering = False
         self._show_rendering(False)
-        self._start(worker if worker and worker.alive else None)
+        alive = worker is not None and worker.alive
+        if alive or not failure:
+            self._start(worker if alive else None)
         if failure:
             self._fail(failure)
         return False
@@ -612,11 +624,11 @@ class StyleDialog:
         """Say why there is no worker; only a new one may help."""
         self._warn(message, again=True)
 
-    def _try_again(self) -> None:
-        worker = self._thread.worker
-        if worker and worker.alive and self._thread.is_alive():
+    def _start_again(self) -> None:
+        if self._thread.working:
             self._changed()
             return
+        worker = self._thread.worker
         self._thread.stop()
         self._start(worker if worker and worker.alive else None)
 

@@ -7,6 +7,7 @@ change with the selection; the result is merged through the selection by GIMP it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -87,6 +88,10 @@ def check(image: Any, drawables: list[Any]) -> Any:
     if len(drawables) != 1:
         raise LayerError("Neural Style works on one layer: select exactly one.")
     layer = drawables[0]
+    if not layer.is_valid():
+        raise LayerError(
+            "The layer is no longer there: select another one and start again."
+        )
     if isinstance(layer, Gimp.LayerMask):
         raise LayerError(
             "The layer mask is selected, not the layer: click on the picture of "
@@ -98,6 +103,11 @@ def check(image: Any, drawables: list[Any]) -> Any:
         raise LayerError(
             "An indexed image has too few colours: convert it first with "
             "Image > Mode > RGB."
+        )
+    if layer.is_group() and _is_filtered(layer):
+        raise LayerError(
+            "A layer group with filters cannot be painted: merge it first with "
+            "Layer > Merge Layer Groups."
         )
     if not layer.mask_intersect()[0]:
         raise LayerError("The selection and the layer do not overlap.")
@@ -126,6 +136,24 @@ def _is_generated(layer: Any) -> bool:
     return any(kind and isinstance(layer, kind) for kind in kinds) and not (
         hasattr(layer, "is_rasterized") and layer.is_rasterized()
     )
+
+
+def _is_filtered(layer: Any) -> bool:
+    return any(each.get_visible() for each in layer.get_filters())
+
+
+@contextmanager
+def _as_seen(layer: Any) -> Iterator[Any]:
+    """Give ``layer``, or while it has filters a copy with these in its pixels."""
+    if not _is_filtered(layer):
+        yield layer
+        return
+    copy = layer.copy()
+    try:
+        copy.merge_filters()
+        yield copy
+    finally:
+        copy.delete()
 
 
 def _is_locked(item: Any) -> bool:
@@ -166,72 +194,86 @@ def stylize(
     :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
     was while pixels travelled.
     """
+    check(image, [layer])
     check_output(layer, settings.output)
-    size = layer.get_width(), layer.get_height()
-    name = pixel_format(image)
-    babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
-    total = size[0] * size[1] * pixel_bytes
-    bands = _bands(*size, pixel_bytes)
+    with _as_seen(layer) as source:
+        size = source.get_width(), source.get_height()
+        name = pixel_format(image)
+        babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
+        total = size[0] * size[1] * pixel_bytes
+        bands = _bands(*size, pixel_bytes)
 
-    def moved(band: Any, first: float, last: float) -> None:
-        progress(first + (last - first) * (band.y + band.height) / size[1])
-        if cancelled():
-            raise CancelledError
+        def moved(band: Any, first: float, last: float) -> None:
+            progress(first + (last - first) * (band.y + band.height) / size[1])
+            if cancelled():
+                raise CancelledError
 
-    def pixels() -> Iterator[bytes]:
-        source = layer.get_buffer()
-        for band in bands:
-            yield source.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
-            moved(band, 0.0, _SENT)
+        def pixels() -> Iterator[bytes]:
+            buffer = source.get_buffer()
+            for band in bands:
+                yield buffer.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
+                moved(band, 0.0, _SENT)
 
-    reply = worker.stylize(
-        {
-            **settings.request(),
-            "width": size[0],
-            "height": size[1],
-            "format": name,
-            "bytes": total,
-        },
-        pixels(),
-        progress=lambda fraction: progress(_SENT + (_PAINTED - _SENT) * fraction),
-        idle=idle,
-        cancelled=cancelled,
-    )
-    new = settings.output == NEW_LAYER
-    target = _twin(layer) if new else layer
-    buffer = target.get_buffer() if new else target.get_shadow_buffer()
-    try:
-        for band in bands:
-            buffer.set(band, babl, worker.read(band.width * band.height * pixel_bytes))
-            moved(band, _PAINTED, 1.0)
-        buffer.flush()
-    except BaseException:
-        worker.close()
-        if new:
-            target.delete()
-        else:
-            layer.free_shadow()
-        raise
+        reply = worker.stylize(
+            {
+                **settings.request(),
+                "width": size[0],
+                "height": size[1],
+                "format": name,
+                "bytes": total,
+            },
+            pixels(),
+            progress=lambda fraction: progress(_SENT + (_PAINTED - _SENT) * fraction),
+            idle=idle,
+            cancelled=cancelled,
+        )
+        new = settings.output == NEW_LAYER
+        target = _twin(layer, source) if new else source
+        buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
+        try:
+            for band in bands:
+                buffer.set(
+                    band, babl, worker.read(band.width * band.height * pixel_bytes)
+                )
+                moved(band, _PAINTED, 1.0)
+            buffer.flush()
+        except BaseException:
+            worker.close()
+            if new:
+                target.delete()
+            else:
+                layer.free_shadow()
+            raise
 
-    image.undo_group_start()
-    try:
-        if new:
-            _insert(image, layer, target, bands)
-        elif not _merge(image, layer):
-            raise LayerError("GIMP cannot change this layer: its pixels are locked.")
-    finally:
-        image.undo_group_end()
-    layer.update(0, 0, *size)
-    target.update(0, 0, *size)
-    return reply
+        image.undo_group_start()
+        try:
+            if new:
+                _insert(image, layer, target, bands)
+            elif not _merge(image, layer, source):
+                raise LayerError(
+                    "GIMP cannot change this layer: its pixels are locked."
+                )
+        finally:
+            image.undo_group_end()
+        layer.update(0, 0, *size)
+        target.update(0, 0, *size)
+        return reply
 
 
-def _merge(image: Any, layer: Any) -> bool:
+def _merge(image: Any, layer: Any, painted: Any) -> bool:
     """Merge the shadow through the selection; False when GIMP refuses.
+
+    The shadow is made of what was ``painted`` unless that is ``layer`` itself.
 
     GIMP merges in float32, which has no room for 32-bit integers and doubles; what is
     not selected gets its bits back. The undo of the merge covers that, too.
     """
+    if painted is not layer:
+        layer.merge_filters()
+        whole = Gegl.Rectangle.new(0, 0, layer.get_width(), layer.get_height())
+        shadow = layer.get_shadow_buffer()
+        painted.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shadow, whole)
+        shadow.flush()
     if image.get_precision() not in _WIDER_THAN_FLOAT or Gimp.Selection.is_empty(image):
         return bool(layer.merge_shadow(True))
     _selected, left, top, width, height = layer.mask_intersect()
@@ -266,25 +308,35 @@ def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:
     ]
 
 
-def _twin(layer: Any) -> Any:
-    """Return an unattached layer like ``layer``, for the result."""
-    if layer.is_group() or _is_generated(layer):
-        twin = Gimp.Layer.new(
-            layer.get_image(),
-            None,
-            layer.get_width(),
-            layer.get_height(),
-            layer.type_with_alpha(),
-            layer.get_opacity(),
-            layer.get_mode(),
-        )
-        twin.set_offsets(*layer.get_offsets()[1:])
-    else:
-        twin = layer.copy()
-        twin.add_alpha()
-        twin.set_lock_content(False)
-        twin.set_lock_alpha(False)
-    twin.set_name(f"{layer.get_name()} stylized")
+def _twin(layer: Any, source: Any) -> Any:
+    """Return an unattached plain layer that is shown as ``layer`` is, for the result.
+
+    It takes the place of ``source``. A copy of a text layer or of a group would be
+    rendered anew by GIMP, over the result.
+    """
+    twin = Gimp.Layer.new(
+        layer.get_image(),
+        f"{layer.get_name()} stylized",
+        source.get_width(),
+        source.get_height(),
+        layer.type_with_alpha(),
+        layer.get_opacity(),
+        layer.get_mode(),
+    )
+    twin.set_offsets(*source.get_offsets()[1:])
+    twin.set_blend_space(layer.get_blend_space())
+    twin.set_composite_space(layer.get_composite_space())
+    twin.set_composite_mode(layer.get_composite_mode())
+    twin.set_color_tag(layer.get_color_tag())
+    twin.set_visible(layer.get_visible())
+    if mask := layer.get_mask():
+        own = twin.create_mask(Gimp.AddMaskType.BLACK)
+        places = zip(mask.get_offsets()[1:], twin.get_offsets()[1:], strict=True)
+        place = [there - here for there, here in places]
+        own.combine_masks(mask, Gimp.ChannelOps.REPLACE, *place)
+        twin.add_mask(own)
+        twin.set_apply_mask(layer.get_apply_mask())
+        twin.set_edit_mask(False)
     return twin
 
 
@@ -316,16 +368,17 @@ class Thumbnail:
     @classmethod
     def of(cls, image: Any, layer: Any, longest: int) -> Thumbnail:
         """Scale the layer down to at most ``longest`` pixels a side."""
-        full = layer.get_width(), layer.get_height()
-        scale = min(1.0, longest / max(full))
-        width, height = (max(1, round(side * scale)) for side in full)
-        rectangle = Gegl.Rectangle.new(0, 0, width, height)
-        pixels = layer.get_buffer().get(
-            rectangle, scale, _BABL["u8"], Gegl.AbyssPolicy.CLAMP
-        )
+        with _as_seen(layer) as source:
+            full = source.get_width(), source.get_height()
+            scale = min(1.0, longest / max(full))
+            width, height = (max(1, round(side * scale)) for side in full)
+            rectangle = Gegl.Rectangle.new(0, 0, width, height)
+            pixels = source.get_buffer().get(
+                rectangle, scale, _BABL["u8"], Gegl.AbyssPolicy.CLAMP
+            )
+            x, y = (round(offset * scale) for offset in source.get_offsets()[1:])
         mask = None
         if not Gimp.Selection.is_empty(image):
-            x, y = (round(offset * scale) for offset in layer.get_offsets()[1:])
             rectangle = Gegl.Rectangle.new(x, y, width, height)
             selection = image.get_selection().get_buffer()
             mask = selection.get(rectangle, scale, "Y u8", Gegl.AbyssPolicy.NONE)

@@ -3,9 +3,19 @@
 import sys
 
 from gi.repository import Gegl, Gimp
-from in_gimp import Notes, floats, make, native, select_softly, stylize
+from in_gimp import PLUGIN, Notes, floats, make, native, select_softly, stylize
+
+sys.path.insert(0, PLUGIN)
+import layer as layers
 
 notes = Notes(sys.argv[1])
+
+
+def add_filter(layer):
+    """Let GIMP show the layer inverted in linear light, whatever its pixels are."""
+    shown = Gimp.DrawableFilter.new(layer, "gegl:invert-linear", None)
+    layer.append_filter(shown)
+    return shown
 
 
 def refused(name, image, *drawables, watched=None, **arguments):
@@ -54,6 +64,17 @@ image.insert_layer(group, None, 0)
 image.reorder_item(layer, group, 0)
 group.set_lock_content(True)
 refused("locked-group", image, layer, watched=layer)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
+add_filter(group)
+refused("filtered-group", image, group, watched=layer, output="new-layer")
+
+
+def mask_of(layer):
+    mask = layer.get_mask()
+    return mask and [native(mask).hex(), layer.get_apply_mask()]
 
 
 def new_layer(name, image, layer, **arguments):
@@ -71,7 +92,8 @@ def new_layer(name, image, layer, **arguments):
         "offsets": [list(item.get_offsets()[1:]) for item in (layer, new)],
         "size": [new.get_width(), new.get_height()],
         "opacity": [item.get_opacity() for item in (layer, new)],
-        "masks": [item.get_mask() is not None for item in (layer, new)],
+        "visible": [item.get_visible() for item in (layer, new)],
+        "masks": [mask_of(item) for item in (layer, new)],
         "before": notes.keep(floats(layer)),
         "after": notes.keep(floats(new)),
     }
@@ -106,6 +128,17 @@ image, layer = make()
 group = Gimp.GroupLayer.new(image, "group")
 image.insert_layer(group, None, 0)
 image.reorder_item(layer, group, 0)
+group.add_mask(group.create_mask(Gimp.AddMaskType.COPY))
+group.set_apply_mask(False)
+group.set_visible(False)
+new_layer("new-of-masked-group", image, group)
+image, layer = make()
+layer.set_visible(False)
+new_layer("new-invisible", image, layer)
+image, layer = make()
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+image.reorder_item(layer, group, 0)
 new_layer("new-in-group", image, layer)
 
 
@@ -127,6 +160,8 @@ changed("half", image, layer, strength=0.5)
 image, layer = make()
 changed("blend", image, layer, second_style="slow", mix=0.25)
 image, layer = make()
+changed("keep-colours", image, layer, preserve_color=True)
+image, layer = make()
 changed("none-of-it", image, layer, second_style="slow", mix=0.0)
 image, layer = make()
 layer.set_visible(False)
@@ -137,6 +172,29 @@ changed("locked-alpha", image, layer)
 image, layer = make()
 layer.add_mask(layer.create_mask(Gimp.AddMaskType.BLACK))
 changed("masked", image, layer)
+image, layer = make(alpha=False)
+add_filter(layer).set_visible(False)
+changed("hidden-filter", image, layer)
+for output in layers.REPLACE, layers.NEW_LAYER:
+    image, layer = make(layer_size=(30, 20), offsets=(5, 4), alpha=False)
+    pixels = native(layer)
+    add_filter(layer)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 10, 10)
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    thumbnail = layers.Thumbnail.of(image, layer, 512)
+    status = stylize(image, layer, output=output)
+    shown = Gimp.Layer.new_from_visible(image, image, "shown")
+    notes[f"filtered, {output}"] = {
+        "status": status,
+        "size": [48, 40],
+        "same": native(layer) == pixels,
+        "filters": [len(each.get_filters()) for each in image.get_layers()],
+        "seen": notes.keep(floats(seen)),
+        "shown": notes.keep(floats(shown)),
+        "thumbnail": notes.keep(thumbnail.pixels),
+    }
+    image.delete()
+
 if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image, layer = make()
     path = Gimp.Path.new(image, "path")
@@ -146,6 +204,13 @@ if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image.insert_layer(vector, None, 0)
     vector.refresh()
     refused("vector", image, vector, watched=vector)
+
+image, layer = make()
+image.remove_layer(layer)
+try:
+    layers.check(image, [layer])
+except layers.LayerError as error:
+    notes["removed"] = str(error)
 
 notes["version"] = Gimp.version()
 notes.save()

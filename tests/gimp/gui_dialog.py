@@ -9,7 +9,7 @@ import threading
 import time
 
 from gi.repository import GdkPixbuf, Gimp, Gio
-from in_gimp import Notes, area, call, native, processes, stylize, use_worker
+from in_gimp import Notes, area, call, floats, native, processes, stylize, use_worker
 
 folder, picture, standin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 journal = f"{folder}/journal"
@@ -181,6 +181,46 @@ undo(lambda: native(layer) == before, "the undo of the conversion")
 Gimp.Selection.none(image)
 
 
+# The filters of a layer come back with its pixels.
+layer.append_filter(Gimp.DrawableFilter.new(layer, "gegl:pixelize", None))
+stylize(image, layer)
+notes["filters"] = [len(layer.get_filters())]
+filtered = native(layer)
+Gimp.displays_flush()
+undo(lambda: native(layer) != filtered, "the undo of the filtered layer")
+notes["undone_filtered"] = native(layer) == before
+notes["filters"].append(len(layer.get_filters()))
+layer.get_filters()[0].delete()
+
+
+# What becomes of selection and layer while the dialog is open is seen by OK.
+corner = layer.copy()
+image.insert_layer(corner, None, 0)
+corner.scale(400, 300, False)
+image.set_selected_layers([corner])
+Gimp.displays_flush()
+dialog = until(open_from_menu, lambda: window(TITLE), "the dialog of the corner", 40)
+wait(lambda: shows(negative_color), "the preview")
+corner_before = native(corner)
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 600, 400, 100, 100)
+key(dialog, "alt+o")
+time.sleep(3)
+shot("beside")
+notes["beside_same"] = native(corner) == corner_before
+Gimp.Selection.none(image)
+key(dialog, "alt+t")
+time.sleep(3)
+shot("not_beside")
+image.remove_layer(corner)
+Gimp.displays_flush()
+key(dialog, "alt+o")
+time.sleep(3)
+shot("removed")
+notes["removed_open"] = bool(window(TITLE))
+close(dialog)
+wait(lambda: not processes("/styleplug_gimp.py"), "the plug-in's end")
+
+
 # The preview follows the slider; Escape changes nothing.
 def slide(dialog):
     wait(lambda: shows(negative_color), "the preview")
@@ -236,6 +276,45 @@ notes["lost_applied"] = native(layer) != before
 wait(lambda: not workers(), "the worker's end")
 
 
+# After that, a change of the settings starts the next one, too.
+def change_without_worker(dialog):
+    wait(lambda: shows(painted_color), "the preview")
+    for number in workers():
+        os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
+    time.sleep(1)
+    strength(dialog, "0", lambda: not shows(painted_color))
+    strength(dialog, "1", lambda: shows(painted_color))
+    shot("changed_lost")
+    close(dialog)
+
+
+painted_color = bytes(255 - value for value in native(layer)[:3])
+notes["changed_lost"] = open_dialog(image, layer, change_without_worker)
+wait(lambda: not workers(), "the worker's end")
+
+
+# One that dies while it paints the layer is told, and OK waits for the next one.
+def lose_worker_painting(dialog):
+    wait(lambda: shows(painted_color), "the preview")
+    keys = ("alt+y", "Home", "Down")  # the slow style
+    until(lambda: key(dialog, *keys), lambda: painted("slow", PREVIEW), "its preview")
+    until(lambda: key(dialog, "alt+o"), lambda: painted("slow", LAYER), "the painting")
+    for number in workers():
+        os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
+    time.sleep(2)
+    shot("lost_painting")
+    key(dialog, "alt+o")
+    time.sleep(1)
+    notes["lost_painting_workers"] = len(workers())
+    close(dialog)
+
+
+open(journal, "w").close()
+notes["lost_painting"] = open_dialog(image, layer, lose_worker_painting)
+
+
 # No worker at all.
 def without_worker(dialog):
     time.sleep(2)
@@ -270,9 +349,17 @@ image.remove_layer(group)
 # Text.
 text = Gimp.TextLayer.new(image, "Text", Gimp.context_get_font(), 40, Gimp.Unit.pixel())
 image.insert_layer(text, None, 0)
-text_before = native(text)
+text_before = floats(text)
+notes["new_of_text"] = stylize(image, text, output="new-layer")
+new = image.get_layers()[0]
+new_before = floats(new)
+image.convert_precision(Gimp.Precision.FLOAT_NON_LINEAR)  # renders texts anew
+notes["new_of_text_painted"] = new_before != text_before
+notes["new_of_text_stays"] = floats(new) == new_before
+image.convert_precision(Gimp.Precision.U8_NON_LINEAR)
+image.remove_layer(new)
 notes["text"] = stylize(image, text)
-notes["text_changed"] = native(text) != text_before
+notes["text_changed"] = floats(text) != text_before
 
 
 # A picture as the style, from elsewhere.

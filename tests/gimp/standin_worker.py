@@ -1,12 +1,13 @@
 # ruff: noqa: T201
 """styleplug's worker with a stylizer of a few lines in place of the networks.
 
-It starts at once and its result is known: the negative, as far as ``strength`` says.
-Any file is such a style, too; a blend is one as far as its first part's weight, of
-1 in all, says. The style ``slow`` takes five minutes; ``stuck``, which is not listed,
-never reports anything; ``late`` is missing, which takes it two seconds to find. The
-style and the width of all that is painted, and files that are missing, are noted in the
-file that the first argument names.
+It starts at once and its result is known: the negative, as far as ``strength`` says;
+to keep the colours means to take only the green. Any file is such a style, too; a
+blend is one as far as its first part's weight, of 1 in all, says. The style ``slow``
+takes five minutes; ``stuck``, which is not listed, never reports anything; ``late`` is
+missing, which takes it two seconds to find. The style and the width of all that is
+painted, and files that are missing, are noted in the file that the first argument
+names.
 """
 
 import json
@@ -66,6 +67,8 @@ class Negative:
             progress(step / 3000)
             time.sleep(0.1 if self.style == "slow" else 0)
         colors = image[..., :3].astype(np.float32)
+        if preserve_color:
+            colors = colors[..., 1:2].repeat(3, -1)
         white = 255 if image.dtype == np.uint8 else 1
         weight = self.share * strength
         if mask is not None:

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.gimp
 
 COLOR = (200, 120, 40)
 NEGATIVE = tuple(255 - value for value in COLOR)
+WARNING = (68, 64, 59)
 DONE, CANCELLED = [3, ""], 4
 
 
@@ -39,6 +40,10 @@ def pixels_of(folder, shot, color):
     return int((np.abs(shown - color).max(-1) <= 2).sum())
 
 
+def warned(folder, shot):
+    return pixels_of(folder, shot, WARNING) > 10_000
+
+
 def test_nothing_went_wrong(notes):
     assert notes.get("errors", []) == []
 
@@ -61,6 +66,22 @@ def test_one_undo_gives_a_deep_layer_all_its_bits_back(notes):
     assert notes["undone_deep"]
 
 
+def test_one_undo_gives_a_layer_its_filters_back(notes):
+    assert notes["filters"] == [0, 1]
+    assert notes["undone_filtered"]
+
+
+def test_a_selection_moved_beside_the_layer_is_told_and_may_come_back(notes, folder):
+    assert warned(folder, "beside")
+    assert notes["beside_same"]
+    assert not warned(folder, "not_beside")
+
+
+def test_a_layer_removed_meanwhile_is_told(notes, folder):
+    assert warned(folder, "removed")
+    assert notes["removed_open"]
+
+
 def test_preview_shows_the_result_and_follows_the_slider(notes, folder):
     full = pixels_of(folder, "full", NEGATIVE)
     assert full > 50_000
@@ -79,9 +100,21 @@ def test_cancel_while_painting_leads_back_to_the_dialog(notes):
     assert notes["cancelled_same"]
 
 
-def test_a_lost_worker_can_be_started_again(notes):
+def test_a_lost_worker_is_told_and_can_be_started_again(notes, folder):
+    assert warned(folder, "lost")
     assert notes["lost"] == DONE
     assert notes["lost_applied"]
+
+
+def test_a_change_of_the_settings_starts_a_worker_again(notes, folder):
+    assert notes["changed_lost"][0] == CANCELLED
+    assert not warned(folder, "changed_lost")
+
+
+def test_a_worker_lost_while_it_paints_is_told_until_the_user_goes_on(notes, folder):
+    assert warned(folder, "lost_painting")
+    assert notes["lost_painting_workers"] == 0
+    assert notes["lost_painting"][0] == CANCELLED
 
 
 def test_without_a_worker_the_dialog_can_only_be_closed(notes):
@@ -89,13 +122,21 @@ def test_without_a_worker_the_dialog_can_only_be_closed(notes):
     assert notes["missing"][0] == CANCELLED
 
 
-def test_a_group_needs_another_output(notes):
+def test_a_group_needs_another_output(notes, folder):
+    assert warned(folder, "group")
+    assert not warned(folder, "full")
     assert notes["group"][0] == CANCELLED
 
 
 def test_a_text_layer_is_stylized(notes):
     assert notes["text"] == DONE
     assert notes["text_changed"]
+
+
+def test_a_new_layer_above_a_text_stays_when_texts_are_rendered_anew(notes):
+    assert notes["new_of_text"] == DONE
+    assert notes["new_of_text_painted"]
+    assert notes["new_of_text_stays"]
 
 
 def test_cancel_leads_back_also_from_a_preview_that_never_comes(notes):

@@ -42,6 +42,7 @@ def inverted(before):
         ("unknown-style", "unheard-of"),
         ("missing-picture", "no picture /no/painting.jpg"),
         ("group", "New layer above"),
+        ("filtered-group", "Layer > Merge Layer Groups"),
         ("vector", "New layer above"),
     ],
 )
@@ -54,11 +55,15 @@ def test_refusals_have_a_sentence_and_change_nothing(notes, case, words):
     assert notes[case]["same"]
 
 
+def test_a_layer_removed_meanwhile_is_refused(notes):
+    assert "no longer there" in notes["removed"]
+
+
 @pytest.mark.parametrize(
     "case",
     [
         *("new", "new-selected", "new-no-alpha", "new-masked", "new-locked"),
-        *("new-of-group", "new-in-group"),
+        *("new-of-group", "new-of-masked-group", "new-in-group", "new-invisible"),
     ],
 )
 def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
@@ -70,7 +75,9 @@ def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
     assert entry["name"].endswith("stylized")
     assert entry["offsets"][0] == entry["offsets"][1]
     assert entry["opacity"][0] == entry["opacity"][1]
+    assert entry["visible"][0] == entry["visible"][1]
     assert entry["masks"][0] == entry["masks"][1]
+    assert bool(entry["masks"][1]) == ("masked" in case)
 
 
 @pytest.mark.parametrize("case", ["new", "new-masked", "new-of-group", "new-in-group"])
@@ -103,7 +110,9 @@ def test_a_feathered_new_layer_fades_its_alpha_not_its_colours(notes, folder):
     assert np.abs(after[soft, :3] - expected[soft, :3]).max() < 0.02
 
 
-@pytest.mark.parametrize("case", ["default-style", "none-of-it", "invisible", "masked"])
+@pytest.mark.parametrize(
+    "case", ["default-style", "none-of-it", "invisible", "masked", "hidden-filter"]
+)
 def test_ordinary_layers_are_stylized_whole(notes, folder, case):
     entry = notes[case]
     assert entry["status"] == DONE
@@ -117,12 +126,42 @@ def test_strength_reaches_the_worker(notes, folder):
     assert np.abs(pixels(folder, entry, "after")[:, :3] - 0.5).max() < 0.01
 
 
+def test_the_wish_to_keep_the_colours_reaches_the_worker(notes, folder):
+    entry = notes["keep-colours"]
+    assert entry["status"] == DONE
+    before = pixels(folder, entry, "before")
+    expected = np.repeat(inverted(before)[:, 1:2], 3, axis=1)
+    assert np.abs(pixels(folder, entry, "after")[:, :3] - expected).max() < 0.01
+
+
 def test_a_blend_reaches_the_worker(notes, folder):
     entry = notes["blend"]
     assert entry["status"] == DONE
     before = pixels(folder, entry, "before")
     expected = before + 0.75 * (inverted(before) - before)
     assert np.abs(pixels(folder, entry, "after") - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("output", ["replace", "new-layer"])
+def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
+    entry = notes[f"filtered, {output}"]
+    assert entry["status"] == DONE
+    width, height = entry["size"]
+    seen, shown = (
+        pixels(folder, entry, which).reshape(height, width, 4)
+        for which in ("seen", "shown")
+    )
+    expected = seen.copy()
+    expected[10:20, 10:20, :3] = 1 - seen[10:20, 10:20, :3]
+    assert np.abs(shown - expected).max() < 0.01
+    thumbnail = np.fromfile(folder / entry["thumbnail"], "u1").reshape(20, 30, 4)
+    assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
+
+
+def test_filters_stay_with_the_layer_below_a_new_one(notes):
+    assert notes["filtered, replace"]["filters"] == [0]
+    assert notes["filtered, new-layer"]["filters"] == [0, 1]
+    assert notes["filtered, new-layer"]["same"]
 
 
 def test_locked_alpha_stays(notes, folder):
