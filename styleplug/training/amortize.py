@@ -29,7 +29,6 @@ from ..networks import (
     autocast,
     hash_trunk,
     load_style,
-    load_trunk,
     paint,
     stack_styles,
 )
@@ -42,7 +41,7 @@ from ..predictor import (
 from ..style import StyleInfo, bundled_predictor, read_info
 from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
-from .learner import load_loss_network
+from .learner import load_loss_network, load_own_trunk
 from .lessons import Teacher, missed
 from .state import (
     SAVE_EVERY,
@@ -112,9 +111,9 @@ def train_predictor(
     progress = [file for file in (checkpoint, lessons) if file]
     check_places(out, [path], progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
+    network = load_own_trunk(trunk).to(device).requires_grad_(False)
     photographs = Photographs(content)
     pictures = Archive(archive, config.style_size, held_out)
-    network = copy.deepcopy(load_trunk(trunk)).to(device).requires_grad_(False)
     identity = {
         "config": {name: getattr(config, name) for name in _USED},
         "archive": len(pictures.images),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import logging
@@ -29,7 +28,6 @@ from ..networks import (
     StyleNetwork,
     hash_trunk,
     load_style,
-    load_trunk,
     paint,
     save_style,
     save_trunk,
@@ -52,6 +50,7 @@ from .learner import (
     Learner,
     Losses,
     load_loss_network,
+    load_own_trunk,
     thinned_loss_network,
     total_loss,
 )
@@ -151,6 +150,7 @@ def train(
     progress = [path for path in (checkpoint, lessons, sheet) if path]
     check_places(out, results, progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
+    network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
     photographs = Photographs(content)
     tests = Photographs(measure) if measure else photographs
     pictures = None
@@ -166,7 +166,6 @@ def train(
         )
         grams = targets(images, learned_from, device)
 
-    network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
     there = {read_info(path).trunk for path in trunks}

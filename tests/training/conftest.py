@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from styleplug.foreign import JohnsonNetwork
 from styleplug.losses import LossNetwork
+from styleplug.networks import save_trunk
+from styleplug.style import StyleInfo
 from styleplug.training import amortize, controls, loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
@@ -31,6 +34,17 @@ def artwork(tmp_path_factory) -> Path:
     stripes = (np.sin(x / 2 + y) > 0)[..., None] * np.array([250, 80, 20], np.uint8)
     path = tmp_path_factory.mktemp("artworks") / "my_Stripes 1.png"
     Image.fromarray(stripes.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def foreign_trunk(tmp_path_factory) -> Path:
+    """A trunk of another project, as converting brings it along."""
+    network = JohnsonNetwork((4, 4, 4), blocks=1, bottleneck=4)
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    path = tmp_path_factory.mktemp("foreign") / "trunk.safetensors"
+    save_trunk(path, network, StyleInfo("trunk"))
     return path
 
 

@@ -288,6 +288,17 @@ def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
         )
 
 
+def test_a_trunk_of_another_project_is_refused_before_training(
+    quick, artwork, photographs, vgg, tmp_path, foreign_trunk
+):
+    with pytest.raises(TrainingError, match=r"another project \(johnson\).*--trunk"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=foreign_trunk,
+        )
+
+
 def test_a_training_that_gets_no_better_stops(
     quick, artwork, photographs, vgg, tmp_path
 ):

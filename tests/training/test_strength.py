@@ -162,3 +162,15 @@ def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_pat
             trunk=trained.with_name("trunk.safetensors"),
             start=[trained],
         )
+
+
+def test_strength_of_a_trunk_of_another_project_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path, foreign_trunk
+):
+    with pytest.raises(TrainingError, match="another project"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=foreign_trunk,
+            start=[trained],
+        )
