@@ -137,6 +137,11 @@ def train(
         raise TrainingError(NO_RANK)
     if not artworks and archive is None:
         raise TrainingError(NO_ARTWORK)
+    if artworks and archive is not None and not config.dealt:
+        raise TrainingError(
+            f"Of batches of {config.batch_size} no crop would be left for the artworks "
+            "named; raise --batch-size, or lower --any-share."
+        )
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk = out / bundled_trunk().name

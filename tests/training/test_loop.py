@@ -439,6 +439,18 @@ def test_any_style_is_learned_from_an_archive(
     assert vector.shape == (1, load_style(trained).network.style_size)
 
 
+def test_artworks_that_no_crop_is_left_for_are_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match=r"batches of 1 .*--batch-size"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            archive=photographs,
+        )
+
+
 def test_the_predictor_of_a_trunk_is_trained_on(
     quick, trained, photographs, vgg, tmp_path
 ):

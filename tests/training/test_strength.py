@@ -76,7 +76,7 @@ def test_strength_is_learned_in_place_and_the_predictor_stays(
     given = [artwork], photographs, vgg, tmp_path
     (style,) = train(
         *given,
-        config=config,
+        config=dataclasses.replace(config, batch_size=2),
         trunk=trained.with_name("trunk.safetensors"),
         train_trunk=True,
         archive=photographs,
