@@ -39,7 +39,7 @@ from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_ARTWORK, train
+from .loop import NO_ARTWORK, is_free_name, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -282,6 +282,10 @@ def run(args: argparse.Namespace) -> int:
     if alone:
         if len(artworks) != 1 or mode is not _STYLES_ON_TRUNK:
             raise TrainingError(f"{out} is one file; name a folder for the results.")
+        if not is_free_name(out.stem):
+            raise TrainingError(
+                f"A style cannot be called {out.stem!r}; name another --output."
+            )
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)

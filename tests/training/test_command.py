@@ -45,6 +45,16 @@ def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path)
     assert asked["out"] == tmp_path
 
 
+@pytest.mark.parametrize("name", ["trunk", "Predictor"])
+def test_a_style_that_is_one_file_is_not_called_as_what_it_lies_beside(
+    asked, artwork, tmp_path, capsys, name
+):
+    out = tmp_path / f"{name}.safetensors"
+    assert main(["train", str(artwork), "-o", str(out)]) == 1
+    assert f"'{name}'; name another --output." in capsys.readouterr().err
+    assert not asked
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_style_takes_as_many_steps_as_there_is_time_for(
     asked, artwork, vgg, monkeypatch, dtype

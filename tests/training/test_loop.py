@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -339,6 +340,33 @@ def test_vectors_begin_from_given_styles(
     assert read_info(style).self_contained  # its trunk is not beside it
 
 
+def test_vectors_begin_where_the_predictor_beside_the_trunk_sees_them(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
+    trunk = tmp_path / "trunk.safetensors"
+    train(
+        *([], photographs, vgg, tmp_path),
+        config=config,
+        trunk=trained.with_name("trunk.safetensors"),
+        archive=photographs,
+    )
+    photo = load_trunk(trunk).photo
+
+    def captured(picture, name, folder, rank):
+        assert (folder, rank) == (tmp_path, 0)
+        return SimpleNamespace(vector=photo + 1)
+
+    monkeypatch.setattr(loop, "capture", captured)
+    given = [artwork], photographs, vgg, tmp_path
+    options = {"config": config, "trunk": trunk, "overwrite": True}
+    (style,) = train(*given, **options)
+    torch.testing.assert_close(load_style(style).vector, photo + 1, atol=2e-3, rtol=0)
+    trunk.with_name("predictor.safetensors").unlink()
+    (style,) = train(*given, **options)
+    torch.testing.assert_close(load_style(style).vector, photo, atol=2e-3, rtol=0)
+
+
 def test_a_style_that_changes_kernels_learns_more(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
@@ -368,6 +396,14 @@ def test_a_style_that_changes_kernels_learns_more(
     assert distance(changing) < 0.95 * distance(vector)
     with pytest.raises(TrainingError, match="--rank"):
         learn(changing, "refused")
+    with pytest.raises(TrainingError, match="begin from styles that change none"):
+        train(
+            *([artwork], photographs, vgg, tmp_path / "refused"),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            train_trunk=True,
+            start=[changing],
+        )
     on = learn(changing, "on", rank=4, steps=1, learning_rate=1e-12)
     torch.testing.assert_close(
         load_style(on).vector, load_style(changing).vector, atol=2e-3, rtol=2e-3
