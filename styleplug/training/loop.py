@@ -60,6 +60,7 @@ from .state import (
     State,
     all_or_none,
     check_places,
+    identify,
     place,
     replace_file,
     step_rng,
@@ -182,7 +183,8 @@ def train(
         styles = _first_styles(trunk, network, artworks, start, config.rank)
     identity = {
         "config": dataclasses.asdict(config),
-        "artworks": [path.name for path in artworks],
+        "artworks": identify(artworks),
+        "from": identify(start),
         "archive": pictures and len(pictures.images),
         "photographs": len(photographs.images),
         "loss_network": loss_network.name,

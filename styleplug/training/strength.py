@@ -39,7 +39,7 @@ from .loop import (
     styles_to_begin_from,
 )
 from .sampler import Sampler, targets
-from .state import State, all_or_none, check_places, place
+from .state import State, all_or_none, check_places, identify, place
 
 
 def train_strength(
@@ -97,7 +97,7 @@ def train_strength(
         config,
         {
             "config": dataclasses.asdict(config),
-            "artworks": [path.name for path in artworks],
+            "artworks": identify(artworks),
             "photographs": len(photographs.images),
             "loss_network": loss_network.name,
             "trunk": hash_trunk(network),

@@ -141,6 +141,31 @@ def test_a_checkpoint_of_another_training_is_refused(
         )
 
 
+@pytest.mark.parametrize("changed", ["artworks", "from"])
+def test_a_checkpoint_of_other_contents_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path, changed
+):
+    files = artwork, trained, trained.with_name("trunk.safetensors")
+    other, style, trunk = (Path(shutil.copy(path, tmp_path)) for path in files)
+    options = {
+        "config": dataclasses.replace(quick, steps=1),
+        "trunk": trunk,
+        "start": [style],
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    given = [other], photographs, vgg, tmp_path / "out"
+    train(*given, **options)
+    if changed == "artworks":
+        Image.new("RGB", (80, 64), "teal").save(other)
+    else:
+        save_style(
+            *(style, load_style(trained).vector + 1, load_style(trained).network),
+            read_info(trained),
+        )
+    with pytest.raises(TrainingError, match=f"another training.* in {changed};"):
+        train(*given, **options, overwrite=True)
+
+
 def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.write_bytes(b"not a checkpoint")
