@@ -158,7 +158,7 @@ def train(
     check_places(out, results, progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
-    photographs = Photographs(content)
+    photographs = Photographs(content, but=measure)
     tests = Photographs(measure) if measure else photographs
     pictures = None
     if archive is not None:

@@ -1,4 +1,5 @@
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ def photographs(tmp_path_factory) -> Path:
         image = Image.fromarray(small).resize((96, 72), Image.Resampling.BICUBIC)
         image.save(folder / f"{i}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session")
+def other_photographs(photographs, tmp_path_factory) -> Path:
+    """Copies of these, to measure on."""
+    folder = tmp_path_factory.mktemp("others") / "photographs"
+    return Path(shutil.copytree(photographs, folder))
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +110,15 @@ def quick_calibration():
 
 
 @pytest.fixture(scope="module")
-def trained(quick, quick_calibration, artwork, photographs, vgg, tmp_path_factory):
+def trained(
+    quick,
+    quick_calibration,
+    artwork,
+    photographs,
+    other_photographs,
+    vgg,
+    tmp_path_factory,
+):
     """A trunk of four steps, its style, its checkpoint and its sheet."""
     out = tmp_path_factory.mktemp("trained")
     (style,) = train(
@@ -114,7 +130,7 @@ def trained(quick, quick_calibration, artwork, photographs, vgg, tmp_path_factor
         about={artwork.name: {"name": "stripes", "title": "Stripes"}},
         checkpoint=out / "run.ckpt",
         sheet=out / "sheet.png",
-        measure=photographs,
+        measure=other_photographs,
         command="styleplug train my_stripes.png",
     )
     return style

@@ -92,6 +92,22 @@ def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
     assert torch.equal(run("resumed", checkpoint=checkpoint), run("whole"))
 
 
+def test_what_is_measured_on_is_not_trained_on(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    measure = tmp_path / "content" / "test"
+    measure.mkdir()
+    (content / "0.jpg").rename(measure / "0.jpg")
+    (style,) = train(
+        *([artwork], content, vgg, tmp_path),
+        config=dataclasses.replace(quick, steps=1),
+        trunk=trained.with_name("trunk.safetensors"),
+        measure=measure,
+    )
+    assert read_info(style).training["photographs"] == 5
+
+
 @pytest.mark.parametrize("self_contained", [False, True])
 def test_a_style_of_its_own_holds_the_trunk_beside_it(
     quick, trained, artwork, photographs, vgg, tmp_path, self_contained
@@ -176,7 +192,7 @@ def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_p
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
 ):
     trunk = tmp_path / "trunk.safetensors"
     shutil.copy(trained.with_name("trunk.safetensors"), trunk)
@@ -191,7 +207,7 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
             tmp_path,
             config=config,
             trunk=trunk,
-            measure=photographs,
+            measure=other_photographs,
             overwrite=True,
         )
         return style
@@ -393,7 +409,7 @@ def test_vectors_begin_where_the_predictor_beside_the_trunk_sees_them(
 
 
 def test_a_style_that_changes_kernels_learns_more(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
 ):
     config = dataclasses.replace(
         quick, steps=30, learning_rate=1e-2, vector_rate=1.0, stability_weight=0.0
@@ -408,7 +424,7 @@ def test_a_style_that_changes_kernels_learns_more(
             config=dataclasses.replace(config, **changed),
             trunk=trained.with_name("trunk.safetensors"),
             start=[start],
-            measure=photographs,
+            measure=other_photographs,
         )
         return style
 
