@@ -100,8 +100,9 @@ def train_predictor(
 
     ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
     parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
-    of style pictures whose vectors are refined. Of a predictor beside the trunk the
-    head is trained on; its encoder takes no more lessons.
+    of style pictures whose vectors are refined. The encoder of a predictor beside the
+    trunk stays as it is, and its head says where vectors begin; in the end a head
+    learns anew, from the pictures of this training alone.
 
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """

@@ -162,7 +162,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--keep-trunk",
         action="store_true",
-        help="with --any: leave the trunk as it is; only --steps, --batch-size, "
+        help="with --any: leave the trunk as it is; the predictor's head learns anew, "
+        "from the pictures of these steps alone; only --steps, --batch-size, "
         "--style-size and --seed count",
     )
     add(
