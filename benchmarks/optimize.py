@@ -23,7 +23,8 @@ The loss that is to be reached is that of the picture which the peers' recipe gi
 values clipped to what an image can hold, as ours always are; before that it is lower.
 
 With ``--cache DIR`` and ``--json FILE`` the benchmark can be done in several calls:
-``--limit SECONDS`` ends one, and the same call goes on from there.
+``--limit SECONDS`` ends one, and the same call goes on from there. Figures of another
+size, number of iterations or dtype are not gone on from, but made anew.
 """
 
 import argparse
@@ -449,6 +450,9 @@ def main() -> None:
     figures: dict[str, Any] = {}
     if args.json and args.json.exists():
         figures = json.loads(args.json.read_text())
+    settings = {"size": size, "iterations": iterations, "dtype": args.dtype}
+    if figures.get("settings") != settings:
+        figures = {"settings": settings}
     known = {part: figures.get(part, {}) for part in args.parts or parts}
     doers: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "race": lambda: race(size, iterations, args.cache, known["race"], until),

@@ -407,21 +407,62 @@ def nearest_loss(
     Paris, Sýkora, Shechtman & Shakhnarovich 2022, "Neural Neighbor Style Transfer",
     arXiv 2203.13215.
     """
-    centre = samples.mean(dim=0)
-    f = features.flatten(2).transpose(1, 2) - centre
-    unit = nn.functional.normalize(samples - centre, dim=1)
-    with torch.no_grad():
-        picks = torch.cat(
-            [(part @ unit.T).argmax(dim=2) for part in f.split(_CHUNK, dim=1)], dim=1
-        )
-    length = f.float().square().sum(dim=2).clamp(min=1e-12).sqrt()
-    distance = 1 - (f * unit[picks]).sum(dim=2).float() / length
+    distance: Tensor = _Nearest.apply(features, samples)
     if weight is None:
         return distance.mean(dim=1)
     return (distance * weight.flatten(1)).sum(dim=1)
 
 
-_CHUNK = 1 << 14
+class _Nearest(torch.autograd.Function):
+    """Cosine distances (B, H W) of (B, C, H, W) to the nearest of samples (N, C), and
+    their gradient by the features.
+
+    For that autograd would hold several tensors as large as the features; here they are
+    made again, a few rows at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, samples: Tensor) -> Tensor:
+        wide = torch.promote_types(features.dtype, torch.float32)
+        centre = samples.mean(dim=0)
+        units = nn.functional.normalize(samples - centre, dim=1)
+        # What stays is there before what is made on the way, lest memory is in pieces.
+        maps = [
+            torch.empty_like(features[:, :1], dtype=dtype)
+            for dtype in (torch.long, wide, wide)
+        ]
+        for rows in zip(*map(_in_rows, (features, *maps)), strict=True):
+            f, pick, length, cosine = map(_positions, rows)
+            f = f - centre
+            torch.argmax(f @ units.T, dim=2, keepdim=True, out=pick)
+            f = f.to(wide)
+            length.copy_(f.square().sum(dim=2, keepdim=True).clamp(min=1e-12).sqrt())
+            product = (f * units[pick[..., 0]]).sum(dim=2, keepdim=True)
+            torch.div(product, length, out=cosine)
+        ctx.save_for_backward(features, centre, units, *maps)
+        return 1 - maps[-1].flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        features, centre, units, picks, lengths, cosines = ctx.saved_tensors
+        gradient = torch.empty_like(features, memory_format=torch.channels_last)
+        scales = slope.reshape(lengths.shape) / lengths
+        given = features, gradient, picks, scales, cosines / lengths
+        for rows in zip(*map(_in_rows, given), strict=True):
+            f, target, pick, scale, along = map(_positions, rows)
+            away = along * (f - centre) - units[pick[..., 0]]
+            target.copy_(scale * away)
+        return gradient, None
+
+
+def _in_rows(features: Tensor) -> tuple[Tensor, ...]:
+    """Return (B, C, H, W) in parts of about :data:`_CHUNK` positions."""
+    parts: tuple[Tensor, ...] = features.split(max(1, _CHUNK // features.shape[3]), 2)
+    return parts
+
+
+_CHUNK = 1 << 12
 """Positions whose neighbours are searched at once, to bound the memory."""
 
 

@@ -102,8 +102,21 @@ class _Tiled:
         overlap = overlap_of(network)
         self.tiles = [
             _Tile(core, core.grow(overlap).clip(self.bounds))
-            for core in self.bounds.cut(side, overlap)
+            for core in self._cores(side, overlap)
         ]
+
+    def _cores(self, side: int, overlap: int) -> Iterator[Region]:
+        """Cut the picture so that tiles have positions in every layer: a sliver at the
+        border belongs to the tile beside it."""
+        least = max(map(_stride, self.network.activations))
+        bounds = self.bounds
+        for core in bounds.cut(side, overlap):
+            if min(core.height, core.width) >= least:
+                bottom, right = (
+                    end if end - own < least else own
+                    for own, end in zip(core[2:], bounds[2:], strict=True)
+                )
+                yield core._replace(bottom=bottom, right=right)
 
     def walk(self, x: Tensor, tile: _Tile) -> Iterator[tuple[str, Tensor]]:
         """Yield layers and features of a tile's core; ``x`` is its window."""

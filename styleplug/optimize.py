@@ -82,6 +82,8 @@ _MEMORY = 4 << 30
 _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
 """Working memory of the loss network for each pixel of a tile, its border included;
 benchmarks/optimize.py measures it."""
+_BYTES_OF_NEAREST = 100
+"""What of that each style adds whose nearest features are searched."""
 _VECTORS = 13
 """Pictures of a level's size that are held beside the pairs of L-BFGS, one of them the
 style image where it is not enlarged."""
@@ -510,6 +512,8 @@ class _Run:
         scale = self.options.style_scale
         vector = 12 * size[0] * size[1]
         per_pixel = _BYTES_PER_PIXEL[self.network.dtype]
+        if self.options.weights.style_losses.get("nearest"):
+            per_pixel += _BYTES_OF_NEAREST * len(self.styles)
         border = 2 * overlap_of(self.network)
         fixed = (_VECTORS - 1 + max(1, scale**2)) * vector
         fixed += sum(

@@ -217,6 +217,24 @@ def test_the_gradient_of_the_nearest_loss_is_its_slope():
     assert (x.grad * way).sum().item() == pytest.approx(slope, rel=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_nearest_loss_holds_little_beside_the_features(dtype):
+    features = torch.rand(1, 64, 96, 96, dtype=dtype).contiguous(
+        memory_format=torch.channels_last
+    )
+    samples = torch.rand(16, 64, dtype=dtype)
+    held = {}
+
+    def hold(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        nearest_loss(features.requires_grad_(), samples)
+    held.pop(features.untyped_storage().data_ptr())
+    assert sum(held.values()) < features.nbytes / 3
+
+
 def test_the_sliced_distance_compares_distributions_not_places_or_sizes():
     features = torch.rand(1, 4, 8, 8)
     shuffled = features.flatten(2)[..., torch.randperm(64)].reshape(1, 4, 8, 8)

@@ -53,6 +53,18 @@ def test_tiles_have_the_loss_and_the_gradient_of_the_whole(loss, region, network
     assert error < 2e-3
 
 
+def test_a_sliver_at_the_border_belongs_to_the_tile_beside_it(network):
+    content, x = pictures(2, 1, 3, 65, 97)
+    losses = dict.fromkeys(STYLE_LOSSES, 1.0)
+    whole, tiled = (objective(network, content, losses, side) for side in (97, 32))
+    assert {tile.core.bottom for tile in tiled.view.tiles} == {32, 65}
+    assert {tile.core.right for tile in tiled.view.tiles} == {32, 64, 97}
+    expected, gradient = whole(x)
+    found, in_tiles = tiled(x)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert (in_tiles - gradient).norm() / gradient.norm() < 2e-3
+
+
 def test_the_gradient_is_the_slope_of_the_loss(network):
     content, x, way = pictures(3, 1, 3, 40, 40)
     losses = {"gram": 0.5, "mean_std": 1.0, "wasserstein": 2.0}

@@ -308,6 +308,18 @@ def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
     assert "tiles" in caplog.text
 
 
+def test_styles_whose_nearest_features_are_searched_count_as_memory(
+    shallow, stripes, caplog
+):
+    shallow.update(iterations=1, memory_limit=300_000_000)
+    content, styles = np.zeros((300, 300, 3), np.uint8), [(stripes, 1)] * 4
+    optimize(content, styles, style_loss="gram", **shallow)
+    optimize(content, styles[0][0], style_loss="nearest", **shallow)
+    assert caplog.text == ""
+    optimize(content, styles, style_loss="nearest", **shallow)
+    assert "tiles" in caplog.text
+
+
 def test_many_pixels_of_style_leave_less_for_the_history(shallow, stripes):
     content = np.zeros((900, 900, 3), np.uint8)
     large = stripes.resize((3000, 2500))

@@ -29,7 +29,6 @@ from ..networks import (
     autocast,
     hash_trunk,
     load_style,
-    load_trunk,
     paint,
     stack_styles,
 )
@@ -42,7 +41,7 @@ from ..predictor import (
 from ..style import StyleInfo, bundled_predictor, read_info
 from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
-from .learner import load_loss_network
+from .learner import load_loss_network, load_own_trunk
 from .lessons import Teacher, missed
 from .state import (
     SAVE_EVERY,
@@ -101,8 +100,9 @@ def train_predictor(
 
     ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
     parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
-    of style pictures whose vectors are refined. Of a predictor beside the trunk the
-    head is trained on; its encoder takes no more lessons.
+    of style pictures whose vectors are refined. The encoder of a predictor beside the
+    trunk stays as it is, and its head says where vectors begin; in the end a head
+    learns anew, from the pictures of this training alone.
 
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """
@@ -112,9 +112,9 @@ def train_predictor(
     progress = [file for file in (checkpoint, lessons) if file]
     check_places(out, [path], progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
+    network = load_own_trunk(trunk).to(device).requires_grad_(False)
     photographs = Photographs(content)
     pictures = Archive(archive, config.style_size, held_out)
-    network = copy.deepcopy(load_trunk(trunk)).to(device).requires_grad_(False)
     identity = {
         "config": {name: getattr(config, name) for name in _USED},
         "archive": len(pictures.images),

@@ -6,11 +6,11 @@
     styleplug train --content PHOTOS -o DIR --any --styles ARTWORKS --keep-trunk
     styleplug train ARTWORK... --content PHOTOS -o DIR --from ... --only-strength
 
-The first fits new styles on the bundled trunk, in a few minutes. The second trains a
-trunk together with the styles that will share it, in an hour or more. The third goes on
-training a trunk and its styles, together with the predictor that finds the vector of
-any picture; the fourth trains only the predictor, the fifth only what styles are at
-lower strengths.
+The first fits new styles on the bundled trunk, in a few minutes each. The second
+trains a trunk together with the styles that will share it, in an hour or more. The
+third goes on training a trunk and its styles, together with the predictor that finds
+the vector of any picture; the fourth trains only the predictor, the fifth only what
+styles are at lower strengths.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ..style import bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_ARTWORK, train
+from .loop import NO_ARTWORK, is_free_name, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ _FIT: dict[str, Any] = {
     "rank": 16,
     "stability_weight": 0.0,
 }
-"""Settings that fit styles on a trunk, in less than three minutes on two CPU cores.
+"""Settings that fit styles on a trunk, the steps for each of them, in less than three
+minutes on two CPU cores.
 Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels they
 cost half, but the styles are farther from what whole photographs need. Steadiness,
 which takes a third longer to learn, is left to the trunk."""
@@ -161,7 +162,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--keep-trunk",
         action="store_true",
-        help="with --any: leave the trunk as it is; only --steps, --batch-size, "
+        help="with --any: leave the trunk as it is; the predictor's head learns anew, "
+        "from the pictures of these steps alone; only --steps, --batch-size, "
         "--style-size and --seed count",
     )
     add(
@@ -203,7 +205,8 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
         default = mode.defaults.get(field.name, field.default)
         told = " ".join(map(str, _values(default)))
         if mode is _STYLES_ON_TRUNK and field.name in _FIT_FLOAT32:
-            told += f", on a CPU without bfloat16 {_FIT_FLOAT32[field.name]}"
+            slower = _FIT_FLOAT32[field.name]
+            told += f" for each artwork, on a CPU without bfloat16 {slower}"
         modes.setdefault(told, []).append(mode.flags)
     first, *others = modes
     return "; ".join(
@@ -272,14 +275,18 @@ def run(args: argparse.Namespace) -> int:
     mode = _asked(args)
     if mode is _ONLY_PREDICTOR and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
-    config = TrainConfig(**_settings(args, mode))
+    artworks, out = folder_images(args.artworks), args.output
+    config = TrainConfig(**_settings(args, mode, len(artworks)))
     about = _read_about(args.about) if args.about else {}
     held_out = _read_names(args.hold_out) if args.hold_out else ()
-    artworks, out = folder_images(args.artworks), args.output
     alone = out.suffix == ".safetensors"
     if alone:
         if len(artworks) != 1 or mode is not _STYLES_ON_TRUNK:
             raise TrainingError(f"{out} is one file; name a folder for the results.")
+        if not is_free_name(out.stem):
+            raise TrainingError(
+                f"A style cannot be called {out.stem!r}; name another --output."
+            )
         about.setdefault(artworks[0].name, {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
@@ -330,13 +337,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, mode: _Mode) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str, Any]:
     """Return the settings that are given, and the defaults of what is to be done."""
     defaults = mode.defaults
     if mode is _STYLES_ON_TRUNK:
         device = pick_device(args.device)
         if device.type == "cpu" and training_dtype(device) == torch.float32:
             defaults = _FIT | _FIT_FLOAT32
+        defaults = defaults | {"steps": artworks * defaults["steps"]}
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     settings = defaults | {k: value for k, value in given.items() if value is not None}
     if args.scales:

@@ -101,6 +101,12 @@ class TrainConfig:
     )
     seed: int = _setting(0, "seed of all that is drawn at random", most=2**32)
 
+    @property
+    def dealt(self) -> int:
+        """How many crops of a batch are painted in the styles of the artworks named,
+        where others are in styles that are predicted."""
+        return round((1 - self.any_share) * self.batch_size)
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

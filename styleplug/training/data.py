@@ -28,13 +28,18 @@ class Photographs:
 
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
     read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
-    logged. Those whose names are in ``held_out`` are left out.
+    logged. Those whose names are in ``held_out`` are left out, and files that also lie
+    in the folder ``but``.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
 
     def __init__(
-        self, folder: Path | str, size: int = 384, held_out: Iterable[str] = ()
+        self,
+        folder: Path | str,
+        size: int = 384,
+        held_out: Iterable[str] = (),
+        but: Path | None = None,
     ) -> None:
         folder = Path(folder)
         if not folder.is_dir():
@@ -47,7 +52,17 @@ class Photographs:
             logger.warning(
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
             )
-        files = [file for file in found if file.name not in left_out]
+        elsewhere = {file.resolve() for file in _images(but.rglob("*"))} if but else ()
+        files = [
+            file
+            for file in found
+            if file.name not in left_out and file.resolve() not in elsewhere
+        ]
+        if found and elsewhere and not files:
+            raise TrainingError(
+                f"All pictures of {folder} lie in {but}, too; name others for one of "
+                "them."
+            )
         with ThreadPoolExecutor() as pool:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..losses import (
     CONTENT_LAYERS,
     LossNetwork,
@@ -20,6 +22,7 @@ from ..losses import (
 from ..networks import (
     StyleNetwork,
     first_factors,
+    load_trunk,
     mix,
     paint,
     training_dtype,
@@ -29,6 +32,21 @@ from ..predictor import StylePredictor
 from .config import TrainConfig
 from .data import Photographs, crop
 from .state import step_rng
+
+
+def load_own_trunk(path: Path) -> StyleNetwork:
+    """Return a copy of a trunk, to be trained or trained on.
+
+    Raises :class:`~styleplug.errors.TrainingError` when it is another project's, and
+    :class:`~styleplug.errors.InvalidStyleError` when it is damaged.
+    """
+    network = load_trunk(path)
+    if network.NAME != StyleNetwork.NAME:
+        raise TrainingError(
+            f"{path} holds a network of another project ({network.NAME}), which cannot "
+            "be trained; name a --trunk that 'styleplug train' wrote, or leave it out."
+        )
+    return copy.deepcopy(network)
 
 
 def load_loss_network(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import logging
@@ -29,13 +28,12 @@ from ..networks import (
     StyleNetwork,
     hash_trunk,
     load_style,
-    load_trunk,
     paint,
     save_style,
     save_trunk,
     stack_styles,
 )
-from ..predictor import capture, load_predictor, save_predictor
+from ..predictor import capture, save_predictor
 from ..style import (
     StyleInfo,
     bundled_predictor,
@@ -52,6 +50,7 @@ from .learner import (
     Learner,
     Losses,
     load_loss_network,
+    load_own_trunk,
     thinned_loss_network,
     total_loss,
 )
@@ -61,6 +60,7 @@ from .state import (
     State,
     all_or_none,
     check_places,
+    identify,
     place,
     replace_file,
     step_rng,
@@ -110,7 +110,8 @@ def train(
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
     there nor bundled hold it themselves.
     ``start`` are styles of the trunk that the styles begin from, one for each artwork;
-    without them, styles on the bundled trunk begin where its predictor sees them.
+    without them, they begin where the predictor beside the trunk sees them, if there is
+    one.
     ``archive`` is a folder of artworks, but for those named in ``held_out``: the trunk
     is trained on them, too, in the styles that a predictor finds, which learns along
     and is written as ``predictor.safetensors``. It is the one beside the trunk, or a
@@ -138,6 +139,11 @@ def train(
         raise TrainingError(NO_RANK)
     if not artworks and archive is None:
         raise TrainingError(NO_ARTWORK)
+    if artworks and archive is not None and not config.dealt:
+        raise TrainingError(
+            f"Of batches of {config.batch_size} no crop would be left for the artworks "
+            "named; raise --batch-size, or lower --any-share."
+        )
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
     out_trunk = out / bundled_trunk().name
@@ -151,7 +157,8 @@ def train(
     progress = [path for path in (checkpoint, lessons, sheet) if path]
     check_places(out, results, progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
-    photographs = Photographs(content)
+    network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
+    photographs = Photographs(content, but=measure)
     tests = Photographs(measure) if measure else photographs
     pictures = None
     if archive is not None:
@@ -166,7 +173,6 @@ def train(
         )
         grams = targets(images, learned_from, device)
 
-    network = StyleNetwork() if trunk is None else copy.deepcopy(load_trunk(trunk))
     network = network.to(device).requires_grad_(train_trunk)
     trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
     there = {read_info(path).trunk for path in trunks}
@@ -174,10 +180,11 @@ def train(
     if trunk is None:
         styles = network.new_style().to(device).repeat(len(artworks), 1)
     else:
-        styles = _first_styles(network, artworks, start, config.rank)
+        styles = _first_styles(trunk, network, artworks, start, config.rank)
     identity = {
         "config": dataclasses.asdict(config),
-        "artworks": [path.name for path in artworks],
+        "artworks": identify(artworks),
+        "from": identify(start),
         "archive": pictures and len(pictures.images),
         "photographs": len(photographs.images),
         "loss_network": loss_network.name,
@@ -325,32 +332,40 @@ def styles_to_begin_from(
 
 
 def _first_styles(
-    network: StyleNetwork, artworks: Sequence[Path], start: Sequence[Path], rank: int
+    trunk: Path,
+    network: StyleNetwork,
+    artworks: Sequence[Path],
+    start: Sequence[Path],
+    rank: int,
 ) -> Tensor:
     """Return the styles (N, K), or with a rank longer ones, that a trunk begins with.
 
-    They are those of the files ``start``; without any, what the bundled predictor sees,
-    if it is this trunk's, else the photograph's.
+    They are those of the files ``start``; without any, what the predictor beside the
+    trunk or the bundled one sees, if it is this trunk's, else the photograph's.
     """
     if start:
         styles = styles_to_begin_from(network, artworks, start)
         if styles.shape[1] > network.style_size and not rank:
-            raise TrainingError(
-                "A style to begin from changes kernels; add --rank to train it "
-                "further, or, where the trunk is trained, begin from styles that "
-                "change none."
-            )
+            advice = "add --rank to train it further"
+            if network.bias.requires_grad:
+                advice = "to train the trunk, begin from styles that change none"
+            raise TrainingError(f"A style to begin from changes kernels; {advice}.")
         return styles
     device = network.photo.device
-    if artworks and bundled_predictor().exists():
-        info, _ = load_predictor(bundled_predictor())
-        if info.trunk == hash_trunk(network):
+    for folder in (trunk.parent, bundled_trunk().parent):
+        if artworks and _can_capture(folder, hash_trunk(network)):
             seen = [
-                capture(read_picture(path), path.stem, rank=rank).vector
+                capture(read_picture(path), path.stem, folder, rank).vector
                 for path in artworks
             ]
             return torch.stack(seen).to(device)
     return network.photo.detach().repeat(len(artworks), 1)
+
+
+def _can_capture(folder: Path, trunk: str) -> bool:
+    """Tell whether a folder holds that trunk and its predictor."""
+    pair = folder / bundled_trunk().name, folder / bundled_predictor().name
+    return all(path.exists() and read_info(path).trunk == trunk for path in pair)
 
 
 class _Report:
@@ -478,15 +493,20 @@ def _describe(
                 )
         infos.append(StyleInfo(**fields, base_size=config.style_size))
     names = [info.name for info in infos]
-    reserved = {bundled_trunk().stem, bundled_predictor().stem}
     for artwork, name in zip(artworks, names, strict=True):
-        if name.lower() in reserved or not is_style_name(name):
+        if not is_free_name(name):
             raise TrainingError(
                 f"The style of {artwork.name} cannot be called {name!r}; rename the "
                 "artwork, or name the style with --about."
             )
     check_names(names, "rename the artworks, or name the styles with --about")
     return infos
+
+
+def is_free_name(name: str) -> bool:
+    """Tell whether a style can be called so, beside a trunk and a predictor."""
+    reserved = {bundled_trunk().stem, bundled_predictor().stem}
+    return is_style_name(name) and name.lower() not in reserved
 
 
 def check_names(names: Sequence[str], advice: str) -> None:

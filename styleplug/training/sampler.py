@@ -40,8 +40,8 @@ class Sampler:
         self._config = config
         self._device = device
         self._artworks = len(next(iter(grams.values()), ()))
-        share = config.any_share if archive else 0.0
-        self._dealt = round((1 - share) * config.batch_size) if self._artworks else 0
+        dealt = config.dealt if archive else config.batch_size
+        self._dealt = dealt if self._artworks else 0
         self._archive_grams: dict[int, dict[str, Tensor]] = {}
 
     def batch(self, step: int, process: int, processes: int) -> Batch:

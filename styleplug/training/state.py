@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -32,6 +33,8 @@ _SQUARES_KEPT = 0.99
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
 _KEEP_EVERY = 50
 """Steps between two states that a loss that is not finite steps back to."""
+_GOOD = "good:"
+"""What tensors of the last of these are called by in a checkpoint."""
 
 
 class State:
@@ -138,14 +141,22 @@ class State:
             "best_step": self._best_step,
         }
         called = f"the checkpoint of step {self.step}"
-        save_checkpoint(path, self._tensors(), self._identity, progress, called)
+        good = {f"{_GOOD}{name}": tensor for name, tensor in self._good.items()}
+        tensors = self._tensors() | good
+        save_checkpoint(path, tensors, self._identity, progress, called)
 
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint ``path`` if it is there."""
         if not path.exists():
             return
         tensors, progress = load_checkpoint(path, self._identity)
+        good = {
+            name.removeprefix(_GOOD): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_GOOD)
+        }
         try:
+            self._load(good)
             self._load(tensors)
             self.step = int(progress["step"])
             self._slowdown = float(progress["slowdown"])
@@ -154,7 +165,7 @@ class State:
             self._best_step = int(progress["best_step"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise _damaged(path, error) from error
-        self._good = self._tensors()
+        self._good = good
 
 
 def save_checkpoint(
@@ -172,13 +183,28 @@ def save_checkpoint(
     replace_file(path, save(tensors, metadata=metadata), called)
 
 
+def identify(files: Sequence[Path]) -> list[str]:
+    """Return what tells files apart in an identity: names, and hashes of contents."""
+    return [
+        f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files
+    ]
+
+
 def load_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and progress of a checkpoint of the same identity.
 
-    Raises :class:`~styleplug.errors.TrainingError` when it is another's, or damaged.
+    Raises :class:`~styleplug.errors.TrainingError` when it is another's, or damaged, or
+    must not be read.
     """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read ({error.strerror}); allow it, or "
+            "name another file."
+        ) from error
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

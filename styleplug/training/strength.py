@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from ..engine import pick_device
 from ..errors import TrainingError
 from ..networks import (
     hash_trunk,
-    load_trunk,
     read_style,
     save_trunk,
     write_tensors,
@@ -25,7 +23,12 @@ from ..style import bundled_predictor, bundled_trunk, read_info
 from .amortize import predictor_beside
 from .config import TrainConfig
 from .data import Photographs, load_artwork
-from .learner import Learner, load_loss_network, thinned_loss_network
+from .learner import (
+    Learner,
+    load_loss_network,
+    load_own_trunk,
+    thinned_loss_network,
+)
 from .loop import (
     NO_ARTWORK,
     NO_RANK,
@@ -36,7 +39,7 @@ from .loop import (
     styles_to_begin_from,
 )
 from .sampler import Sampler, targets
-from .state import State, all_or_none, check_places, place
+from .state import State, all_or_none, check_places, identify, place
 
 
 def train_strength(
@@ -78,6 +81,7 @@ def train_strength(
     progress = [path for path in (checkpoint, sheet) if path]
     check_places(out, [*paths, out_trunk, out_predictor], progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
+    network = load_own_trunk(trunk).to(device)
     photographs = Photographs(content)
     whole = load_loss_network(loss_network, photographs, config, device)
     images = [load_artwork(path, config.style_size) for path in artworks]
@@ -85,7 +89,6 @@ def train_strength(
     grams = targets(images, loss_net, device)
 
     told, predictor = read_info(trunk), predictor_beside(trunk)
-    network = copy.deepcopy(load_trunk(trunk)).to(device)
     vectors = styles_to_begin_from(network, artworks, start)
     learner = Learner(network, vectors, None).requires_grad_(False)
     network.light.requires_grad_(True)
@@ -94,7 +97,7 @@ def train_strength(
         config,
         {
             "config": dataclasses.asdict(config),
-            "artworks": [path.name for path in artworks],
+            "artworks": identify(artworks),
             "photographs": len(photographs.images),
             "loss_network": loss_network.name,
             "trunk": hash_trunk(network),

@@ -1,11 +1,15 @@
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from styleplug.foreign import JohnsonNetwork
 from styleplug.losses import LossNetwork
+from styleplug.networks import save_trunk
+from styleplug.style import StyleInfo
 from styleplug.training import amortize, controls, loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
@@ -25,12 +29,30 @@ def photographs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_photographs(photographs, tmp_path_factory) -> Path:
+    """Copies of these, to measure on."""
+    folder = tmp_path_factory.mktemp("others") / "photographs"
+    return Path(shutil.copytree(photographs, folder))
+
+
+@pytest.fixture(scope="session")
 def artwork(tmp_path_factory) -> Path:
     """A picture of stripes."""
     y, x = np.mgrid[:64, :80]
     stripes = (np.sin(x / 2 + y) > 0)[..., None] * np.array([250, 80, 20], np.uint8)
     path = tmp_path_factory.mktemp("artworks") / "my_Stripes 1.png"
     Image.fromarray(stripes.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def foreign_trunk(tmp_path_factory) -> Path:
+    """A trunk of another project, as converting brings it along."""
+    network = JohnsonNetwork((4, 4, 4), blocks=1, bottleneck=4)
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    path = tmp_path_factory.mktemp("foreign") / "trunk.safetensors"
+    save_trunk(path, network, StyleInfo("trunk"))
     return path
 
 
@@ -88,7 +110,15 @@ def quick_calibration():
 
 
 @pytest.fixture(scope="module")
-def trained(quick, quick_calibration, artwork, photographs, vgg, tmp_path_factory):
+def trained(
+    quick,
+    quick_calibration,
+    artwork,
+    photographs,
+    other_photographs,
+    vgg,
+    tmp_path_factory,
+):
     """A trunk of four steps, its style, its checkpoint and its sheet."""
     out = tmp_path_factory.mktemp("trained")
     (style,) = train(
@@ -100,7 +130,7 @@ def trained(quick, quick_calibration, artwork, photographs, vgg, tmp_path_factor
         about={artwork.name: {"name": "stripes", "title": "Stripes"}},
         checkpoint=out / "run.ckpt",
         sheet=out / "sheet.png",
-        measure=photographs,
+        measure=other_photographs,
         command="styleplug train my_stripes.png",
     )
     return style

@@ -100,6 +100,11 @@ def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):
         learn(tmp_path / "out", checkpoint=checkpoint, held_out=["0.jpg"])
 
 
+def test_a_trunk_of_another_project_is_refused(learn, foreign_trunk, tmp_path):
+    with pytest.raises(TrainingError, match="another project"):
+        learn(tmp_path / "out", trunk=foreign_trunk)
+
+
 def test_other_files_beside_the_trunk_are_passed_over(learn, trunk, vgg, tmp_path):
     shutil.copy(vgg, trunk.with_name("vgg19.safetensors"))
     assert learn(tmp_path / "out").exists()

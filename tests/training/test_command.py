@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path)
     assert asked["out"] == tmp_path
 
 
+@pytest.mark.parametrize("name", ["trunk", "Predictor"])
+def test_a_style_that_is_one_file_is_not_called_as_what_it_lies_beside(
+    asked, artwork, tmp_path, capsys, name
+):
+    out = tmp_path / f"{name}.safetensors"
+    assert main(["train", str(artwork), "-o", str(out)]) == 1
+    assert f"'{name}'; name another --output." in capsys.readouterr().err
+    assert not asked
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_style_takes_as_many_steps_as_there_is_time_for(
     asked, artwork, vgg, monkeypatch, dtype
@@ -53,6 +64,19 @@ def test_a_style_takes_as_many_steps_as_there_is_time_for(
     assert main(words) == 0
     slower = command._FIT_FLOAT32 if dtype == torch.float32 else {}
     assert asked["config"] == TrainConfig(**command._FIT | slower)
+    assert main([*words, "--steps", "7"]) == 0
+    assert asked["config"].steps == 7
+
+
+def test_several_styles_take_as_many_steps_each_as_one(
+    asked, artwork, vgg, tmp_path, monkeypatch
+):
+    other = shutil.copy(artwork, tmp_path / "other.png")
+    words = ["train", str(artwork), str(other), "--loss-network", str(vgg)]
+    for dtype, each in ((torch.bfloat16, 600), (torch.float32, 180)):
+        monkeypatch.setattr(command, "training_dtype", lambda device, d=dtype: d)
+        assert main(words) == 0
+        assert asked["config"].steps == 2 * each
     assert main([*words, "--steps", "7"]) == 0
     assert asked["config"].steps == 7
 
@@ -194,8 +218,9 @@ def test_help_tells_what_a_setting_is_and_its_defaults(monkeypatch, capsys):
     assert main(["train", "--help"]) == 0
     told = capsys.readouterr().out
     assert (
-        "steps of descent (default: 600, on a CPU without bfloat16 180; 5400 with "
-        "--new-trunk, --any; 150 with --keep-trunk; 1000 with --only-strength)"
+        "steps of descent (default: 600 for each artwork, on a CPU without bfloat16 "
+        "180; 5400 with --new-trunk, --any; 150 with --keep-trunk; 1000 with "
+        "--only-strength)"
     ) in told
     assert "0: they are vectors only (default: 16)" in told
 

@@ -79,6 +79,13 @@ def test_photographs_are_as_pillow_reads_and_resizes_them(photographs):
     assert np.array_equal(found.permute(1, 2, 0), expected)
 
 
+def test_photographs_that_lie_in_another_folder_are_left_out(photographs, tmp_path):
+    (tmp_path / "link.jpg").symlink_to(photographs / "2.jpg")
+    assert len(Photographs(photographs, but=tmp_path).images) == 5
+    with pytest.raises(TrainingError, match=r"All pictures of .* too; name others"):
+        Photographs(photographs, but=photographs)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_pictures_keep_their_tones(tmp_path, channels):
     path = tmp_path / "deep.png"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +92,22 @@ def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
     assert torch.equal(run("resumed", checkpoint=checkpoint), run("whole"))
 
 
+def test_what_is_measured_on_is_not_trained_on(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    measure = tmp_path / "content" / "test"
+    measure.mkdir()
+    (content / "0.jpg").rename(measure / "0.jpg")
+    (style,) = train(
+        *([artwork], content, vgg, tmp_path),
+        config=dataclasses.replace(quick, steps=1),
+        trunk=trained.with_name("trunk.safetensors"),
+        measure=measure,
+    )
+    assert read_info(style).training["photographs"] == 5
+
+
 @pytest.mark.parametrize("self_contained", [False, True])
 def test_a_style_of_its_own_holds_the_trunk_beside_it(
     quick, trained, artwork, photographs, vgg, tmp_path, self_contained
@@ -140,6 +157,31 @@ def test_a_checkpoint_of_another_training_is_refused(
         )
 
 
+@pytest.mark.parametrize("changed", ["artworks", "from"])
+def test_a_checkpoint_of_other_contents_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path, changed
+):
+    files = artwork, trained, trained.with_name("trunk.safetensors")
+    other, style, trunk = (Path(shutil.copy(path, tmp_path)) for path in files)
+    options = {
+        "config": dataclasses.replace(quick, steps=1),
+        "trunk": trunk,
+        "start": [style],
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    given = [other], photographs, vgg, tmp_path / "out"
+    train(*given, **options)
+    if changed == "artworks":
+        Image.new("RGB", (80, 64), "teal").save(other)
+    else:
+        save_style(
+            *(style, load_style(trained).vector + 1, load_style(trained).network),
+            read_info(trained),
+        )
+    with pytest.raises(TrainingError, match=f"another training.* in {changed};"):
+        train(*given, **options, overwrite=True)
+
+
 def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.write_bytes(b"not a checkpoint")
@@ -150,7 +192,7 @@ def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_p
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
 ):
     trunk = tmp_path / "trunk.safetensors"
     shutil.copy(trained.with_name("trunk.safetensors"), trunk)
@@ -165,7 +207,7 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
             tmp_path,
             config=config,
             trunk=trunk,
-            measure=photographs,
+            measure=other_photographs,
             overwrite=True,
         )
         return style
@@ -288,6 +330,17 @@ def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
         )
 
 
+def test_a_trunk_of_another_project_is_refused_before_training(
+    quick, artwork, photographs, vgg, tmp_path, foreign_trunk
+):
+    with pytest.raises(TrainingError, match=r"another project \(johnson\).*--trunk"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=foreign_trunk,
+        )
+
+
 def test_a_training_that_gets_no_better_stops(
     quick, artwork, photographs, vgg, tmp_path
 ):
@@ -328,8 +381,35 @@ def test_vectors_begin_from_given_styles(
     assert read_info(style).self_contained  # its trunk is not beside it
 
 
+def test_vectors_begin_where_the_predictor_beside_the_trunk_sees_them(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
+    trunk = tmp_path / "trunk.safetensors"
+    train(
+        *([], photographs, vgg, tmp_path),
+        config=config,
+        trunk=trained.with_name("trunk.safetensors"),
+        archive=photographs,
+    )
+    photo = load_trunk(trunk).photo
+
+    def captured(picture, name, folder, rank):
+        assert (folder, rank) == (tmp_path, 0)
+        return SimpleNamespace(vector=photo + 1)
+
+    monkeypatch.setattr(loop, "capture", captured)
+    given = [artwork], photographs, vgg, tmp_path
+    options = {"config": config, "trunk": trunk, "overwrite": True}
+    (style,) = train(*given, **options)
+    torch.testing.assert_close(load_style(style).vector, photo + 1, atol=2e-3, rtol=0)
+    trunk.with_name("predictor.safetensors").unlink()
+    (style,) = train(*given, **options)
+    torch.testing.assert_close(load_style(style).vector, photo, atol=2e-3, rtol=0)
+
+
 def test_a_style_that_changes_kernels_learns_more(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
 ):
     config = dataclasses.replace(
         quick, steps=30, learning_rate=1e-2, vector_rate=1.0, stability_weight=0.0
@@ -344,7 +424,7 @@ def test_a_style_that_changes_kernels_learns_more(
             config=dataclasses.replace(config, **changed),
             trunk=trained.with_name("trunk.safetensors"),
             start=[start],
-            measure=photographs,
+            measure=other_photographs,
         )
         return style
 
@@ -357,6 +437,14 @@ def test_a_style_that_changes_kernels_learns_more(
     assert distance(changing) < 0.95 * distance(vector)
     with pytest.raises(TrainingError, match="--rank"):
         learn(changing, "refused")
+    with pytest.raises(TrainingError, match="begin from styles that change none"):
+        train(
+            *([artwork], photographs, vgg, tmp_path / "refused"),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            train_trunk=True,
+            start=[changing],
+        )
     on = learn(changing, "on", rank=4, steps=1, learning_rate=1e-12)
     torch.testing.assert_close(
         load_style(on).vector, load_style(changing).vector, atol=2e-3, rtol=2e-3
@@ -426,6 +514,18 @@ def test_any_style_is_learned_from_an_archive(
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
+
+
+def test_artworks_that_no_crop_is_left_for_are_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match=r"batches of 1 .*--batch-size"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            archive=photographs,
+        )
 
 
 def test_the_predictor_of_a_trunk_is_trained_on(

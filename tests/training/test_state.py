@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,35 @@ def test_a_checkpoint_goes_on_where_it_was_left(tmp_path):
     for each, descent in ((weight, state), (other, resumed)):
         descent.descend(each.square().sum())
     assert torch.equal(weight, other)
+
+
+def test_a_loss_that_is_not_finite_is_stepped_back_from_as_if_not_resumed(tmp_path):
+    weight, state = new_state(torch.ones(3), steps=10)
+    path = tmp_path / "run.ckpt"
+    for _ in range(3):
+        state.descend(weight.square().sum())
+    state.save(path)
+    other, resumed = new_state(torch.zeros(3), steps=10)
+    resumed.resume(path)
+    for each, descent in ((weight, state), (other, resumed)):
+        descent.descend(each.sum() * float("nan"))
+        descent.descend(each.square().sum())
+    assert torch.equal(weight, other)
+
+
+def test_a_checkpoint_that_must_not_be_read_is_not_called_damaged(
+    tmp_path, monkeypatch
+):
+    _, state = new_state(torch.ones(3))
+    path = tmp_path / "run.ckpt"
+    state.save(path)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TrainingError, match=r"cannot be read \(Permission denied\)"):
+        state.resume(path)
 
 
 def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):

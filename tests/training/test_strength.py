@@ -76,7 +76,7 @@ def test_strength_is_learned_in_place_and_the_predictor_stays(
     given = [artwork], photographs, vgg, tmp_path
     (style,) = train(
         *given,
-        config=config,
+        config=dataclasses.replace(config, batch_size=2),
         trunk=trained.with_name("trunk.safetensors"),
         train_trunk=True,
         archive=photographs,
@@ -160,5 +160,17 @@ def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_pat
             *([artwork], photographs, vgg, tmp_path),
             config=dataclasses.replace(quick, rank=2),
             trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+        )
+
+
+def test_strength_of_a_trunk_of_another_project_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path, foreign_trunk
+):
+    with pytest.raises(TrainingError, match="another project"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=foreign_trunk,
             start=[trained],
         )
