@@ -602,7 +602,7 @@ def usual_tile_size(
     """
     if device.type == "cpu":
         height, width = content.shape[:2]
-        side = 1024 if height * width <= _KEPT else 832
+        side = 1024 if height * width <= _KEPT else 704
         share = BYTES_PER_PIXEL[dtype] / network.bytes_per_pixel(dtype)
         return max(SMALLEST_TILE, int(side * math.sqrt(share)))
     if device.type == "cuda":
