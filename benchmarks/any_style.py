@@ -320,6 +320,7 @@ def main() -> None:
         for shift in (0, 7):
             name = f"flicker, moved by {shift} pixels a frame"
             figures[name] = flicker(microast, adain, shift)
+        print(json.dumps(figures, indent=2), flush=True)
         rod = Rod()
         figures["captured / house"] = beside_house_styles(rod)
         print(figures["captured / house"], flush=True)
