@@ -168,6 +168,7 @@ class Studio:
             self._around.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
         atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        self._began = self._folder.stat().st_ctime
         self._engine = ThreadPoolExecutor(1, "styleplug")
         self._adding = threading.Lock()
         self._thumbnails: dict[Path, bytes] = {}
@@ -488,14 +489,19 @@ class Studio:
     def clean(self, age: float) -> None:
         """Remove the files that were not used in the last ``age`` seconds.
 
-        Those too that a process left which was killed, and what Gradio made of pictures
-        that came within a call, not as files, and forgot.
+        Those too that a process left which was killed, and what Gradio made, since this
+        process began, of pictures that came within a call, not as files, and forgot.
         """
         made = set(self._folder.glob("*"))
         if self._around:
             made |= set(self._around.glob(f"{_PREFIX}*")) - {self._folder}
-            for pattern in ("*/file", "*/file.*"):
-                made |= {file.parent for file in self._around.glob(pattern)}
+            with suppress(OSError):  # of a file that was removed meanwhile
+                made |= {
+                    file.parent
+                    for pattern in ("*/file", "*/file.*")
+                    for file in self._around.glob(pattern)
+                    if file.stat().st_ctime >= self._began
+                }
         for folder in made:
             with suppress(OSError):  # of files that were removed or added meanwhile
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))

@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from styleplug.errors import (
     StyleplugError,
 )
 from styleplug.style import StyleInfo
+from tests.conftest import require
 from tests.space.conftest import load
 
 STYLE = Settings("starry-night")
@@ -591,10 +593,17 @@ def test_what_a_killed_process_left_is_removed(
 
 
 def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
-    studio: Studio, tmp_path: Path
+    styles: list[StyleInfo], tmp_path: Path
 ) -> None:
+    require(find_spec("gradio"), "needs gradio")
     from gradio.processing_utils import save_base64_to_cache
 
+    other_program_s = tmp_path / "made" / "0123abcd" / "file.png"
+    other_program_s.parent.mkdir(parents=True)
+    other_program_s.write_bytes(b"not ours")
+    _age(other_program_s.parent, 100)
+    time.sleep(0.02)
+    studio = Studio(styles, folder=tmp_path / "made")
     kinds = ("image/png;base64,", "application/octet-stream;base64,")
     old, new = (
         Path(save_base64_to_cache(f"data:{kind}AAAA", str(tmp_path / "made")))
@@ -607,6 +616,7 @@ def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
     _age(new.parent, 100)
     studio.clean(50)
     assert not new.exists()
+    assert other_program_s.exists()
 
 
 def test_a_mask_keeps_its_size_and_its_transparent_parts_count_as_0(
