@@ -202,7 +202,12 @@ def _add_stylize(commands: Commands) -> None:
         metavar="SIZE",
         help="working memory to stay within, such as 2G or 500M",
     )
-    add("--max-pixels", type=_count, metavar="N", help="read images up to this size")
+    add(
+        "--max-pixels",
+        type=_pixels,
+        metavar="N",
+        help="read images up to this size",
+    )
     add("--overwrite", action="store_true", help="overwrite existing files")
     parser.set_defaults(run=_stylize)
 
@@ -215,11 +220,10 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+def _pixels(text: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,17}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels above 0")
+    return int(text)
 
 
 def _stylize(args: argparse.Namespace) -> int:
@@ -322,6 +326,13 @@ def _plan(
                 and not path.name.startswith(".")
                 and path.is_file()
             )
+            names = {source.name for source in sources}
+            sources = [  # a picture whose PNG lies beside it is that, exported
+                path
+                for path in sources
+                if path.suffix.lower() in IMAGE_SUFFIXES
+                or f"{path.stem}.png" not in names
+            ]
             if not sources:
                 yield InvalidImageError(
                     f"{given} holds no images; name another folder."
@@ -422,7 +433,12 @@ def _add_optimize(commands: Commands) -> None:
         metavar="SIZE",
         help="working memory to stay within, such as 2G",
     )
-    add("--max-pixels", type=_count, metavar="N", help="read images up to this size")
+    add(
+        "--max-pixels",
+        type=_pixels,
+        metavar="N",
+        help="read images up to this size",
+    )
     add(
         "--snapshots",
         type=Path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import site
 import subprocess
@@ -141,7 +142,7 @@ def install(
         )
     for profile in profiles:
         if why_not := _unlike_settings(profile.path):
-            raise StyleplugError(why_not)
+            raise StyleplugError(f"{why_not}; {_SETTINGS}")
     source, command = plugin_source(), list(command or worker_command())
     for profile in profiles:
         target = profile.plugin
@@ -166,15 +167,17 @@ def install(
     return profiles
 
 
+_SETTINGS = "name the settings folder of GIMP 3, which is there once GIMP was started."
+
+
 def _unlike_settings(path: Path) -> str | None:
     """Return why a folder cannot be one with the settings of a GIMP 3."""
-    advice = "name the settings folder of GIMP 3, which is there once GIMP was started."
     if not path.is_dir():
-        return f"There is no folder {path}; {advice}"
+        return f"There is no folder {path}"
     if re.fullmatch(r"2\.\d+", path.name):
-        return f"{path} is of GIMP 2, which cannot run the plug-in; {advice}"
+        return f"{path} is of GIMP 2, which cannot run the plug-in"
     if path.name == "plug-ins" or any(path.glob("3.*/")):
-        return f"{path} has no settings of GIMP in it; {advice}"
+        return f"{path} has no settings of GIMP in it"
     return None
 
 
@@ -212,10 +215,10 @@ def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
 
 def _examine(profile: Profile) -> Iterator[Finding]:
     if why_not := _unlike_settings(profile.path):
-        message, _, advice = why_not.partition("; ")
-        yield Finding(False, message, advice[0].upper() + advice[1:])
+        yield Finding(False, why_not, _SETTINGS[0].upper() + _SETTINGS[1:])
         return
-    place = "" if profile in find_profiles() else f" --profile {profile.path}"
+    quoted = shlex.quote(str(profile.path))
+    place = "" if profile in find_profiles() else f" --profile {quoted}"
     again = f"Run 'styleplug gimp install{place}'."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
     yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")

@@ -206,7 +206,7 @@ def list_hub_styles(
     """
     wanted = ["styleplug"]
     if license:
-        wanted.append(f"license:{_hub_license(license) or license.lower()}")
+        wanted.append(f"license:{_hub_license(license) or _OTHER}")
     with _explained("the list of styles"):
         _reach()
         models = list(
@@ -217,16 +217,19 @@ def list_hub_styles(
                 expand=["sha", "cardData", "downloads", "tags"],
             )
         )
-    return [
+    styles = [
         HubStyle(
             model.id,
             model.sha or "main",
-            str(getattr(model.card_data, "license", None) or ""),
+            _license_of(model.card_data),
             model.downloads or 0,
             tuple(model.tags or ()),
         )
         for model in models
     ]
+    if license and _hub_license(license) is None:
+        styles = [s for s in styles if s.license.lower() == license.lower()]
+    return styles
 
 
 @dataclass(frozen=True)
@@ -461,7 +464,7 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
     data = ModelCardData(
         library_name="styleplug",
         pipeline_tag="image-to-image",
-        license=_hub_license(info.license) or "other",
+        license=_hub_license(info.license) or _OTHER,
         license_name=None if _hub_license(info.license) else info.license,
         tags=list(cards.TAGS),
         datasets=info.training.get("datasets"),
@@ -499,6 +502,16 @@ _HUB_LICENSES = frozenset(
     ]
 )
 """Those of SPDX that the Hub knows, most by the same identifier, in lower case."""
+
+
+_OTHER = "other"
+"""Its identifier of those it does not know, which have a name beside it."""
+
+
+def _license_of(card_data: Any) -> str:
+    license = str(getattr(card_data, "license", None) or "")
+    name = getattr(card_data, "license_name", None)
+    return str(name) if license == _OTHER and name else license
 
 
 def _hub_license(license: str) -> str | None:

@@ -733,19 +733,21 @@ def _read_exif(image: Image.Image) -> bytes | None:
 
 def _exif_of(data: bytes) -> Image.Exif:
     """Return EXIF of which :meth:`~PIL.Image.Exif.tobytes` loses nothing."""
-    exif = Image.Exif()
+    exif, other = Image.Exif(), Image.Exif()
     exif.load(data)
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    if ExifTags.IFD.Interop in details:
-        details[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+    other.load(data)
+    if ExifTags.IFD.Exif in exif:
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        if ExifTags.IFD.Interop in details:  # would be written twice if asked of exif
+            details[ExifTags.IFD.Interop] = other.get_ifd(ExifTags.IFD.Interop)
     _keep_bytes(exif)
     return exif
 
 
 def _keep_bytes(exif: Image.Exif) -> None:
     """Let text be the bytes that it was: Pillow would write all but ASCII as "?"."""
-    parts = [exif.get_ifd(ifd) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)]
-    for part in (exif, *parts):
+    there = [i for i in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) if i in exif]
+    for part in (exif, *map(exif.get_ifd, there)):
         for tag, value in part.items():
             if isinstance(value, str) and not value.isascii():
                 part[tag] = value.encode("latin-1")
@@ -882,6 +884,7 @@ def _exif_for(picture: Picture, software: str) -> Image.Exif:
     exif = Image.Exif()
     if picture.exif:
         exif = _exif_of(picture.exif)
+    if ExifTags.IFD.Exif in exif:
         details = exif.get_ifd(ExifTags.IFD.Exif)
         width, height = picture.size
         sizes = {
@@ -889,8 +892,7 @@ def _exif_for(picture: Picture, software: str) -> Image.Exif:
             ExifTags.Base.ExifImageHeight: height,
         }
         details.update({tag: size for tag, size in sizes.items() if tag in details})
-        if details:
-            exif[ExifTags.IFD.Exif] = details
+        exif[ExifTags.IFD.Exif] = details
     if picture.dpi:
         exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = picture.dpi
         exif[ExifTags.Base.ResolutionUnit] = 2

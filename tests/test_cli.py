@@ -156,15 +156,20 @@ def test_sizes_are_read(size: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("--memory", "9" * 400 + "t"), ("--memory", "2 apples"), ("--max-pixels", "-5")],
+    ("option", "value", "words"),
+    [
+        ("--memory", "9" * 400 + "t", "is not a size such as"),
+        ("--memory", "2 apples", "is not a size such as"),
+        ("--max-pixels", "0", "is not a number of pixels above 0"),
+        ("--max-pixels", "many", "is not a number of pixels above 0"),
+    ],
 )
 def test_a_number_that_cannot_be_meant_is_told(
-    option: str, value: str, photo: Path, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, words: str, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["stylize", str(photo), "-o", "out.png", "--style", "x", option, value]
     assert main(argv) == 2
-    assert f"argument {option}: " in capsys.readouterr().err
+    assert f"argument {option}: {value!r} {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
@@ -187,6 +192,19 @@ def test_a_folder_becomes_a_folder(
     assert len(capsys.readouterr().out.splitlines()) == 3
     with Image.open(out / "b.PNG") as result:
         assert result.mode == "L"
+
+
+def test_a_picture_beside_its_png_is_not_painted_twice(
+    folder: Path, tiny_style: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "c.jfif", folder / "a.jfif")
+    with Image.open(folder / "a.jpg") as image:
+        image.save(folder / "c.png")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 0
+    names = ["a.jpg", "a.png", "b.PNG", "c.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_a_file_goes_into_a_folder_that_is_there(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -166,8 +167,11 @@ def test_doctor_finds_no_profile():
 
 
 def test_doctor_finds_the_plug_in_missing(profile, monkeypatch):
-    elsewhere = f"Run 'styleplug gimp install --profile {profile.path}'."
-    assert failure(profile).advice == elsewhere
+    elsewhere = "Run 'styleplug gimp install --profile {}'."
+    assert failure(profile).advice == elsewhere.format(profile.path)
+    spaced = gimp.Profile(profile.path.parent / "3.0 of mine", "native")
+    spaced.path.mkdir()
+    assert failure(spaced).advice == elsewhere.format(shlex.quote(str(spaced.path)))
     monkeypatch.setattr(gimp, "find_profiles", lambda: [profile])
     assert failure(profile).advice == "Run 'styleplug gimp install'."
 

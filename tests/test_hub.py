@@ -338,6 +338,11 @@ def test_styles_on_the_hub_are_listed_over_several_pages() -> None:
     assert styles[0]["license"] == "cc0-1.0"
     found = client("hub.list_hub_styles", search="STYLE-1", license="MIT")
     assert [s["repo_id"][-2:] for s in found] == ["11", "13", "15", "17", "19"]
+    for name in ("EUPL-1.2", "ask me first"):
+        card = {"library_name": "styleplug", "license": "other", "license_name": name}
+        server.add(f"owner/{name[:3]}", {}, card=card)
+    (found,) = client("hub.list_hub_styles", license="eupl-1.2")
+    assert (found["repo_id"], found["license"]) == ("owner/EUP", "EUPL-1.2")
     client.close()
     server.close()
 

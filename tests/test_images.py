@@ -606,6 +606,7 @@ def test_metadata_is_kept_and_provenance_added(
         assert details[ExifTags.Base.ExifImageWidth] == 64
         assert details[ExifTags.Base.ExifImageHeight] == 96
         assert details[ExifTags.Base.MakerNote] == b"maker\0note"
+        assert ExifTags.IFD.Interop not in exif  # but in the details alone
         assert exif.get_ifd(ExifTags.IFD.Interop) == {1: "R98", 2: b"0100"}
         place = exif.get_ifd(ExifTags.IFD.GPSInfo)
         assert place[ExifTags.GPS.GPSLatitudeRef] == "N"
@@ -633,6 +634,20 @@ def test_metadata_is_kept_and_provenance_added(
     name, _, provenance = software.split(" ", 2)
     assert name == "styleplug"
     assert json.loads(provenance) == {"style": "tiny"}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
+def test_no_directory_is_written_that_was_not_there(
+    suffix: str, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.jpg", exif=exif)
+    out = save(read_picture(tmp_path / "in.jpg"), tmp_path / f"out{suffix}")
+    with Image.open(out) as result:
+        found = result.getexif()
+    assert found[ExifTags.Base.Make] == "Camera"
+    assert not {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo} & set(found)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif", ".bmp"])

@@ -50,13 +50,15 @@ _CLEAN_EVERY, _KEEP = 600, 3000
 _WAITING = 60
 """Visitors in the queue; one more is asked to come back."""
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
-_PREVIEW: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 8}
+_PREVIEW: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 20}
 """Apart, for it is told while a painting is under way that no preview is wanted."""
 _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 """Apart, for a call may name a style that is to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
+_ONE = "one"
+"""What jobs are called that paint the one picture on the stage."""
 _LITERAL = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\$`"})
 _MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
 
@@ -466,7 +468,7 @@ class _Desk:
         buttons = [self.full, self.stop, self.download]
         gr.on(
             [c.change for c in given],
-            self._preview, [self.job, self.painted, self.own, *given],
+            self._preview, [self.painted, self.own, *given],
             [self.painted, self.compare, self.status, *buttons],
             trigger_mode="always_last", api_visibility="private",
             show_progress="minimal", show_progress_on=self.compare, **_PREVIEW,
@@ -529,7 +531,7 @@ class _Desk:
 
     def _preview(
         self,
-        job: str | None,
+        request: gr.Request,
         painted: list[Any] | None,
         own: OwnStyles,
         *given: Any,
@@ -537,16 +539,18 @@ class _Desk:
         content, mask, *settings = given
         if content is None:
             return None, gr.skip(), gr.skip(), *_buttons()
-        if job in self.jobs or list(given) == painted:  # more than a preview is there
+        if self._paints(request) or list(given) == painted:  # more than a preview
             return gr.skip()
         start = time.monotonic()
         try:
             preview = self.studio.preview(content, _settings(settings, own), mask)
         except (StyleplugError, ValueError) as error:
             return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
+        if self._paints(request):  # since it waited for others
+            return gr.skip()
         seconds = time.monotonic() - start
         text = (
-            f"Preview, painted in {seconds:.1f} s. The photo has "
+            f"Preview after {seconds:.1f} s. The photo has "
             f"{content.width} by {content.height} pixels."
         )
         return None, (content.preview, preview), _say(text), *_buttons("full")
@@ -584,9 +588,21 @@ class _Desk:
         )
 
     def _begin(self, request: gr.Request) -> tuple[Any, ...]:
-        job = f"{request.session_hash} {secrets.token_hex(8)}"
+        return self._new_job(f"{request.session_hash} {_ONE}")
+
+    def _begin_batch(self, request: gr.Request) -> tuple[Any, ...]:
+        return self._new_job(f"{request.session_hash} many")
+
+    def _new_job(self, prefix: str) -> tuple[Any, ...]:
+        job = f"{prefix} {secrets.token_hex(8)}"
         self.jobs.add(job)
         return job, *_buttons("stop")
+
+    def _paints(self, request: gr.Request) -> bool:
+        """Tell whether a visitor's picture is painted, or will be, in full size."""
+        return any(
+            job.startswith(f"{request.session_hash} {_ONE} ") for job in list(self.jobs)
+        )
 
     def _stop(self, job: str) -> tuple[Any, ...]:
         self.jobs.discard(job)
@@ -623,7 +639,7 @@ class _Desk:
             lambda: _buttons("full"), None, buttons, queue=False, **_QUIET
         )
         self.batch_run.click(
-            self._begin, None, [self.batch_job, *buttons], queue=False, **_QUIET
+            self._begin_batch, None, [self.batch_job, *buttons], queue=False, **_QUIET
         ).then(
             self._paint_all,
             [self.batch_job, self.batch_files, self.own, *self.settings],

@@ -54,6 +54,8 @@ EXAMPLES = [
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 """Whether a GPU is lent for the time of a call only, by the package ``spaces``."""
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for what is no PNG."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _THUMBNAIL = 176
 _SHOWN = 1600
@@ -343,13 +345,21 @@ class Studio:
         if drawing is None:
             return None
         file = io.BytesIO(drawing) if isinstance(drawing, bytes) else drawing
+        side = 2 * self.limits.preview_side
         try:
             with Image.open(file, formats=("PNG",)) as layer:
-                if max(layer.size) > 2 * self.limits.preview_side:
-                    raise ValueError("This is larger than what can be drawn on here.")
-                alpha = np.asarray(layer.convert("RGBA").getchannel("A"))
-        except (OSError, SyntaxError) as error:
+                fits = max(layer.size) <= side
+                mask = layer.convert("RGBA").getchannel("A") if fits else None
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise ValueError("What was drawn cannot be read; draw it again.") from error
+        if mask is None:
+            raise ValueError("This is larger than what can be drawn on here.")
+        alpha = np.asarray(mask)
         if not alpha.any():
             return None
         covered = (alpha.astype(np.uint16) * 255 // alpha.max()).astype(np.uint8)
@@ -495,18 +505,22 @@ class Studio:
         made = set(self._folder.glob("*"))
         if self._around:
             made |= set(self._around.glob(f"{_PREFIX}*")) - {self._folder}
-            with suppress(OSError):  # of a file that was removed meanwhile
-                made |= {
-                    file.parent
-                    for pattern in ("*/file", "*/file.*")
-                    for file in self._around.glob(pattern)
-                    if file.stat().st_ctime >= self._began
-                }
+            self._clean_calls(self._around, age)
         for folder in made:
             with suppress(OSError):  # of files that were removed or added meanwhile
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
                 if time.time() - used > age:
                     shutil.rmtree(folder)
+
+    def _clean_calls(self, around: Path, age: float) -> None:
+        for file in (*around.glob("*/file"), *around.glob("*/file.*")):
+            if not re.fullmatch("[0-9a-f]{64}", file.parent.name):
+                continue
+            with suppress(OSError):  # of a file that was removed meanwhile
+                came, used = file.stat().st_ctime, file.stat().st_mtime
+                if came >= self._began and time.time() - used > age:
+                    file.unlink()
+                    file.parent.rmdir()
 
 
 def style_title(info: StyleInfo) -> str:

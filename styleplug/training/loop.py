@@ -110,8 +110,8 @@ def train(
     trained is written as ``trunk.safetensors``; styles of a trunk that is neither
     there nor bundled hold it themselves.
     ``start`` are styles of the trunk that the styles begin from, one for each artwork;
-    without them, they begin where the predictor beside the trunk sees them, if there is
-    one.
+    without them, they begin where the predictor beside a trunk that is called
+    ``trunk.safetensors`` sees them, if there is one.
     ``archive`` is a folder of artworks, but for those named in ``held_out``: the trunk
     is trained on them, too, in the styles that a predictor finds, which learns along
     and is written as ``predictor.safetensors``. It is the one beside the trunk, or a
@@ -352,7 +352,8 @@ def _first_styles(
             raise TrainingError(f"A style to begin from changes kernels; {advice}.")
         return styles
     device = network.photo.device
-    for folder in (trunk.parent, bundled_trunk().parent):
+    own = [trunk.parent] if trunk.name == bundled_trunk().name else []
+    for folder in (*own, bundled_trunk().parent):
         if artworks and _can_capture(folder, hash_trunk(network)):
             seen = [
                 capture(read_picture(path), path.stem, folder, rank).vector

@@ -154,7 +154,7 @@ class State:
             name.removeprefix(_GOOD): tensor
             for name, tensor in tensors.items()
             if name.startswith(_GOOD)
-        }
+        } or tensors  # an earlier version kept none
         try:
             self._load(good)
             self._load(tensors)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from styleplug.demo.studio import StoppedError, Studio
 from styleplug.style import StyleInfo
@@ -61,6 +62,33 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     with pytest.raises(StoppedError), desk._report(left, None) as report:
         report(0.0)
     assert desk.jobs == {stays}
+
+
+def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
+) -> None:
+    import gradio as gr
+
+    studio = Studio(styles)
+    desk = open_desk(studio)
+    one, other = (SimpleNamespace(session_hash=name) for name in ("one", "other"))
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30), "red").save(photo)
+    given = studio.open(str(photo)), None, styles[0].name
+
+    def waits(*args: Any) -> str:
+        desk._begin(one)
+        return str(photo)
+
+    skipped = gr.skip()
+    studio.preview = waits  # type: ignore[method-assign]
+    assert desk._preview(one, None, {}, *given) == skipped
+    assert desk._preview(one, None, {}, *given) == skipped
+    desk.jobs.clear()
+    studio.preview = lambda *args: str(photo)  # type: ignore[method-assign]
+    desk._begin_batch(one)
+    desk._begin(other)
+    assert desk._preview(one, None, {}, *given)[1] == (given[0].preview, str(photo))
 
 
 def test_what_visitors_leave_is_removed_in_time(

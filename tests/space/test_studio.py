@@ -5,9 +5,11 @@ import io
 import math
 import os
 import shutil
+import struct
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -598,12 +600,17 @@ def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
     require(find_spec("gradio"), "needs gradio")
     from gradio.processing_utils import save_base64_to_cache
 
-    other_program_s = tmp_path / "made" / "0123abcd" / "file.png"
-    other_program_s.parent.mkdir(parents=True)
-    other_program_s.write_bytes(b"not ours")
-    _age(other_program_s.parent, 100)
+    def other_program_s(folder: str) -> Path:
+        path = tmp_path / "made" / folder / "file.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"not ours")
+        _age(path.parent, 100)
+        return path
+
+    others = [other_program_s(64 * "a")]
     time.sleep(0.02)
     studio = Studio(styles, folder=tmp_path / "made")
+    others.append(other_program_s("project"))
     kinds = ("image/png;base64,", "application/octet-stream;base64,")
     old, new = (
         Path(save_base64_to_cache(f"data:{kind}AAAA", str(tmp_path / "made")))
@@ -616,7 +623,8 @@ def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
     _age(new.parent, 100)
     studio.clean(50)
     assert not new.exists()
-    assert other_program_s.exists()
+    assert not new.parent.exists()
+    assert all(path.exists() for path in others)
 
 
 def test_a_mask_keeps_its_size_and_its_transparent_parts_count_as_0(
@@ -675,6 +683,11 @@ def test_what_no_brush_can_have_drawn_is_refused_undecoded(
         with pytest.raises(ValueError, match="cannot be read; draw it again"):
             studio.mask_of(drawing, inverted=False)
     large = _png(Image.new("LA", (4000, 20), (0, 255)))
+    header = b"IHDR" + struct.pack(">II", 60000, 60000) + large[24:29]
+    bomb = large[:12] + header + struct.pack(">I", zlib.crc32(header)) + large[33:]
+    assert large[16:24] == struct.pack(">II", 4000, 20)
+    with pytest.raises(ValueError, match="cannot be read; draw it again"):
+        studio.mask_of(bomb, inverted=False)
     monkeypatch.delattr(Image.Image, "convert")
     with pytest.raises(ValueError, match="larger than what can be drawn on here"):
         studio.mask_of(large, inverted=False)

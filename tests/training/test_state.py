@@ -83,6 +83,19 @@ def test_a_loss_that_is_not_finite_is_stepped_back_from_as_if_not_resumed(tmp_pa
     assert torch.equal(weight, other)
 
 
+def test_a_checkpoint_that_keeps_no_good_state_is_one_itself(tmp_path):
+    weight, state = new_state(torch.ones(3), steps=10)
+    path = tmp_path / "run.ckpt"
+    state.descend(weight.square().sum())
+    state._good = {}
+    state.save(path)
+    at_checkpoint = weight.detach().clone()
+    other, resumed = new_state(torch.zeros(3), steps=10)
+    resumed.resume(path)
+    resumed.descend(other.sum() * float("nan"))
+    assert torch.equal(other, at_checkpoint)
+
+
 def test_a_checkpoint_that_must_not_be_read_is_not_called_damaged(
     tmp_path, monkeypatch
 ):
