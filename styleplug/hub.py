@@ -205,8 +205,9 @@ def list_hub_styles(
     identifier. Raises :class:`DownloadError`.
     """
     wanted = ["styleplug"]
-    if license:
-        wanted.append(f"license:{_hub_license(license) or _OTHER}")
+    known = _hub_license(license) if license else None
+    if known:
+        wanted.append(f"license:{known}")
     with _explained("the list of styles"):
         _reach()
         models = list(
@@ -227,7 +228,7 @@ def list_hub_styles(
         )
         for model in models
     ]
-    if license and _hub_license(license) is None:
+    if license and known is None:
         styles = [s for s in styles if s.license.lower() == license.lower()]
     return styles
 

@@ -341,6 +341,10 @@ def test_styles_on_the_hub_are_listed_over_several_pages() -> None:
     for name in ("EUPL-1.2", "ask me first"):
         card = {"library_name": "styleplug", "license": "other", "license_name": name}
         server.add(f"owner/{name[:3]}", {}, card=card)
+    card = {"library_name": "styleplug", "license": "openrail"}
+    server.add("owner/rail", {}, card=card)
+    (found,) = client("hub.list_hub_styles", license="OpenRAIL")
+    assert found["repo_id"] == "owner/rail"
     (found,) = client("hub.list_hub_styles", license="eupl-1.2")
     assert (found["repo_id"], found["license"]) == ("owner/EUP", "EUPL-1.2")
     client.close()

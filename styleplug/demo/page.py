@@ -562,6 +562,7 @@ class _Desk:
     ) -> Any:
         job, own, content, mask, *settings = given
         if content is None:  # put away while others were served
+            self.jobs.discard(job)
             return gr.skip()
         try:
             with self._report(job, progress) as report:

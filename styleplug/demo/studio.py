@@ -350,12 +350,7 @@ class Studio:
             with Image.open(file, formats=("PNG",)) as layer:
                 fits = max(layer.size) <= side
                 mask = layer.convert("RGBA").getchannel("A") if fits else None
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
+        except _UNREADABLE as error:
             raise ValueError("What was drawn cannot be read; draw it again.") from error
         if mask is None:
             raise ValueError("This is larger than what can be drawn on here.")

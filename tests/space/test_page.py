@@ -62,6 +62,8 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     with pytest.raises(StoppedError), desk._report(left, None) as report:
         report(0.0)
     assert desk.jobs == {stays}
+    desk._paint(None, stays, {}, None, None)  # its photo was put away
+    assert desk.jobs == set()
 
 
 def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
