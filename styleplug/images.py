@@ -733,12 +733,13 @@ def _read_exif(image: Image.Image) -> bytes | None:
 
 def _exif_of(data: bytes) -> Image.Exif:
     """Return EXIF of which :meth:`~PIL.Image.Exif.tobytes` loses nothing."""
-    exif, other = Image.Exif(), Image.Exif()
+    exif = Image.Exif()
     exif.load(data)
-    other.load(data)
     if ExifTags.IFD.Exif in exif:
         details = exif.get_ifd(ExifTags.IFD.Exif)
-        if ExifTags.IFD.Interop in details:  # would be written twice if asked of exif
+        if ExifTags.IFD.Interop in details:
+            other = Image.Exif()  # if asked of the same, it would be written twice
+            other.load(data)
             details[ExifTags.IFD.Interop] = other.get_ifd(ExifTags.IFD.Interop)
     _keep_bytes(exif)
     return exif

@@ -18,6 +18,15 @@ def add_filter(layer):
     return shown
 
 
+def make_grouped():
+    """Return an image with a layer in a group, the layer and the group."""
+    image, layer = make()
+    group = Gimp.GroupLayer.new(image, "group")
+    image.insert_layer(group, None, 0)
+    image.reorder_item(layer, group, 0)
+    return image, layer, group
+
+
 def refused(name, image, *drawables, watched=None, **arguments):
     before = native(watched) if watched else b""
     status = stylize(image, *drawables, **arguments)
@@ -53,21 +62,12 @@ image, layer = make()
 refused("unknown-style", image, layer, watched=layer, style="unheard-of")
 image, layer = make()
 refused("missing-picture", image, layer, watched=layer, style="/no/painting.jpg")
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 refused("group", image, group, watched=layer)
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 group.set_lock_content(True)
 refused("locked-group", image, layer, watched=layer)
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 add_filter(group)
 refused("filtered-group", image, group, watched=layer, output="new-layer")
 
@@ -119,15 +119,9 @@ layer.set_lock_content(True)
 layer.set_lock_alpha(True)
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
 new_layer("new-locked", image, layer)
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 new_layer("new-of-group", image, group)
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 group.add_mask(group.create_mask(Gimp.AddMaskType.COPY))
 group.set_apply_mask(False)
 group.set_visible(False)
@@ -135,10 +129,7 @@ new_layer("new-of-masked-group", image, group)
 image, layer = make()
 layer.set_visible(False)
 new_layer("new-invisible", image, layer)
-image, layer = make()
-group = Gimp.GroupLayer.new(image, "group")
-image.insert_layer(group, None, 0)
-image.reorder_item(layer, group, 0)
+image, layer, group = make_grouped()
 new_layer("new-in-group", image, layer)
 
 

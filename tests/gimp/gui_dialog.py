@@ -100,6 +100,12 @@ def workers():
     return processes("standin_worker.py")
 
 
+def kill_workers():
+    for number in workers():
+        os.kill(number, 9)
+    wait(lambda: not workers(), "the worker's death")
+
+
 def painted(style, width):
     """How many pictures of a width were begun in a style since the worker's notes."""
     with open(journal, "a+") as file:
@@ -257,9 +263,7 @@ notes["cancelled_same"] = native(layer) == before
 # A worker that died is told, and can be started again.
 def lose_worker(dialog):
     wait(lambda: shows(negative_color), "the preview")
-    for number in workers():
-        os.kill(number, 9)
-    wait(lambda: not workers(), "the worker's death")
+    kill_workers()
     time.sleep(1)
     shot("lost")
     count = painted("negative", PREVIEW)
@@ -279,9 +283,7 @@ wait(lambda: not workers(), "the worker's end")
 # After that, a change of the settings starts the next one, too.
 def change_without_worker(dialog):
     wait(lambda: shows(painted_color), "the preview")
-    for number in workers():
-        os.kill(number, 9)
-    wait(lambda: not workers(), "the worker's death")
+    kill_workers()
     time.sleep(1)
     strength(dialog, "0", lambda: not shows(painted_color))
     strength(dialog, "1", lambda: shows(painted_color))
@@ -300,9 +302,7 @@ def lose_worker_painting(dialog):
     keys = ("alt+y", "Home", "Down")  # the slow style
     until(lambda: key(dialog, *keys), lambda: painted("slow", PREVIEW), "its preview")
     until(lambda: key(dialog, "alt+o"), lambda: painted("slow", LAYER), "the painting")
-    for number in workers():
-        os.kill(number, 9)
-    wait(lambda: not workers(), "the worker's death")
+    kill_workers()
     time.sleep(2)
     shot("lost_painting")
     key(dialog, "alt+o")

@@ -55,14 +55,20 @@ def test_the_learning_rate_warms_up_and_ends_near_0():
     assert rates[-1] == pytest.approx(0)
 
 
-def test_a_checkpoint_goes_on_where_it_was_left(tmp_path):
+def left_and_resumed(folder):
+    """Return a training after three steps, and one that goes on from its checkpoint."""
     weight, state = new_state(torch.ones(3), steps=10)
-    path = tmp_path / "run.ckpt"
+    path = folder / "run.ckpt"
     for _ in range(3):
         state.descend(weight.square().sum())
     state.save(path)
     other, resumed = new_state(torch.zeros(3), steps=10)
     resumed.resume(path)
+    return (weight, state), (other, resumed)
+
+
+def test_a_checkpoint_goes_on_where_it_was_left(tmp_path):
+    (weight, state), (other, resumed) = left_and_resumed(tmp_path)
     assert resumed.step == 3
     for each, descent in ((weight, state), (other, resumed)):
         descent.descend(each.square().sum())
@@ -70,13 +76,7 @@ def test_a_checkpoint_goes_on_where_it_was_left(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_stepped_back_from_as_if_not_resumed(tmp_path):
-    weight, state = new_state(torch.ones(3), steps=10)
-    path = tmp_path / "run.ckpt"
-    for _ in range(3):
-        state.descend(weight.square().sum())
-    state.save(path)
-    other, resumed = new_state(torch.zeros(3), steps=10)
-    resumed.resume(path)
+    (weight, state), (other, resumed) = left_and_resumed(tmp_path)
     for each, descent in ((weight, state), (other, resumed)):
         descent.descend(each.sum() * float("nan"))
         descent.descend(each.square().sum())
