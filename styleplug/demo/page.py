@@ -299,6 +299,7 @@ class _Desk:
         self.content = gr.State(None)
         self.mask = gr.State(None)
         self.job = gr.State(None)
+        self.asked = gr.State(None)
         self.painted = gr.State(None)
         self.on_easel = gr.State(None)
         self.photo = _Photo(
@@ -350,6 +351,7 @@ class _Desk:
             label="Pictures", file_count="multiple", height=220, elem_id="batch-files"
         )
         self.batch_job = gr.State(None)
+        self.batch_asked = gr.State(None)
         self.batch_status = gr.HTML(_say(""), elem_id="batch-status")
         with gr.Row(elem_id="batch-actions"):
             self.batch_folder = gr.UploadButton(
@@ -474,9 +476,9 @@ class _Desk:
             show_progress="minimal", show_progress_on=self.compare, **_PREVIEW,
         )  # fmt: skip
         self.full.click(
-            self._begin, None, [self.job, *buttons], queue=False, **_QUIET
+            self._begin, given, [self.job, self.asked, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint, [self.job, self.own, *given],
+            self._paint, [self.job, self.own, self.asked],
             [self.painted, self.compare, self.status, *buttons],
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
@@ -557,10 +559,12 @@ class _Desk:
 
     def _paint(
         self,
+        job: str,
+        own: OwnStyles,
+        asked: list[Any],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-        *given: Any,
     ) -> Any:
-        job, own, content, mask, *settings = given
+        content, mask, *settings = asked
         if content is None:  # put away while others were served
             self.jobs.discard(job)
             return gr.skip()
@@ -582,22 +586,23 @@ class _Desk:
             "ready to download."
         )
         return (
-            list(given[2:]),
+            asked,
             (painting.before, painting.after),
             _say(text),
             *_buttons("download", painting.path),
         )
 
-    def _begin(self, request: gr.Request) -> tuple[Any, ...]:
-        return self._new_job(f"{request.session_hash} {_ONE}")
+    def _begin(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
+        return self._new_job(f"{request.session_hash} {_ONE}", asked)
 
-    def _begin_batch(self, request: gr.Request) -> tuple[Any, ...]:
-        return self._new_job(f"{request.session_hash} many")
+    def _begin_batch(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
+        return self._new_job(f"{request.session_hash} many", asked)
 
-    def _new_job(self, prefix: str) -> tuple[Any, ...]:
+    def _new_job(self, prefix: str, asked: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a job, what to paint as it is when asked for, and the buttons."""
         job = f"{prefix} {secrets.token_hex(8)}"
         self.jobs.add(job)
-        return job, *_buttons("stop")
+        return job, list(asked), *_buttons("stop")
 
     def _paints(self, request: gr.Request) -> bool:
         """Tell whether a visitor's picture is painted, or will be, in full size."""
@@ -640,10 +645,10 @@ class _Desk:
             lambda: _buttons("full"), None, buttons, queue=False, **_QUIET
         )
         self.batch_run.click(
-            self._begin_batch, None, [self.batch_job, *buttons], queue=False, **_QUIET
+            self._begin_batch, [self.batch_files, *self.settings],
+            [self.batch_job, self.batch_asked, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint_all,
-            [self.batch_job, self.batch_files, self.own, *self.settings],
+            self._paint_all, [self.batch_job, self.own, self.batch_asked],
             [self.batch_status, *buttons], api_visibility="private",
             show_progress="full", show_progress_on=self.batch_files,
             concurrency_id="batch", concurrency_limit=1,
@@ -655,10 +660,12 @@ class _Desk:
 
     def _paint_all(
         self,
+        job: str,
+        own: OwnStyles,
+        asked: list[Any],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-        *given: Any,
     ) -> Any:
-        job, files, own, *settings = given
+        files, *settings = asked
         try:
             with self._report(job, progress) as report:
                 batch = self.studio.paint_all(

@@ -62,7 +62,7 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     with pytest.raises(StoppedError), desk._report(left, None) as report:
         report(0.0)
     assert desk.jobs == {stays}
-    desk._paint(None, stays, {}, None, None)  # its photo was put away
+    desk._paint(stays, {}, [None, None])  # its photo was put away
     assert desk.jobs == set()
 
 
