@@ -33,7 +33,6 @@ from .. import hub
 from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
-from ..networks import training_dtype
 from ..predictor import PHOTOGRAPHS
 from ..style import bundled_trunk
 from .amortize import train_predictor
@@ -45,7 +44,8 @@ from .strength import train_strength
 logger = logging.getLogger(__name__)
 
 _FIT: dict[str, Any] = {
-    "steps": 600,
+    "steps": 1200,
+    "minutes": 2.2,
     "batch_size": 1,
     "crop_size": 256,
     "scales": (0.89, 1.33),
@@ -53,13 +53,12 @@ _FIT: dict[str, Any] = {
     "rank": 16,
     "stability_weight": 0.0,
 }
-"""Settings that fit styles on a trunk, the steps for each of them, in less than three
-minutes on two CPU cores.
+"""Settings that fit styles on a trunk; steps and minutes are for each of them. With
+what comes before and after it is less than three minutes.
 Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels they
 cost half, but the styles are farther from what whole photographs need. Steadiness,
 which takes a third longer to learn, is left to the trunk."""
-_FIT_FLOAT32 = {"steps": 180}
-"""As many steps are made in that time by a CPU without bfloat16."""
+_EACH = "steps", "minutes"
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings that train a predictor on a trunk that stays."""
 _STRENGTH: dict[str, Any] = {
@@ -204,9 +203,10 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
             continue
         default = mode.defaults.get(field.name, field.default)
         told = " ".join(map(str, _values(default)))
-        if mode is _STYLES_ON_TRUNK and field.name in _FIT_FLOAT32:
-            slower = _FIT_FLOAT32[field.name]
-            told += f" for each artwork, on a CPU without bfloat16 {slower}"
+        if mode is _STYLES_ON_TRUNK and field.name in _EACH:
+            told += " for each artwork"
+            if field.name == "minutes":
+                told += ", unless --steps are given"
         modes.setdefault(told, []).append(mode.flags)
     first, *others = modes
     return "; ".join(
@@ -341,10 +341,9 @@ def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str,
     """Return the settings that are given, and the defaults of what is to be done."""
     defaults = mode.defaults
     if mode is _STYLES_ON_TRUNK:
-        device = pick_device(args.device)
-        if device.type == "cpu" and training_dtype(device) == torch.float32:
-            defaults = _FIT | _FIT_FLOAT32
-        defaults = defaults | {"steps": artworks * defaults["steps"]}
+        defaults = defaults | {name: artworks * defaults[name] for name in _EACH}
+        if args.steps is not None:
+            del defaults["minutes"]
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     settings = defaults | {k: value for k, value in given.items() if value is not None}
     if args.scales:

@@ -34,6 +34,12 @@ class TrainConfig:
     """
 
     steps: int = _setting(5400, "steps of descent", 1)
+    minutes: float = _setting(
+        0.0,
+        # The learning rate follows the steps, so their number is told beforehand.
+        "minutes that the steps may take on this machine, which makes fewer if it is "
+        "too slow for all; 0: as many as they take",
+    )
     batch_size: int = _setting(2, "crops in a step", 1)
     crop_size: int = _setting(384, "pixels of a side of the crops", 48)
     scales: tuple[float, float] = _setting(

@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
@@ -78,6 +79,9 @@ _TOLD = tuple(
     if field.type == "str" and field.name != "trunk"
 )
 """Header fields that are told about an artwork."""
+_ROUND = 100
+"""What steps for which there is time are a multiple of: so most of the times the same
+machine makes the same number, and the same style."""
 _WEAK = 0.4
 """Share of the photographs' style distance that a good style stays below."""
 
@@ -278,18 +282,27 @@ def descend(
 ) -> None:
     """Take the steps that are left, together with the other processes.
 
+    There are as many in all as the settings say, or as there are minutes for.
     The first one saves its state in ``checkpoint`` every few minutes, and draws; at
     the end it saves.
     """
     process, processes = place(config)
+    if config.minutes and state.step == 0:
+        fitting = _steps_within(config, learner, sampler, loss_network)
+        if fitting < config.steps:
+            state.steps = fitting
+            logger.info(
+                "%d of %d steps fit in %g minutes here; --steps sets their number",
+                *(fitting, config.steps, config.minutes),
+            )
     parallel: nn.Module = learner
     if processes > 1:
         parallel = nn.parallel.DistributedDataParallel(
             learner, find_unused_parameters=learner.predictor is not None
         )
-    report = _Report(config)
+    report = _Report(state.steps)
     saved = time.monotonic()
-    while state.step < config.steps and not state.stuck:
+    while state.step < state.steps and not state.stuck:
         batch = sampler.batch(state.step, process, processes)
         losses = parallel(batch, loss_network)
         loss = total_loss(losses, batch, config)
@@ -306,6 +319,30 @@ def descend(
         logger.info(
             "stopped at step %d: no better for %d steps", state.step, config.patience
         )
+
+
+def _steps_within(
+    config: TrainConfig, learner: Learner, sampler: Sampler, loss_network: LossNetwork
+) -> int:
+    """Return how many steps fit in the minutes there are, a multiple of a hundred.
+
+    A step takes as long as the gradients of a few do, by the slowest of several
+    processes.
+    """
+    process, processes = place(config)
+    seconds = []
+    for step in range(5):
+        began = time.monotonic()
+        batch = sampler.batch(step, process, processes)
+        loss = total_loss(learner(batch, loss_network), batch, config)
+        loss.backward()
+        loss.item()  # waits for a GPU
+        seconds.append(time.monotonic() - began)
+    learner.zero_grad(set_to_none=True)
+    slowest = loss.new_tensor(median(seconds))
+    if processes > 1:
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return max(1, int(60 * config.minutes / slowest.item()) // _ROUND) * _ROUND
 
 
 def styles_to_begin_from(
@@ -372,8 +409,8 @@ def _can_capture(folder: Path, trunk: str) -> bool:
 class _Report:
     """Logs the mean of what is minimised, and of what was found at strength 1."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._steps = config.steps
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self._minimised: list[float] = []
         self._rows: list[tuple[float, float]] = []
         self._since = time.monotonic()

@@ -47,6 +47,8 @@ class State:
         identity: dict[str, Any],
     ) -> None:
         self.step = 0
+        self.steps = config.steps
+        """How many there are to be."""
         self._config = config
         self._learned = learned
         self._identity = identity
@@ -70,7 +72,7 @@ class State:
 
     def descend(self, loss: Tensor) -> None:
         """Take one step; from a loss that is not finite, step back and slow down."""
-        rate = self._config.learning_rate * one_cycle(self.step / self._config.steps)
+        rate = self._config.learning_rate * one_cycle(self.step / self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * self._slowdown * group["times"]
         self._optimizer.zero_grad(set_to_none=True)
@@ -135,6 +137,7 @@ class State:
         """Write a checkpoint; when that fails, say so and keep the last one."""
         progress = {
             "step": self.step,
+            "steps": self.steps,
             "slowdown": self._slowdown,
             "average": self._average,
             "best": self._best,
@@ -159,6 +162,7 @@ class State:
             self._load(good)
             self._load(tensors)
             self.step = int(progress["step"])
+            self.steps = int(progress.get("steps", self.steps))  # not in earlier ones
             self._slowdown = float(progress["slowdown"])
             self._average = float(progress["average"])
             self._best = float(progress["best"])

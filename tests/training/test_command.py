@@ -7,7 +7,6 @@ import shlex
 import shutil
 
 import pytest
-import torch
 
 from styleplug.cli import main
 from styleplug.style import bundled_trunk
@@ -55,30 +54,30 @@ def test_a_style_that_is_one_file_is_not_called_as_what_it_lies_beside(
     assert not asked
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_style_takes_as_many_steps_as_there_is_time_for(
-    asked, artwork, vgg, monkeypatch, dtype
-):
-    monkeypatch.setattr(command, "training_dtype", lambda device: dtype)
+def test_steps_that_are_given_are_made_however_long_they_take(asked, artwork, vgg):
     words = ["train", str(artwork), "--loss-network", str(vgg)]
-    assert main(words) == 0
-    slower = command._FIT_FLOAT32 if dtype == torch.float32 else {}
-    assert asked["config"] == TrainConfig(**command._FIT | slower)
-    assert main([*words, "--steps", "7"]) == 0
-    assert asked["config"].steps == 7
+    for given, steps, minutes in (
+        ([], command._FIT["steps"], command._FIT["minutes"]),
+        (["--steps", "7"], 7, 0),
+        (["--minutes", "9"], command._FIT["steps"], 9),
+        (["--steps", "7", "--minutes", "9"], 7, 9),
+    ):
+        assert main([*words, *given]) == 0
+        wanted = command._FIT | {"steps": steps, "minutes": minutes}
+        assert asked["config"] == TrainConfig(**wanted)
 
 
-def test_several_styles_take_as_many_steps_each_as_one(
-    asked, artwork, vgg, tmp_path, monkeypatch
+def test_several_styles_take_as_many_steps_and_minutes_each_as_one(
+    asked, artwork, vgg, tmp_path
 ):
     other = shutil.copy(artwork, tmp_path / "other.png")
     words = ["train", str(artwork), str(other), "--loss-network", str(vgg)]
-    for dtype, each in ((torch.bfloat16, 600), (torch.float32, 180)):
-        monkeypatch.setattr(command, "training_dtype", lambda device, d=dtype: d)
-        assert main(words) == 0
-        assert asked["config"].steps == 2 * each
-    assert main([*words, "--steps", "7"]) == 0
+    assert main(words) == 0
+    assert asked["config"].steps == 2 * command._FIT["steps"]
+    assert asked["config"].minutes == 2 * command._FIT["minutes"]
+    assert main([*words, "--steps", "7", "--minutes", "9"]) == 0
     assert asked["config"].steps == 7
+    assert asked["config"].minutes == 9
 
 
 def test_only_strength_is_asked_for(asked, artwork, vgg):
@@ -218,10 +217,10 @@ def test_help_tells_what_a_setting_is_and_its_defaults(monkeypatch, capsys):
     assert main(["train", "--help"]) == 0
     told = capsys.readouterr().out
     assert (
-        "steps of descent (default: 600 for each artwork, on a CPU without bfloat16 "
-        "180; 5400 with --new-trunk, --any; 150 with --keep-trunk; 1000 with "
-        "--only-strength)"
+        "steps of descent (default: 1200 for each artwork; 5400 with --new-trunk, "
+        "--any; 150 with --keep-trunk; 1000 with --only-strength)"
     ) in told
+    assert "(default: 2.2 for each artwork, unless --steps are given; 0.0 with" in told
     assert "0: they are vectors only (default: 16)" in told
 
 

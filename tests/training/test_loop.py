@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
@@ -63,6 +65,23 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         assert torch.equal(resumed[name], tensor), name
 
 
+@contextlib.contextmanager
+def left_at_third():
+    """Interrupt a training in its third step; before, it saves after each step."""
+    descend = State.descend
+
+    def descends(state, loss):
+        if state.step == 2:
+            raise KeyboardInterrupt
+        descend(state, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_EVERY", 0.0)
+        patch.setattr(State, "descend", descends)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
 def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
@@ -77,18 +96,8 @@ def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
         return load_style(style).vector
 
     checkpoint = tmp_path / "run.ckpt"
-    descend = State.descend
-
-    def killed_at_third(state, loss):
-        if state.step == 2:
-            raise KeyboardInterrupt
-        descend(state, loss)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY", 0.0)
-        patch.setattr(State, "descend", killed_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            run("killed", checkpoint=checkpoint)
+    with left_at_third():
+        run("killed", checkpoint=checkpoint)
     assert torch.equal(run("resumed", checkpoint=checkpoint), run("whole"))
 
 
@@ -349,6 +358,35 @@ def test_a_training_that_gets_no_better_stops(
         [artwork], photographs, vgg, tmp_path, config=config, trunk=bundled_trunk()
     )
     assert read_info(style).training["steps"] < 30
+
+
+def test_as_many_steps_are_made_as_there_is_time_for(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    def run(out, **options):
+        settings = {name: options.pop(name) for name in ("steps", "minutes")}
+        (style,) = train(
+            *([artwork], photographs, vgg, tmp_path / out),
+            config=dataclasses.replace(quick, **settings),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+            **options,
+        )
+        assert read_info(style).training["steps"] == 3
+        return load_style(style).vector
+
+    checkpoint = tmp_path / "run.ckpt"
+    whole = run("whole", steps=3, minutes=0.0)
+    clock = itertools.count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(loop, "_ROUND", 1)
+    assert torch.equal(run("timed", steps=9, minutes=0.05), whole)
+    assert torch.equal(run("enough", steps=3, minutes=5.0), whole)
+    with left_at_third():
+        run("killed", steps=9, minutes=0.05, checkpoint=checkpoint)
+    monkeypatch.setattr(loop, "_ROUND", 100)
+    resumed = run("resumed", steps=9, minutes=0.05, checkpoint=checkpoint)
+    assert torch.equal(resumed, whole)
 
 
 def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
