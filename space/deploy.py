@@ -38,13 +38,22 @@ def _install(folder: Path) -> None:
     """Put the package and what is told about it into ``folder``."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
-        ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "tests")
-        shutil.copytree(ROOT, source, ignore=ignored)
+        copy_source(source)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"]
         subprocess.run([*command, "--wheel-dir", scratch, str(source)], check=True)
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as package:
             package.extractall(folder)
+
+
+def copy_source(folder: Path) -> None:
+    """Copy what the package is built of, and nothing else that lies in a checkout."""
+    folder.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("styleplug", "gimp_plugin"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
 
 
 def upload(folder: Path, repo_id: str) -> str:

@@ -57,8 +57,8 @@ _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
-_ONE = "one"
-"""What jobs are called that paint the one picture on the stage."""
+_ONE, _MANY = "one", "many"
+"""What jobs are called that paint the picture on the stage, and a folder."""
 _LITERAL = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\$`"})
 _MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
 
@@ -256,8 +256,8 @@ class _Desk:
         self.picker = gr.HTML(
             next(iter(self.studio.styles)),
             groups=self._groups({}),
-            html_template=(HERE / "picker.html").read_text(),
-            js_on_load=(HERE / "picker.js").read_text(),
+            html_template=(HERE / "picker.html").read_text("utf-8"),
+            js_on_load=(HERE / "picker.js").read_text("utf-8"),
             apply_default_css=False,
             label="Style",
             elem_id="picker",
@@ -489,11 +489,12 @@ class _Desk:
 
     def _open(self, path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return self._closed(gr.skip())
+            return self._closed(gr.skip(), photo=gr.update(visible=True))
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
-            return self._closed(_say(str(error), wrong=True))
+            no_photo = gr.update(value=None, visible=True)
+            return self._closed(_say(str(error), wrong=True), photo=no_photo)
         before = (content.preview, content.preview)
         return (
             *(content, None, gr.update(visible=False)),
@@ -501,10 +502,12 @@ class _Desk:
             *(gr.update(visible=True), gr.update(visible=True, open=False), None),
         )
 
-    def _closed(self, status: Any) -> tuple[Any, ...]:
-        """Return the stage without a photo, with a place to drop one."""
+    def _closed(self, status: Any, photo: Any) -> tuple[Any, ...]:
+        """Return the stage without a photo, with a place to drop one.
+
+        A place that is empty is not emptied: the next photo may be there by then.
+        """
         hidden = gr.update(visible=False)
-        photo = gr.update(value=None, visible=True)
         compare = gr.update(value=None, visible=False)
         return None, None, photo, compare, status, hidden, hidden, None
 
@@ -539,16 +542,16 @@ class _Desk:
         *given: Any,
     ) -> Any:
         content, mask, *settings = given
-        if content is None:
-            return None, gr.skip(), gr.skip(), *_buttons()
-        if self._paints(request) or list(given) == painted:  # more than a preview
-            return gr.skip()
+        if content is None:  # what is said may be about the photo before
+            return None, gr.skip(), _say(_INVITATION), *_buttons()
+        if self._has_job(request, _ONE) or list(given) == painted:
+            return gr.skip()  # there is, or will be, more than a preview
         start = time.monotonic()
         try:
             preview = self.studio.preview(content, _settings(settings, own), mask)
         except (StyleplugError, ValueError) as error:
             return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
-        if self._paints(request):  # since it waited for others
+        if self._has_job(request, _ONE):  # since it waited for others
             return gr.skip()
         seconds = time.monotonic() - start
         text = (
@@ -596,7 +599,7 @@ class _Desk:
         return self._new_job(f"{request.session_hash} {_ONE}", asked)
 
     def _begin_batch(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
-        return self._new_job(f"{request.session_hash} many", asked)
+        return self._new_job(f"{request.session_hash} {_MANY}", asked)
 
     def _new_job(self, prefix: str, asked: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a job, what to paint as it is when asked for, and the buttons."""
@@ -604,10 +607,10 @@ class _Desk:
         self.jobs.add(job)
         return job, list(asked), *_buttons("stop")
 
-    def _paints(self, request: gr.Request) -> bool:
-        """Tell whether a visitor's picture is painted, or will be, in full size."""
+    def _has_job(self, request: gr.Request, kind: str) -> bool:
+        """Tell whether a visitor's picture, or folder, is painted or will be."""
         return any(
-            job.startswith(f"{request.session_hash} {_ONE} ") for job in list(self.jobs)
+            job.startswith(f"{request.session_hash} {kind} ") for job in list(self.jobs)
         )
 
     def _stop(self, job: str) -> tuple[Any, ...]:
@@ -641,9 +644,7 @@ class _Desk:
             lambda files: files, self.batch_folder, self.batch_files, **_QUIET
         )
         buttons = [self.batch_run, self.batch_stop, self.batch_zip]
-        self.batch_files.change(
-            lambda: _buttons("full"), None, buttons, queue=False, **_QUIET
-        )
+        self.batch_files.change(self._offer_batch, None, buttons, queue=False, **_QUIET)
         self.batch_run.click(
             self._begin_batch, [self.batch_files, *self.settings],
             [self.batch_job, self.batch_asked, *buttons], queue=False, **_QUIET
@@ -657,6 +658,11 @@ class _Desk:
             self._stop, self.batch_job, [self.batch_status, *buttons],
             queue=False, **_QUIET,
         )  # fmt: skip
+
+    def _offer_batch(self, request: gr.Request) -> Any:
+        if self._has_job(request, _MANY):  # asked for meanwhile
+            return gr.skip()
+        return _buttons("full")
 
     def _paint_all(
         self,

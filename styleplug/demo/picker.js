@@ -20,10 +20,7 @@ element.addEventListener("input", (event) => {
   if (event.target.type === "search") search();
 });
 element.addEventListener("change", (event) => {
-  if (event.target.type === "radio") {
-    props.value = event.target.value;
-    trigger("change");
-  }
+  if (event.target.type === "radio") props.value = event.target.value;
 });
 watch(["value", "groups"], show);
 show();

@@ -6,6 +6,7 @@ import concurrent.futures
 import io
 import json
 import math
+import os
 import random
 import re
 import urllib.error
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.space.conftest import Server, load
+from tests.space.conftest import ROOT, Server, load
 
 STYLES = ["melencolia", "starry-night", "udnie"]
 SENTENCE = re.compile(r"[^\n]{5,300}")
@@ -353,7 +354,8 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
 def _own_part_of(log: str) -> str:
     """Return the log without tracebacks that never enter our package."""
     blocks = log.split("Traceback (most recent call last):")
-    ours = [block for block in blocks[1:] if "/styleplug/" in block]
+    package = str(ROOT / "styleplug") + os.sep
+    ours = [block for block in blocks[1:] if package in block]
     return "".join(f"Traceback (most recent call last):{block}" for block in ours)
 
 

@@ -93,6 +93,18 @@ def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
     assert desk._preview(one, None, {}, *given)[1] == (given[0].preview, str(photo))
 
 
+def test_an_answer_about_no_photo_leaves_what_came_since(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+) -> None:
+    desk = open_desk(Studio(styles))
+    one = SimpleNamespace(session_hash="one")
+    assert "value" not in desk._open(None)[2]  # the next photo may be there
+    assert "Choose a photo" in desk._preview(one, None, {}, None, None)[2]
+    assert desk._offer_batch(one)[0]["visible"]
+    desk._begin_batch(one)
+    assert "visible" not in desk._offer_batch(one)
+
+
 def test_what_visitors_leave_is_removed_in_time(
     style_folder: Path, tmp_path: Path
 ) -> None:
