@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,19 +26,24 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Keep the tests off the network and away from the user's cache and settings."""
-    kept = {"STYLEPLUG_CI", "STYLEPLUG_ASSETS", "STYLEPLUG_TEST_DEVICE"}
-    for name in os.environ:
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests off the network and away from the user's cache and settings.
+
+    Before anything is imported: huggingface_hub reads the environment only then.
+    """
+    kept = {
+        *("STYLEPLUG_CI", "STYLEPLUG_ASSETS", "STYLEPLUG_GIMP3_DIR"),
+        "STYLEPLUG_TEST_DEVICE",
+    }
+    for name in [*os.environ]:
         if name.startswith(("HF_", "HUGGING_FACE_")) or (
             name.startswith("STYLEPLUG_") and name not in kept
         ):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "huggingface"))
+            del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="styleplug-tests-")
+    config.add_cleanup(home.cleanup)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = home.name
 
 
 @pytest.fixture

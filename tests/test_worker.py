@@ -23,7 +23,7 @@ SECONDS_TO_END = 30
 
 def page_client():
     """Return the names of the client that the protocol page prints."""
-    page = (ROOT / "gimp_plugin" / "PROTOCOL.md").read_text()
+    page = (ROOT / "gimp_plugin" / "PROTOCOL.md").read_text("utf-8")
     names = {}
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
     return names

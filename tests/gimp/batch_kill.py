@@ -39,6 +39,7 @@ def attempt(name, style, size, seconds=None):
     image, layer = make(size=size, precision=Gimp.Precision.FLOAT_LINEAR)
     before = native(layer)
     killed = []
+    began = time.time()
     if seconds is not None:
         killer = threading.Thread(target=kill_after, args=(seconds, killed))
         killer.start()
@@ -63,14 +64,15 @@ def attempt(name, style, size, seconds=None):
         "layers": len(image.get_layers()),
     }
     image.delete()
+    return ended - began
 
 
 complete = {}
 attempt("small", "negative", (300, 200))
-attempt("large", "negative", (1500, 1000))
+whole = attempt("large", "negative", (1500, 1000))
 for step in range(10):  # while it starts, sends, renders
     attempt(f"slow {step}", "slow", (300, 200), 0.02 + 0.1 * step)
 for step in range(6):  # while pixels travel
-    attempt(f"large {step}", "negative", (1500, 1000), 0.35 + 0.12 * step)
+    attempt(f"large {step}", "negative", (1500, 1000), whole * (0.25 + 0.1 * step))
 attempt("afterwards", "negative", (300, 200))
 notes.save()

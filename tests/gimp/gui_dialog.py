@@ -61,6 +61,10 @@ def shows(color, part=0.04):
     return alike > part * len(places)
 
 
+def warns():
+    return shows((68, 64, 59), 0.01)
+
+
 def key(target, *keys):
     x("windowactivate", "--sync", target)
     for each in keys:
@@ -210,17 +214,17 @@ wait(lambda: shows(negative_color), "the preview")
 corner_before = native(corner)
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 600, 400, 100, 100)
 key(dialog, "alt+o")
-time.sleep(3)
+wait(warns, "the warning")
 shot("beside")
 notes["beside_same"] = native(corner) == corner_before
 Gimp.Selection.none(image)
 key(dialog, "alt+t")
-time.sleep(3)
+wait(lambda: not warns(), "the warning's end")
 shot("not_beside")
 image.remove_layer(corner)
 Gimp.displays_flush()
 key(dialog, "alt+o")
-time.sleep(3)
+wait(warns, "the warning")
 shot("removed")
 notes["removed_open"] = bool(window(TITLE))
 close(dialog)
@@ -264,7 +268,7 @@ notes["cancelled_same"] = native(layer) == before
 def lose_worker(dialog):
     wait(lambda: shows(negative_color), "the preview")
     kill_workers()
-    time.sleep(1)
+    wait(warns, "the warning")
     shot("lost")
     count = painted("negative", PREVIEW)
     until(lambda: key(dialog, "alt+t"), workers, "the next worker")
@@ -303,7 +307,7 @@ def lose_worker_painting(dialog):
     until(lambda: key(dialog, *keys), lambda: painted("slow", PREVIEW), "its preview")
     until(lambda: key(dialog, "alt+o"), lambda: painted("slow", LAYER), "the painting")
     kill_workers()
-    time.sleep(2)
+    wait(warns, "the warning")
     shot("lost_painting")
     key(dialog, "alt+o")
     time.sleep(1)

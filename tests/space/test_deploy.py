@@ -49,11 +49,11 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_front_matter_is_what_the_hub_expects() -> None:
-    text = (ROOT / "space/README.md").read_text()
+    text = (ROOT / "space/README.md").read_text("utf-8")
     matter = yaml.safe_load(text.split("---")[1])
     assert matter["sdk"] == "gradio"
     assert matter["app_file"] == "app.py"
-    requirements = (ROOT / "space/requirements.txt").read_text()
+    requirements = (ROOT / "space/requirements.txt").read_text("utf-8")
     assert f"gradio[mcp]=={matter['sdk_version']}" in requirements
     assert len(matter["short_description"]) <= 60
 
@@ -89,7 +89,7 @@ def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
 
 
 def test_the_requirements_are_found_without_the_space_s_other_files() -> None:
-    lines = (ROOT / "space/requirements.txt").read_text().splitlines()
+    lines = (ROOT / "space/requirements.txt").read_text("utf-8").splitlines()
     named = {re.split(r"[\[=<>]", line)[0] for line in lines if line[0] != "#"}
     needed = requires("styleplug") or []
     own = {re.split(r"[\[=<>;]", line)[0] for line in needed if "extra" not in line}
