@@ -546,7 +546,7 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     ``Image.open`` itself would refuse a large image before its size can be told.
     """
     file.seek(0)
-    prefix = file.read(16)
+    prefix = file.read(16).ljust(16, b"\0")  # Pillow stumbles over less
     reason = "not a format that Pillow can read"
     tried: set[str] = set()
     for register in (Image.preinit, Image.init):

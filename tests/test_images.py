@@ -1056,6 +1056,9 @@ def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
     ("name", "data", "message"),
     [
         pytest.param("a.jpg", b"", "is empty", id="zero-bytes"),
+        pytest.param("a.jpg", b"o", "not an image", id="1-byte"),
+        pytest.param("a.jpg", b"ok", "not an image", id="2-bytes"),
+        pytest.param("a.jpg", b"ok\n", "not an image", id="3-bytes"),
         pytest.param("a.jpg", b"hello, world" * 99, "not an image", id="text"),
         pytest.param("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG", id="png-junk"),
         pytest.param("a.jpg", jpeg()[:-300], "damaged", id="truncated-jpeg"),
