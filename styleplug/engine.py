@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,6 +75,13 @@ _LARGEST_BASE = 2732
 bundled styles have this at the smallest stroke size."""
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Compute on the CPU as if no caller had set autocast."""
+    with torch.autocast("cpu", enabled=False):
+        yield
+
+
 class Stylizer:
     """A style on a device, loaded once and called often.
 
@@ -102,6 +110,7 @@ class Stylizer:
     device: torch.device
     dtype: torch.dtype
 
+    @_undisturbed()
     def __init__(
         self,
         style: Style,
@@ -182,6 +191,7 @@ class Stylizer:
         result: ImageT = picture.to_image(pixels)
         return result
 
+    @_undisturbed()
     def render(
         self,
         pixels: NDArray[Any],
@@ -302,6 +312,7 @@ class Stylizer:
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
 
+    @_undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
         """Write the style, also of a picture or a blend, as one self-contained file.
 

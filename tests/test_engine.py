@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import styleplug
-from styleplug import engine
+from styleplug import engine, predictor
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
@@ -317,6 +317,23 @@ def test_a_default_type_that_another_library_set_changes_nothing(
     finally:
         torch.set_default_dtype(torch.float32)
     assert painted.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_the_caller_changes_nothing(stylizer, dtype):
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (60, 80, 3), np.uint16)
+    expected = stylizer.render(pixels, style_scale=4, preserve_color=True)
+    with torch.autocast("cpu", dtype), torch.autocast(stylizer.device.type, dtype):
+        painted = stylizer.render(pixels, style_scale=4, preserve_color=True)
+    assert np.array_equal(painted, expected)
+
+
+def test_a_picture_is_captured_in_an_autocast_of_the_caller(content_image):
+    with torch.autocast("cpu", torch.bfloat16):
+        captured = Stylizer(content_image, device="cpu", dtype="float32")
+    predictor._vector.cache_clear()
+    again = Stylizer(content_image, device="cpu", dtype="float32")
+    assert captured(content_image.rotate(90)) == again(content_image.rotate(90))
 
 
 def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
