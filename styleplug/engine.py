@@ -77,9 +77,13 @@ bundled styles have this at the smallest stroke size."""
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Compute on the CPU as if no caller had set autocast."""
+    """Compute on the CPU as if no caller had set autocast or a default device."""
     with torch.autocast("cpu", enabled=False):
-        yield
+        if torch.get_default_device().type == "cpu":
+            yield
+        else:
+            with torch.device("cpu"):  # which slows every call a little
+                yield
 
 
 class Stylizer:

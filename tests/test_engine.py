@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import styleplug
-from styleplug import engine, predictor
+from styleplug import engine, predictor, rendering
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
@@ -334,6 +334,16 @@ def test_a_picture_is_captured_in_an_autocast_of_the_caller(content_image):
     predictor._vector.cache_clear()
     again = Stylizer(content_image, device="cpu", dtype="float32")
     assert captured(content_image.rotate(90)) == again(content_image.rotate(90))
+
+
+def test_a_default_device_that_another_library_set_changes_nothing(
+    tiny_style, content_image
+):
+    rendering._noise.cache_clear()
+    with torch.device("meta"):  # stands for any but the CPU
+        painted = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    expected = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    assert painted.tobytes() == expected.tobytes()
 
 
 def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
