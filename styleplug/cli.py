@@ -301,9 +301,9 @@ def _plan(
     inputs: Sequence[Path], output: str
 ) -> Iterator[tuple[Path, Path] | Exception]:
     """Yield what to read and where to write it, or why that cannot be."""
-    from .images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
+    from .images import IMAGE_SUFFIXES
 
-    several = len(inputs) > 1 or inputs[0].is_dir()
+    several = len(inputs) > 1 or os.path.isdir(inputs[0])
     into_folder = several or output.endswith(("/", os.sep)) or Path(output).is_dir()
     if not into_folder:
         yield inputs[0], Path(output)
@@ -317,26 +317,11 @@ def _plan(
         return
     taken: dict[Path, Path] = {}
     for given in inputs:
-        sources = [given]
-        if given.is_dir():
-            sources = sorted(
-                path
-                for path in given.iterdir()
-                if path.suffix.lower() in PICTURE_SUFFIXES
-                and not path.name.startswith(".")
-                and path.is_file()
-            )
-            names = {source.name for source in sources}
-            sources = [  # a picture whose PNG lies beside it is that, exported
-                path
-                for path in sources
-                if path.suffix.lower() in IMAGE_SUFFIXES
-                or f"{path.stem}.png" not in names
-            ]
-            if not sources:
-                yield InvalidImageError(
-                    f"{given} holds no images; name another folder."
-                )
+        try:
+            sources = _pictures_in(given) if os.path.isdir(given) else [given]
+        except (OSError, InvalidImageError) as error:
+            yield error
+            continue
         for source in sources:
             writable = source.suffix.lower() in IMAGE_SUFFIXES
             name = source.name if writable else f"{source.stem}.png"
@@ -349,6 +334,28 @@ def _plan(
                 continue
             taken[target] = source
             yield source, target
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
+    from .images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
+
+    pictures = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not pictures:
+        raise InvalidImageError(f"{folder} holds no images; name another folder.")
+    names = {picture.name for picture in pictures}
+    return [  # a picture whose PNG lies beside it is that, exported
+        picture
+        for picture in pictures
+        if picture.suffix.lower() in IMAGE_SUFFIXES
+        or f"{picture.stem}.png" not in names
+    ]
 
 
 # optimize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import types
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,32 @@ def test_one_failing_file_does_not_stop_the_others(
     printed, err = capsys.readouterr()
     assert len(printed.splitlines()) == 3
     assert re.fullmatch(rf"styleplug: error: .*{name} is empty.*\n", err)
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
+    photo: Path,
+    folder: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    list_folder = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read what is locked
+    out = tmp_path / "out"
+    argv = ["stylize", *map(str, (photo, locked, folder)), "-o", str(out)]
+    assert main([*argv, "--style", str(tiny_style)]) == 1
+    assert len(list(out.iterdir())) == 4
+    err = capsys.readouterr().err
+    assert err == f"styleplug: error: {locked}: Permission denied\n"
 
 
 def test_an_unknown_style_leaves_no_folder(
