@@ -338,7 +338,7 @@ def _plan(
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
-    from .images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
+    from .images import PICTURE_SUFFIXES
 
     pictures = sorted(
         path
@@ -350,11 +350,10 @@ def _pictures_in(folder: Path) -> list[Path]:
     if not pictures:
         raise InvalidImageError(f"{folder} holds no images; name another folder.")
     names = {picture.name for picture in pictures}
-    return [  # a picture whose PNG lies beside it is that, exported
+    return [  # the PNG beside a PSD is the same, exported
         picture
         for picture in pictures
-        if picture.suffix.lower() in IMAGE_SUFFIXES
-        or f"{picture.stem}.png" not in names
+        if picture.suffix.lower() != ".psd" or f"{picture.stem}.png" not in names
     ]
 
 

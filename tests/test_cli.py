@@ -196,17 +196,28 @@ def test_a_folder_becomes_a_folder(
         assert result.mode == "L"
 
 
-def test_a_picture_beside_its_png_is_not_painted_twice(
+def test_a_psd_beside_its_png_is_not_painted_too(
     folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(folder / "c.jfif", folder / "a.jfif")
-    with Image.open(folder / "a.jpg") as image:
-        image.save(folder / "c.png")
+    (folder / "d.psd").write_bytes(b"8BPS")
+    shutil.copy(folder / "b.PNG", folder / "d.png")
     out = tmp_path / "out"
     argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
     assert main(argv) == 0
-    names = ["a.jpg", "a.png", "b.PNG", "c.png"]
+    names = ["a.jpg", "b.PNG", "c.png", "d.png"]
     assert sorted(path.name for path in out.iterdir()) == names
+
+
+def test_a_picture_beside_the_png_of_another_is_not_left_out_silently(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "b.PNG", folder / "c.png")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 1
+    error = r"styleplug: error: .*c\.png and .*c\.jfif would both become .*c\.png; .*\n"
+    assert re.fullmatch(error, capsys.readouterr().err)
+    assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
 
 
 def test_a_file_goes_into_a_folder_that_is_there(
