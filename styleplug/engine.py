@@ -407,6 +407,8 @@ def stylize(
     ``grain`` in [0, 4] is how much noise lets skies and other flat areas be painted in
     strokes; with 0 a panning film flickers less.
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
+    Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
+    is painted wholly.
     ``tile_size``, the side of a square in pixels, or ``memory_limit`` in bytes of
     working memory bound how much is rendered at once; the result does not depend on
     them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised

@@ -1098,8 +1098,9 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
 
     `mask` is a path, a PIL image or an ndarray (H, W) or (H, W, C): bool, uint8,
-    uint16 or a float in [0, 1]. Colours count as their grey, transparent is 0. A file
-    may have as many pixels as the image.
+    uint16 or a float in [0, 1]. Integers count from 0 to the largest of their type; in
+    an array of only 0 and 1, 1 is white. Colours count as their grey, transparent is 0.
+    A file may have as many pixels as the image.
 
     Raises ``InvalidImageError`` for a file that is no image, ``ValueError`` or
     ``TypeError`` for an array of another range, shape or type.
@@ -1107,7 +1108,8 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     if isinstance(mask, (str, os.PathLike)):
         picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
     else:
-        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        unsigned = isinstance(mask, np.ndarray) and mask.dtype.kind in "bu"
+        if unsigned and (mask <= 1).all():
             mask = mask.astype(np.uint8) * np.uint8(255)
         try:
             picture = Picture.from_image(mask)

@@ -1241,6 +1241,8 @@ def test_text_of_a_png_does_not_leak_into_the_result(
     [
         pytest.param(np.array([[False, True]]), id="bool"),
         pytest.param(np.array([[0, 255]], np.uint8), id="uint8"),
+        pytest.param(np.array([[0, 1]], np.uint8), id="uint8-of-0-and-1"),
+        pytest.param(np.array([[0, 1]], np.uint16), id="uint16-of-0-and-1"),
         pytest.param(np.array([[0, 65535]], np.uint16), id="uint16"),
         pytest.param(np.array([[0.0, 1.0]]), id="float"),
         pytest.param(Image.fromarray(np.array([[0, 255]], np.uint8)), id="pil"),
@@ -1250,6 +1252,11 @@ def test_a_mask_becomes_floats_of_the_images_size(mask: Any) -> None:
     result = load_mask(mask, (1, 2))
     assert result.dtype == np.float32
     assert result.tolist() == [[0, 1]]
+
+
+def test_a_nearly_black_picture_is_a_nearly_black_mask() -> None:
+    mask = Image.fromarray(np.array([[0, 1]], np.uint8))
+    assert load_mask(mask, (1, 2)).max() == pytest.approx(1 / 255)
 
 
 def test_transparent_parts_of_a_mask_are_zero() -> None:
