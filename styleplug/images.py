@@ -1102,11 +1102,17 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     an array of only 0 and 1, 1 is white. Colours count as their grey, transparent is 0.
     A file may have as many pixels as the image.
 
-    Raises ``InvalidImageError`` for a file that is no image, ``ValueError`` or
-    ``TypeError`` for an array of another range, shape or type.
+    Raises ``InvalidImageError`` for a file that is no image, ``ImageTooLargeError``,
+    and ``ValueError`` or ``TypeError`` for an array of another range, shape or type.
     """
     if isinstance(mask, (str, os.PathLike)):
-        picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
+        try:
+            picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
+        except ImageTooLargeError as error:
+            raise ImageTooLargeError(
+                f"{mask} is too large for a mask; make it smaller first, as large as "
+                "the image is enough."
+            ) from error
     else:
         unsigned = isinstance(mask, np.ndarray) and mask.dtype.kind in "bu"
         if unsigned and (mask <= 1).all():

@@ -1271,7 +1271,7 @@ def test_a_mask_may_have_as_many_pixels_as_its_image(
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     Image.new("L", (20, 20)).save(tmp_path / "mask.png")
     assert load_mask(tmp_path / "mask.png", (20, 20)).shape == (20, 20)
-    with pytest.raises(ImageTooLargeError):
+    with pytest.raises(ImageTooLargeError, match=r"mask\.png is too large for a mask"):
         load_mask(tmp_path / "mask.png", (8, 8))
 
 
