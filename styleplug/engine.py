@@ -95,10 +95,10 @@ class Stylizer:
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
     picture itself is left as it is in its style.
 
-    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
-    the fastest type that is safe on it. ``predictor`` is a folder with a predictor and
-    its trunk, as ``styleplug train --any`` writes them, that sees the styles of
-    pictures in place of the bundled one.
+    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
+    of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
+    it. ``predictor`` is a folder with a predictor and its trunk, as ``styleplug train
+    --any`` writes them, that sees the styles of pictures in place of the bundled one.
 
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
@@ -126,6 +126,7 @@ class Stylizer:
         token: str | None = None,
     ) -> None:
         self.device = pick_device(device)
+        self._picked = device is None
         self.dtype = _pick_dtype(dtype, self.device)
         parts = _parts(style)
         folder = Path(predictor)
@@ -310,9 +311,16 @@ class Stylizer:
                 return
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
-                if device.type == "cpu" or not full:
+                broken = not full and isinstance(error, torch.AcceleratorError)
+                if device.type == "cpu" or not (full or broken):
                     raise
-                logger.warning("%s is out of memory, rendering on the CPU", device)
+                told = str(error).partition("\n")[0]  # and below, how to debug CUDA
+                reason = f"cannot compute ({told})" if broken else "is out of memory"
+                if broken and not self._picked:
+                    raise DeviceError(
+                        f"{device} {reason}; use the CPU (--device cpu)."
+                    ) from error
+                logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
 

@@ -289,6 +289,53 @@ def test_a_full_device_leaves_it_to_the_cpu(
     assert "rendering on the CPU" in caplog.text
 
 
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Let all devices but the CPU be of a generation that torch has no code for."""
+    render = engine.Renderer.render
+
+    def refuse(renderer, *arguments):
+        if renderer.device.type != "cpu":
+            raise torch.AcceleratorError(
+                "CUDA error: no kernel image is available\nSearch for `cudaError...`"
+            )
+        render(renderer, *arguments)
+
+    monkeypatch.setattr(engine.Renderer, "render", refuse)
+    monkeypatch.setattr(engine, "_pick_dtype", lambda dtype, device: torch.float32)
+
+
+def test_a_device_that_cannot_compute_is_told(tiny_style, content_image, no_kernels):
+    stylizer = Stylizer(tiny_style, device="cpu")
+    stylizer.device = torch.device("meta")  # stands for such a device
+    message = r"^meta cannot compute \(CUDA error: no kernel image is available\); use"
+    with pytest.raises(DeviceError, match=message) as caught:
+        stylizer(content_image)
+    assert isinstance(caught.value.__cause__, torch.AcceleratorError)
+
+
+def test_a_device_that_nobody_named_and_cannot_compute_leaves_it_to_the_cpu(
+    tiny_style, content_image, no_kernels, monkeypatch, caplog
+):
+    expected = Stylizer(tiny_style, device="cpu")(content_image)
+    monkeypatch.setattr(engine, "pick_device", lambda device: torch.device("meta"))
+    assert stylize(content_image, tiny_style).tobytes() == expected.tobytes()
+    assert "no kernel image is available), rendering on the CPU" in caplog.text
+
+
+def test_an_error_of_the_progress_is_no_failing_device(
+    tiny_style, content_image, monkeypatch
+):
+    def render(renderer, *arguments):
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(engine.Renderer, "render", render)
+    stylizer = Stylizer(tiny_style, device="cpu")
+    stylizer.device = torch.device("meta")
+    with pytest.raises(RuntimeError, match="enough"):
+        stylizer(content_image)
+
+
 def test_the_cpu_stays_within_the_memory_limit_of_a_full_device(
     tiny_style, content_image, monkeypatch
 ):
