@@ -287,15 +287,12 @@ class Stylizer:
         device, dtype = self.device, self.dtype
         base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
         while True:
+            about = self._network, pixels, base_size, dtype
+            sides = [] if tile_size is None else [tile_size]
+            if memory_limit is not None:
+                sides.append(tile_size_within(memory_limit, *about))
             try:
                 network = _network_on(self._network, device)
-                picture = network, pixels, base_size, dtype
-                if tile_size is not None:
-                    side = tile_size
-                elif memory_limit is not None:
-                    side = tile_size_within(memory_limit, *picture)
-                else:
-                    side = usual_tile_size(device, *picture)
                 renderer = Renderer(
                     network,
                     network.vector(self._vector.to(device), strength),
@@ -303,7 +300,7 @@ class Stylizer:
                     base_size=base_size,
                     grain=grain,
                     dtype=dtype,
-                    tile_size=side,
+                    tile_size=min(sides) if sides else usual_tile_size(device, *about),
                     progress=progress,
                 )
                 with torch.inference_mode():
@@ -417,7 +414,7 @@ def stylize(
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
     Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
     is painted wholly.
-    ``tile_size``, the side of a square in pixels, or ``memory_limit`` in bytes of
+    ``tile_size``, the side of a square in pixels, and ``memory_limit`` in bytes of
     working memory bound how much is rendered at once; the result does not depend on
     them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised
     from it ends the rendering.

@@ -195,6 +195,19 @@ def test_a_memory_limit_below_the_smallest_tile_names_what_is_needed(stylizer):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit=10**6)
 
 
+def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        engine.Renderer, "render", lambda r, *_: sides.append(r.tile_size)
+    )
+    pixels = np.zeros((3000, 4000, 3), np.uint8)
+    for size, limit in ((None, 200 << 20), (4096, 200 << 20), (256, 200 << 20)):
+        stylizer.render(pixels, tile_size=size, memory_limit=limit)
+    assert sides == [sides[0], sides[0], 256]
+    with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
+        stylizer.render(pixels, tile_size=256, memory_limit=10**6)
+
+
 def test_the_result_may_replace_the_content(stylizer):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     expected = stylizer.render(pixels, tile_size=256, style_scale=4)
@@ -334,6 +347,14 @@ def test_an_error_of_the_progress_is_no_failing_device(
     stylizer.device = torch.device("meta")
     with pytest.raises(RuntimeError, match="enough"):
         stylizer(content_image)
+
+
+def test_a_small_memory_limit_is_no_full_device(tiny_style, content_image, caplog):
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
+    stylizer.device = torch.device("meta")  # stands for any but the CPU
+    with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
+        stylizer(content_image, memory_limit=1000)
+    assert not caplog.records
 
 
 def test_the_cpu_stays_within_the_memory_limit_of_a_full_device(
