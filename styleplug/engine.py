@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -237,6 +238,8 @@ class Stylizer:
         _check_between("grain", grain, 0, 4)
         if tile_size is not None:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
+        if memory_limit is not None:
+            _check_between("memory_limit", memory_limit, 1, sys.maxsize)
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
         if strength > 0:

@@ -230,6 +230,10 @@ def test_out_receives_the_result(stylizer):
         ({"style_scale": 0}, "style_scale"),
         ({"grain": -1}, "grain"),
         ({"tile_size": 7}, "tile_size"),
+        ({"memory_limit": 0}, "memory_limit .* 0"),
+        ({"memory_limit": float("nan")}, "memory_limit .* nan"),
+        ({"memory_limit": float("inf")}, "memory_limit .* inf"),
+        ({"memory_limit": 10**400}, "memory_limit .* 1000"),
         ({"mask": np.full((2, 2), 7.0)}, "mask"),
         ({"out": np.zeros((1, 1, 3), np.uint8)}, "out"),
     ],
@@ -242,6 +246,8 @@ def test_misuse_names_the_value(stylizer, options, message):
 def test_a_value_that_is_no_number_is_named(stylizer):
     with pytest.raises(TypeError, match="strength must be a number, got '1'"):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), strength="1")
+    with pytest.raises(TypeError, match="memory_limit must be a number, got '2G'"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit="2G")
     with pytest.raises(TypeError, match=">f4"):
         stylizer.render(np.zeros((8, 8, 3), ">f4"))
 
