@@ -236,6 +236,10 @@ class Stylizer:
         _check_between("strength", strength, 0, 1)
         _check_between("style_scale", style_scale, 0.25, 4)
         _check_between("grain", grain, 0, 4)
+        if not isinstance(preserve_color, bool | np.bool_):
+            raise TypeError(
+                f"preserve_color must be True or False, got {preserve_color!r}"
+            )
         if tile_size is not None:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
         if memory_limit is not None:

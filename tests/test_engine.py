@@ -252,6 +252,12 @@ def test_a_value_that_is_no_number_is_named(stylizer):
         stylizer.render(np.zeros((8, 8, 3), ">f4"))
 
 
+@pytest.mark.parametrize("value", ["no", "statistics", 1, None])
+def test_preserving_colour_is_yes_or_no(stylizer, value):
+    with pytest.raises(TypeError, match=f"preserve_color .*, got {value!r}"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), preserve_color=value)
+
+
 @pytest.mark.parametrize("weights", [(-1, 2), (0, 0), (float("nan"), 1)])
 def test_weights_that_make_no_blend_are_refused(tiny_style, weights):
     with pytest.raises(ValueError, match="weights"):
