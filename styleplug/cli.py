@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from . import imports
 from .errors import InvalidImageError, StyleplugError
 from .files import check_free, replacing
-from .style import check_style_destination
+from .style import check_style_destination, check_style_name
 
 if TYPE_CHECKING:
     from . import gimp
@@ -846,6 +846,7 @@ def _capture(args: argparse.Namespace) -> int:
     picture, output = header.pop("picture"), header.pop("output")
     check_free(output, overwrite=header.pop("overwrite", False))
     check_style_destination(output)
+    check_style_name(header.get("name", output.stem))
 
     with imports.quickly():
         from .engine import Stylizer

@@ -47,7 +47,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from . import color
 from .color import ColorSpace
 from .errors import ImageTooLargeError, InvalidImageError
-from .files import already_exists, check_free, folder_of, replacing
+from .files import already_exists, check_free, check_writable, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -786,16 +786,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _format_of(path)
-    folder = folder_of(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is not a regular file; name another one.")
-    writable = os.access(folder, os.W_OK | os.X_OK)
-    if not writable or (path.exists() and not os.access(path, os.W_OK)):
-        raise PermissionError(
-            f"{path} cannot be written: permission denied; choose another folder."
-        )
+    check_writable(path)
 
 
 def _check_sides(picture: Picture, path: Path) -> None:

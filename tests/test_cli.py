@@ -24,6 +24,7 @@ import pytest
 from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
+from styleplug import engine
 from styleplug.cli import _bytes, main
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.style import read_info
@@ -497,6 +498,24 @@ def test_a_captured_style_needs_its_suffix(
     no_picture = tmp_path / "none.jpg"  # which would be found out later
     fails(capsys, "capture", no_picture, "-o", out, expect=".*there is no folder")
     assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_a_style_that_cannot_be_written_is_told_before_it_is_captured(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(engine, "capture", lambda *_: pytest.fail("too late"))
+    out = tmp_path / "folder.safetensors"
+    out.mkdir()
+    fails(capsys, "capture", photo, "-o", out, "--overwrite", expect=".*is a folder")
+    out = tmp_path / ".mine.safetensors"
+    fails(capsys, "capture", photo, "-o", out, expect=r".*no leading dot, got '\.mine'")
+    out = tmp_path / "mine.safetensors"
+    fails(capsys, "capture", photo, "-o", out, "--name", "a/b", expect=".*no slashes")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    fails(capsys, "capture", photo, "-o", out, expect=f"{out} cannot be written: perm")
 
 
 def test_a_bad_style_picture_is_told(
