@@ -55,7 +55,7 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import STYLES_DIR, StyleInfo, check_style_destination
+from .style import STYLES_DIR, StyleInfo, check_style_destination, read_info
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -71,6 +71,7 @@ Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
+_TEXTS = ("name", "title", "artist", "year", "license", "artwork", "description")
 _LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
 bundled styles have this at the smallest stroke size."""
@@ -333,16 +334,18 @@ class Stylizer:
         """Write the style, also of a picture or a blend, as one self-contained file.
 
         ``header`` gives the texts of :class:`~styleplug.style.StyleInfo`: ``name``,
-        ``title``, ``artist``, ``license`` and so on. An existing file is replaced.
-        Returns what was written.
+        ``title``, ``artist``, ``year``, ``license``, ``artwork`` and ``description``.
+        An existing file is replaced. Returns what the file says.
 
         Raises ``ValueError`` for another suffix than ``.safetensors`` or an empty name,
-        ``TypeError`` for a header that is not text, and ``OSError``.
+        ``TypeError`` for a header that is none of these or not text, and ``OSError``.
         """
         path = Path(path)
         check_style_destination(path)
         header = {"name": path.stem, **header}
         for key, value in header.items():
+            if key not in _TEXTS:
+                raise TypeError(f"save takes {', '.join(_TEXTS)}, not {key!r}")
             if not isinstance(value, str):
                 raise TypeError(f"{key} must be text, got {value!r}")
         if not header["name"]:
@@ -353,7 +356,8 @@ class Stylizer:
                 "", title=self._name, base_size=info.base_size, training={"blend": True}
             )
         info = dataclasses.replace(info, **header)
-        return save_style(path, self._vector, self._network, info)
+        save_style(path, self._vector, self._network, info)
+        return read_info(path)
 
     @classmethod
     def from_pretrained(

@@ -12,7 +12,7 @@ from styleplug import engine, predictor, rendering
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
-from styleplug.style import StyleInfo
+from styleplug.style import StyleInfo, read_info
 
 
 @pytest.fixture
@@ -171,6 +171,21 @@ def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
     Stylizer([(tiny_style, 1), (path, 1)], device="cpu").save(saved)
     again = as_float(stylize(content_image, saved, device="cpu", dtype="float32"))
     assert np.abs(again - results[1]).max() < 0.02
+
+
+def test_saving_returns_what_the_file_says(stylizer, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    info = stylizer.save(path, artist="Me")
+    assert info == read_info(path)
+    assert (info.name, info.artist, info.path) == ("mine", "Me", path)
+    assert info.self_contained
+
+
+@pytest.mark.parametrize("key", ["training", "trunk", "repo_id", "artits"])
+def test_only_texts_about_a_style_are_saved_with_it(stylizer, tmp_path, key):
+    with pytest.raises(TypeError, match=f"artist, .*, not '{key}'"):
+        stylizer.save(tmp_path / "mine.safetensors", **{key: "x"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):
