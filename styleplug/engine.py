@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -57,18 +58,13 @@ from .rendering import (
 )
 from .style import STYLES_DIR, StyleInfo, check_style_destination, read_info
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-    OneStyle = (
-        str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
-    )
-    Style = OneStyle | Sequence[tuple[OneStyle, float]]
+OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
+Style = OneStyle | Sequence[tuple[OneStyle, float]]
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[float], object]
-ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
+ImageT = TypeVar("ImageT", PIL.Image.Image, NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _TEXTS = ("name", "title", "artist", "year", "license", "artwork", "description")
