@@ -58,14 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        args = _parser(arguments).parse_args(arguments)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
     with _notes_on_stderr():
         try:
+            args = _parser(arguments).parse_args(arguments)
             code = int(args.run(args))
             sys.stdout.flush()
+        except SystemExit as stop:  # argparse has said why
+            return int(stop.code or 0)
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 141  # what a shell makes of SIGPIPE

@@ -682,6 +682,17 @@ def test_ctrl_c_leaves_whole_files_and_exits_with_130(
             image.load()
 
 
+def test_ctrl_c_while_the_options_of_train_are_loaded_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("styleplug.training.command.add_arguments", interrupt)
+    assert main(["train", "--help"]) == 130
+    assert capsys.readouterr().err == "styleplug: stopped\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX resource limits")
 def test_a_full_disk_leaves_nothing_behind(
     photo: Path, tiny_style: Path, tmp_path: Path
