@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from . import imports
 from .errors import InvalidImageError, StyleplugError
 from .files import check_free, replacing
-from .style import check_style_destination
+from .style import check_style_destination, check_style_name
 
 if TYPE_CHECKING:
     from . import gimp
@@ -58,14 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        args = _parser(arguments).parse_args(arguments)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
     with _notes_on_stderr():
         try:
+            args = _parser(arguments).parse_args(arguments)
             code = int(args.run(args))
             sys.stdout.flush()
+        except SystemExit as stop:  # argparse has said why
+            return int(stop.code or 0)
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 141  # what a shell makes of SIGPIPE
@@ -301,9 +300,9 @@ def _plan(
     inputs: Sequence[Path], output: str
 ) -> Iterator[tuple[Path, Path] | Exception]:
     """Yield what to read and where to write it, or why that cannot be."""
-    from .images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
+    from .images import IMAGE_SUFFIXES
 
-    several = len(inputs) > 1 or inputs[0].is_dir()
+    several = len(inputs) > 1 or os.path.isdir(inputs[0])
     into_folder = several or output.endswith(("/", os.sep)) or Path(output).is_dir()
     if not into_folder:
         yield inputs[0], Path(output)
@@ -317,26 +316,11 @@ def _plan(
         return
     taken: dict[Path, Path] = {}
     for given in inputs:
-        sources = [given]
-        if given.is_dir():
-            sources = sorted(
-                path
-                for path in given.iterdir()
-                if path.suffix.lower() in PICTURE_SUFFIXES
-                and not path.name.startswith(".")
-                and path.is_file()
-            )
-            names = {source.name for source in sources}
-            sources = [  # a picture whose PNG lies beside it is that, exported
-                path
-                for path in sources
-                if path.suffix.lower() in IMAGE_SUFFIXES
-                or f"{path.stem}.png" not in names
-            ]
-            if not sources:
-                yield InvalidImageError(
-                    f"{given} holds no images; name another folder."
-                )
+        try:
+            sources = _pictures_in(given) if os.path.isdir(given) else [given]
+        except (OSError, InvalidImageError) as error:
+            yield error
+            continue
         for source in sources:
             writable = source.suffix.lower() in IMAGE_SUFFIXES
             name = source.name if writable else f"{source.stem}.png"
@@ -349,6 +333,27 @@ def _plan(
                 continue
             taken[target] = source
             yield source, target
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
+    from .images import PICTURE_SUFFIXES
+
+    pictures = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not pictures:
+        raise InvalidImageError(f"{folder} holds no images; name another folder.")
+    names = {picture.name for picture in pictures}
+    return [  # the PNG beside a PSD is the same, exported
+        picture
+        for picture in pictures
+        if picture.suffix.lower() != ".psd" or f"{picture.stem}.png" not in names
+    ]
 
 
 # optimize
@@ -840,6 +845,7 @@ def _capture(args: argparse.Namespace) -> int:
     picture, output = header.pop("picture"), header.pop("output")
     check_free(output, overwrite=header.pop("overwrite", False))
     check_style_destination(output)
+    check_style_name(header.get("name", output.stem))
 
     with imports.quickly():
         from .engine import Stylizer

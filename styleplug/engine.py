@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -53,25 +56,32 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import STYLES_DIR, StyleInfo, check_style_destination
+from .style import STYLES_DIR, StyleInfo, check_style_destination, read_info
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-    OneStyle = (
-        str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
-    )
-    Style = OneStyle | Sequence[tuple[OneStyle, float]]
+OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
+Style = OneStyle | Sequence[tuple[OneStyle, float]]
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[float], object]
-ImageT = TypeVar("ImageT", "PIL.Image.Image", NDArray[Any], Tensor)
+ImageT = TypeVar("ImageT", PIL.Image.Image, NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
+_TEXTS = ("name", "title", "artist", "year", "license", "artwork", "description")
 _LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
 bundled styles have this at the smallest stroke size."""
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Compute on the CPU as if no caller had set autocast or a default device."""
+    with torch.autocast("cpu", enabled=False):
+        if torch.get_default_device().type == "cpu":
+            yield
+        else:
+            with torch.device("cpu"):  # which slows every call a little
+                yield
 
 
 class Stylizer:
@@ -83,10 +93,10 @@ class Stylizer:
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
     picture itself is left as it is in its style.
 
-    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there; ``dtype=None``
-    the fastest type that is safe on it. ``predictor`` is a folder with a predictor and
-    its trunk, as ``styleplug train --any`` writes them, that sees the styles of
-    pictures in place of the bundled one.
+    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
+    of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
+    it. ``predictor`` is a folder with a predictor and its trunk, as ``styleplug train
+    --any`` writes them, that sees the styles of pictures in place of the bundled one.
 
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
@@ -102,6 +112,7 @@ class Stylizer:
     device: torch.device
     dtype: torch.dtype
 
+    @_undisturbed()
     def __init__(
         self,
         style: Style,
@@ -113,6 +124,7 @@ class Stylizer:
         token: str | None = None,
     ) -> None:
         self.device = pick_device(device)
+        self._picked = device is None
         self.dtype = _pick_dtype(dtype, self.device)
         parts = _parts(style)
         folder = Path(predictor)
@@ -182,6 +194,7 @@ class Stylizer:
         result: ImageT = picture.to_image(pixels)
         return result
 
+    @_undisturbed()
     def render(
         self,
         pixels: NDArray[Any],
@@ -220,8 +233,14 @@ class Stylizer:
         _check_between("strength", strength, 0, 1)
         _check_between("style_scale", style_scale, 0.25, 4)
         _check_between("grain", grain, 0, 4)
+        if not isinstance(preserve_color, bool | np.bool_):
+            raise TypeError(
+                f"preserve_color must be True or False, got {preserve_color!r}"
+            )
         if tile_size is not None:
             _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
+        if memory_limit is not None:
+            _check_between("memory_limit", memory_limit, 1, sys.maxsize)
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
         if strength > 0:
@@ -272,15 +291,12 @@ class Stylizer:
         device, dtype = self.device, self.dtype
         base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
         while True:
+            about = self._network, pixels, base_size, dtype
+            sides = [] if tile_size is None else [tile_size]
+            if memory_limit is not None:
+                sides.append(tile_size_within(memory_limit, *about))
             try:
                 network = _network_on(self._network, device)
-                picture = network, pixels, base_size, dtype
-                if tile_size is not None:
-                    side = tile_size
-                elif memory_limit is not None:
-                    side = tile_size_within(memory_limit, *picture)
-                else:
-                    side = usual_tile_size(device, *picture)
                 renderer = Renderer(
                     network,
                     network.vector(self._vector.to(device), strength),
@@ -288,7 +304,7 @@ class Stylizer:
                     base_size=base_size,
                     grain=grain,
                     dtype=dtype,
-                    tile_size=side,
+                    tile_size=min(sides) if sides else usual_tile_size(device, *about),
                     progress=progress,
                 )
                 with torch.inference_mode():
@@ -296,26 +312,36 @@ class Stylizer:
                 return
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
-                if device.type == "cpu" or not full:
+                broken = not full and isinstance(error, torch.AcceleratorError)
+                if device.type == "cpu" or not (full or broken):
                     raise
-                logger.warning("%s is out of memory, rendering on the CPU", device)
+                told = str(error).partition("\n")[0]  # and below, how to debug CUDA
+                reason = f"cannot compute ({told})" if broken else "is out of memory"
+                if broken and not self._picked:
+                    raise DeviceError(
+                        f"{device} {reason}; use the CPU (--device cpu)."
+                    ) from error
+                logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
 
+    @_undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
         """Write the style, also of a picture or a blend, as one self-contained file.
 
         ``header`` gives the texts of :class:`~styleplug.style.StyleInfo`: ``name``,
-        ``title``, ``artist``, ``license`` and so on. An existing file is replaced.
-        Returns what was written.
+        ``title``, ``artist``, ``year``, ``license``, ``artwork`` and ``description``.
+        An existing file is replaced. Returns what the file says.
 
         Raises ``ValueError`` for another suffix than ``.safetensors`` or an empty name,
-        ``TypeError`` for a header that is not text, and ``OSError``.
+        ``TypeError`` for a header that is none of these or not text, and ``OSError``.
         """
         path = Path(path)
         check_style_destination(path)
         header = {"name": path.stem, **header}
         for key, value in header.items():
+            if key not in _TEXTS:
+                raise TypeError(f"save takes {', '.join(_TEXTS)}, not {key!r}")
             if not isinstance(value, str):
                 raise TypeError(f"{key} must be text, got {value!r}")
         if not header["name"]:
@@ -326,7 +352,8 @@ class Stylizer:
                 "", title=self._name, base_size=info.base_size, training={"blend": True}
             )
         info = dataclasses.replace(info, **header)
-        return save_style(path, self._vector, self._network, info)
+        save_style(path, self._vector, self._network, info)
+        return read_info(path)
 
     @classmethod
     def from_pretrained(
@@ -392,7 +419,9 @@ def stylize(
     ``grain`` in [0, 4] is how much noise lets skies and other flat areas be painted in
     strokes; with 0 a panning film flickers less.
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
-    ``tile_size``, the side of a square in pixels, or ``memory_limit`` in bytes of
+    Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
+    is painted wholly.
+    ``tile_size``, the side of a square in pixels, and ``memory_limit`` in bytes of
     working memory bound how much is rendered at once; the result does not depend on
     them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised
     from it ends the rendering.

@@ -42,7 +42,7 @@ class ImageTooLargeError(StyleplugError):
 
 
 class DeviceError(StyleplugError):
-    """The requested device is not available on this machine."""
+    """The requested device is not available on this machine, or cannot compute."""
 
 
 class MemoryLimitError(StyleplugError):

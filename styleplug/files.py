@@ -23,25 +23,31 @@ def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
     )
 
 
-def folder_of(path: str | os.PathLike[str]) -> Path:
-    """Return the folder that a file is to lie in, links followed.
-
-    Raises ``FileNotFoundError`` where there is none.
-    """
+def check_writable(path: Path) -> None:
+    """Raise ``OSError``, with a sentence for a user, unless a file can be written there
+    or replaced."""
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{path} cannot be written: there is no folder {folder}; create it first."
         )
-    return folder
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file; name another one.")
+    writable = os.access(folder, os.W_OK | os.X_OK)
+    if not writable or (path.exists() and not os.access(path, os.W_OK)):
+        raise PermissionError(
+            f"{path} cannot be written: permission denied; choose another folder."
+        )
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Give a file to write that takes the place of ``path`` when all went well.
 
-    Raises ``OSError``; ``FileExistsError`` for a file that is there by then, unless
-    ``overwrite``.
+    Raises ``OSError`` that names ``path``; ``FileExistsError`` for a file that is there
+    by then, unless ``overwrite``.
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".styleplug-{os.urandom(8).hex()}.part")
@@ -55,10 +61,16 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
         elif target.exists():
             part.chmod(stat.S_IMODE(target.stat().st_mode))
         part.replace(target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.chmod(0o600)  # Windows removes nothing that is read-only
             part.unlink()
         if claimed:
             target.unlink(missing_ok=True)
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and error.filename in (None, str(part))
+        ):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise

@@ -47,7 +47,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from . import color
 from .color import ColorSpace
 from .errors import ImageTooLargeError, InvalidImageError
-from .files import already_exists, check_free, folder_of, replacing
+from .files import already_exists, check_free, check_writable, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -546,7 +546,7 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     ``Image.open`` itself would refuse a large image before its size can be told.
     """
     file.seek(0)
-    prefix = file.read(16)
+    prefix = file.read(16).ljust(16, b"\0")  # Pillow stumbles over less
     reason = "not a format that Pillow can read"
     tried: set[str] = set()
     for register in (Image.preinit, Image.init):
@@ -786,16 +786,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _format_of(path)
-    folder = folder_of(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is not a regular file; name another one.")
-    writable = os.access(folder, os.W_OK | os.X_OK)
-    if not writable or (path.exists() and not os.access(path, os.W_OK)):
-        raise PermissionError(
-            f"{path} cannot be written: permission denied; choose another folder."
-        )
+    check_writable(path)
 
 
 def _check_sides(picture: Picture, path: Path) -> None:
@@ -1098,16 +1089,24 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
 
     `mask` is a path, a PIL image or an ndarray (H, W) or (H, W, C): bool, uint8,
-    uint16 or a float in [0, 1]. Colours count as their grey, transparent is 0. A file
-    may have as many pixels as the image.
+    uint16 or a float in [0, 1]. Integers count from 0 to the largest of their type; in
+    an array of only 0 and 1, 1 is white. Colours count as their grey, transparent is 0.
+    A file may have as many pixels as the image.
 
-    Raises ``InvalidImageError`` for a file that is no image, ``ValueError`` or
-    ``TypeError`` for an array of another range, shape or type.
+    Raises ``InvalidImageError`` for a file that is no image, ``ImageTooLargeError``,
+    and ``ValueError`` or ``TypeError`` for an array of another range, shape or type.
     """
     if isinstance(mask, (str, os.PathLike)):
-        picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
+        try:
+            picture = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
+        except ImageTooLargeError as error:
+            raise ImageTooLargeError(
+                f"{mask} is too large for a mask; make it smaller first, as large as "
+                "the image is enough."
+            ) from error
     else:
-        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        unsigned = isinstance(mask, np.ndarray) and mask.dtype.kind in "bu"
+        if unsigned and (mask <= 1).all():
             mask = mask.astype(np.uint8) * np.uint8(255)
         try:
             picture = Picture.from_image(mask)

@@ -308,7 +308,8 @@ class Renderer:
         """
         _keep_freed_memory()
         try:
-            self._render(content, result, finish)
+            with torch.autocast(self.device.type, enabled=False):  # a caller's
+                self._render(content, result, finish)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidStyleError
-from .files import folder_of
+from .files import check_writable
 
 FORMAT = 1
 METADATA_KEY = "styleplug"
@@ -101,11 +101,7 @@ class StyleInfo:
         What is no Unicode, as in the names of some files, is written as question marks.
         Raises ``ValueError`` for a name or a base size that it would refuse.
         """
-        if not is_style_name(self.name):
-            raise ValueError(
-                f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
-                f"and no leading dot, got {self.name[: 2 * _MAX_NAME]!r}"
-            )
+        check_style_name(self.name)
         if not _is_base_size(self.base_size):
             raise ValueError(
                 f"A style's base size is {_BASE_SIZES[0]} to {_BASE_SIZES[1]} pixels, "
@@ -130,13 +126,21 @@ def is_style_name(name: str) -> bool:
     )
 
 
+def check_style_name(name: str) -> None:
+    """Raise ``ValueError`` unless a style may have this name."""
+    if not is_style_name(name):
+        raise ValueError(
+            f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
+            f"and no leading dot, got {name[: 2 * _MAX_NAME]!r}"
+        )
+
+
 def check_style_destination(path: Path) -> None:
     """Raise, before there is anything to write, unless a style can be written there:
-    ``ValueError`` for another suffix than ``.safetensors``, ``FileNotFoundError``
-    without its folder."""
+    ``ValueError`` for another suffix than ``.safetensors``, else ``OSError``."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: name a file that ends in .safetensors.")
-    folder_of(path)
+    check_writable(path)
 
 
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:

@@ -338,13 +338,16 @@ def _check_stylize(header: Mapping[str, Any]) -> int:
         raise _RequestError(
             "InvalidRequest", f"'format' is one of {', '.join(FORMATS)}."
         )
+    mask = header.get("mask", False)
+    if not isinstance(mask, bool):
+        raise _RequestError("InvalidRequest", "'mask' is true or false.")
     parameters = header.get("parameters", {})
     if not isinstance(parameters, dict) or parameters.keys() - PARAMETERS:
         raise _RequestError(
             "InvalidRequest", f"'parameters' may hold {', '.join(sorted(PARAMETERS))}."
         )
     itemsize = FORMATS[name][1]
-    return int(width * height * (4 * itemsize + bool(header.get("mask", False))))
+    return int(width * height * (4 * itemsize + mask))
 
 
 def _is_style(style: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_every_public_name_resolves() -> None:
     for name in styleplug.__all__:
         assert getattr(styleplug, name) is not None
         assert name in dir(styleplug)
+
+
+def test_every_type_hint_resolves() -> None:
+    public = [getattr(styleplug, name) for name in styleplug.__all__]
+    stylizer = styleplug.Stylizer
+    methods = [stylizer.__init__, stylizer.__call__, stylizer.render]
+    for function in (*filter(callable, public), *methods):
+        typing.get_type_hints(function)
 
 
 def test_every_error_is_public() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import types
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import pytest
 from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
+from styleplug import engine
 from styleplug.cli import _bytes, main
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.style import read_info
@@ -194,17 +197,28 @@ def test_a_folder_becomes_a_folder(
         assert result.mode == "L"
 
 
-def test_a_picture_beside_its_png_is_not_painted_twice(
+def test_a_psd_beside_its_png_is_not_painted_too(
     folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(folder / "c.jfif", folder / "a.jfif")
-    with Image.open(folder / "a.jpg") as image:
-        image.save(folder / "c.png")
+    (folder / "d.psd").write_bytes(b"8BPS")
+    shutil.copy(folder / "b.PNG", folder / "d.png")
     out = tmp_path / "out"
     argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
     assert main(argv) == 0
-    names = ["a.jpg", "a.png", "b.PNG", "c.png"]
+    names = ["a.jpg", "b.PNG", "c.png", "d.png"]
     assert sorted(path.name for path in out.iterdir()) == names
+
+
+def test_a_picture_beside_the_png_of_another_is_not_left_out_silently(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "b.PNG", folder / "c.png")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 1
+    error = r"styleplug: error: .*c\.png and .*c\.jfif would both become .*c\.png; .*\n"
+    assert re.fullmatch(error, capsys.readouterr().err)
+    assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
 
 
 def test_a_file_goes_into_a_folder_that_is_there(
@@ -249,6 +263,32 @@ def test_one_failing_file_does_not_stop_the_others(
     printed, err = capsys.readouterr()
     assert len(printed.splitlines()) == 3
     assert re.fullmatch(rf"styleplug: error: .*{name} is empty.*\n", err)
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
+    photo: Path,
+    folder: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    list_folder = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read what is locked
+    out = tmp_path / "out"
+    argv = ["stylize", *map(str, (photo, locked, folder)), "-o", str(out)]
+    assert main([*argv, "--style", str(tiny_style)]) == 1
+    assert len(list(out.iterdir())) == 4
+    err = capsys.readouterr().err
+    assert err == f"styleplug: error: {locked}: Permission denied\n"
 
 
 def test_an_unknown_style_leaves_no_folder(
@@ -460,6 +500,24 @@ def test_a_captured_style_needs_its_suffix(
     assert list(tmp_path.iterdir()) == [photo]
 
 
+def test_a_style_that_cannot_be_written_is_told_before_it_is_captured(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(engine, "capture", lambda *_: pytest.fail("too late"))
+    out = tmp_path / "folder.safetensors"
+    out.mkdir()
+    fails(capsys, "capture", photo, "-o", out, "--overwrite", expect=".*is a folder")
+    out = tmp_path / ".mine.safetensors"
+    fails(capsys, "capture", photo, "-o", out, expect=r".*no leading dot, got '\.mine'")
+    out = tmp_path / "mine.safetensors"
+    fails(capsys, "capture", photo, "-o", out, "--name", "a/b", expect=".*no slashes")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    fails(capsys, "capture", photo, "-o", out, expect=f"{out} cannot be written: perm")
+
+
 def test_a_bad_style_picture_is_told(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -622,6 +680,17 @@ def test_ctrl_c_leaves_whole_files_and_exits_with_130(
     for path in written:
         with Image.open(path) as image:
             image.load()
+
+
+def test_ctrl_c_while_the_options_of_train_are_loaded_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("styleplug.training.command.add_arguments", interrupt)
+    assert main(["train", "--help"]) == 130
+    assert capsys.readouterr().err == "styleplug: stopped\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX resource limits")

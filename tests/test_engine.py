@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import styleplug
-from styleplug import engine
+from styleplug import engine, predictor, rendering
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
 from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
-from styleplug.style import StyleInfo
+from styleplug.style import StyleInfo, read_info
 
 
 @pytest.fixture
@@ -173,6 +173,21 @@ def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
     assert np.abs(again - results[1]).max() < 0.02
 
 
+def test_saving_returns_what_the_file_says(stylizer, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    info = stylizer.save(path, artist="Me")
+    assert info == read_info(path)
+    assert (info.name, info.artist, info.path) == ("mine", "Me", path)
+    assert info.self_contained
+
+
+@pytest.mark.parametrize("key", ["training", "trunk", "repo_id", "artits"])
+def test_only_texts_about_a_style_are_saved_with_it(stylizer, tmp_path, key):
+    with pytest.raises(TypeError, match=f"artist, .*, not '{key}'"):
+        stylizer.save(tmp_path / "mine.safetensors", **{key: "x"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):
     torch.manual_seed(9)
     network = StyleNetwork((4, 4, 4), (0, 0))
@@ -193,6 +208,19 @@ def test_memory_limit_and_tile_size_do_not_change_the_result(stylizer):
 def test_a_memory_limit_below_the_smallest_tile_names_what_is_needed(stylizer):
     with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit=10**6)
+
+
+def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        engine.Renderer, "render", lambda r, *_: sides.append(r.tile_size)
+    )
+    pixels = np.zeros((3000, 4000, 3), np.uint8)
+    for size, limit in ((None, 200 << 20), (4096, 200 << 20), (256, 200 << 20)):
+        stylizer.render(pixels, tile_size=size, memory_limit=limit)
+    assert sides == [sides[0], sides[0], 256]
+    with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
+        stylizer.render(pixels, tile_size=256, memory_limit=10**6)
 
 
 def test_the_result_may_replace_the_content(stylizer):
@@ -217,6 +245,10 @@ def test_out_receives_the_result(stylizer):
         ({"style_scale": 0}, "style_scale"),
         ({"grain": -1}, "grain"),
         ({"tile_size": 7}, "tile_size"),
+        ({"memory_limit": 0}, "memory_limit .* 0"),
+        ({"memory_limit": float("nan")}, "memory_limit .* nan"),
+        ({"memory_limit": float("inf")}, "memory_limit .* inf"),
+        ({"memory_limit": 10**400}, "memory_limit .* 1000"),
         ({"mask": np.full((2, 2), 7.0)}, "mask"),
         ({"out": np.zeros((1, 1, 3), np.uint8)}, "out"),
     ],
@@ -229,8 +261,16 @@ def test_misuse_names_the_value(stylizer, options, message):
 def test_a_value_that_is_no_number_is_named(stylizer):
     with pytest.raises(TypeError, match="strength must be a number, got '1'"):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), strength="1")
+    with pytest.raises(TypeError, match="memory_limit must be a number, got '2G'"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), memory_limit="2G")
     with pytest.raises(TypeError, match=">f4"):
         stylizer.render(np.zeros((8, 8, 3), ">f4"))
+
+
+@pytest.mark.parametrize("value", ["no", "statistics", 1, None])
+def test_preserving_colour_is_yes_or_no(stylizer, value):
+    with pytest.raises(TypeError, match=f"preserve_color .*, got {value!r}"):
+        stylizer.render(np.zeros((8, 8, 3), np.uint8), preserve_color=value)
 
 
 @pytest.mark.parametrize("weights", [(-1, 2), (0, 0), (float("nan"), 1)])
@@ -289,6 +329,61 @@ def test_a_full_device_leaves_it_to_the_cpu(
     assert "rendering on the CPU" in caplog.text
 
 
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Let all devices but the CPU be of a generation that torch has no code for."""
+    render = engine.Renderer.render
+
+    def refuse(renderer, *arguments):
+        if renderer.device.type != "cpu":
+            raise torch.AcceleratorError(
+                "CUDA error: no kernel image is available\nSearch for `cudaError...`"
+            )
+        render(renderer, *arguments)
+
+    monkeypatch.setattr(engine.Renderer, "render", refuse)
+    monkeypatch.setattr(engine, "_pick_dtype", lambda dtype, device: torch.float32)
+
+
+def test_a_device_that_cannot_compute_is_told(tiny_style, content_image, no_kernels):
+    stylizer = Stylizer(tiny_style, device="cpu")
+    stylizer.device = torch.device("meta")  # stands for such a device
+    message = r"^meta cannot compute \(CUDA error: no kernel image is available\); use"
+    with pytest.raises(DeviceError, match=message) as caught:
+        stylizer(content_image)
+    assert isinstance(caught.value.__cause__, torch.AcceleratorError)
+
+
+def test_a_device_that_nobody_named_and_cannot_compute_leaves_it_to_the_cpu(
+    tiny_style, content_image, no_kernels, monkeypatch, caplog
+):
+    expected = Stylizer(tiny_style, device="cpu")(content_image)
+    monkeypatch.setattr(engine, "pick_device", lambda device: torch.device("meta"))
+    assert stylize(content_image, tiny_style).tobytes() == expected.tobytes()
+    assert "no kernel image is available), rendering on the CPU" in caplog.text
+
+
+def test_an_error_of_the_progress_is_no_failing_device(
+    tiny_style, content_image, monkeypatch
+):
+    def render(renderer, *arguments):
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(engine.Renderer, "render", render)
+    stylizer = Stylizer(tiny_style, device="cpu")
+    stylizer.device = torch.device("meta")
+    with pytest.raises(RuntimeError, match="enough"):
+        stylizer(content_image)
+
+
+def test_a_small_memory_limit_is_no_full_device(tiny_style, content_image, caplog):
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
+    stylizer.device = torch.device("meta")  # stands for any but the CPU
+    with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
+        stylizer(content_image, memory_limit=1000)
+    assert not caplog.records
+
+
 def test_the_cpu_stays_within_the_memory_limit_of_a_full_device(
     tiny_style, content_image, monkeypatch
 ):
@@ -316,6 +411,33 @@ def test_a_default_type_that_another_library_set_changes_nothing(
         painted = stylize(content_image, tiny_style, device="cpu", dtype="float32")
     finally:
         torch.set_default_dtype(torch.float32)
+    assert painted.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_the_caller_changes_nothing(stylizer, dtype):
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (60, 80, 3), np.uint16)
+    expected = stylizer.render(pixels, style_scale=4, preserve_color=True)
+    with torch.autocast("cpu", dtype), torch.autocast(stylizer.device.type, dtype):
+        painted = stylizer.render(pixels, style_scale=4, preserve_color=True)
+    assert np.array_equal(painted, expected)
+
+
+def test_a_picture_is_captured_in_an_autocast_of_the_caller(content_image):
+    with torch.autocast("cpu", torch.bfloat16):
+        captured = Stylizer(content_image, device="cpu", dtype="float32")
+    predictor._vector.cache_clear()
+    again = Stylizer(content_image, device="cpu", dtype="float32")
+    assert captured(content_image.rotate(90)) == again(content_image.rotate(90))
+
+
+def test_a_default_device_that_another_library_set_changes_nothing(
+    tiny_style, content_image
+):
+    rendering._noise.cache_clear()
+    with torch.device("meta"):  # stands for any but the CPU
+        painted = stylize(content_image, tiny_style, device="cpu", dtype="float32")
+    expected = stylize(content_image, tiny_style, device="cpu", dtype="float32")
     assert painted.tobytes() == expected.tobytes()
 
 

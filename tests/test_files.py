@@ -39,6 +39,20 @@ def test_what_fails_leaves_the_file_that_is_there_and_no_other(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_names_the_file_that_was_asked_for(
+    tmp_path: Path, fill_disk: Callable[[], None]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "out.txt", tmp_path / "folder"):
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            write(path, "new")
+        assert caught.value.filename == str(path)
+        assert caught.value.filename2 is None
+    fill_disk()
+    with pytest.raises(OSError, match=r"No space left .*full\.txt"):
+        write(tmp_path / "full.txt", "new")
+
+
 def test_a_full_disk_leaves_the_file_that_is_there_and_no_other(
     tmp_path: Path, fill_disk: Callable[[], None]
 ) -> None:

@@ -1056,6 +1056,9 @@ def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
     ("name", "data", "message"),
     [
         pytest.param("a.jpg", b"", "is empty", id="zero-bytes"),
+        pytest.param("a.jpg", b"o", "not an image", id="1-byte"),
+        pytest.param("a.jpg", b"ok", "not an image", id="2-bytes"),
+        pytest.param("a.jpg", b"ok\n", "not an image", id="3-bytes"),
         pytest.param("a.jpg", b"hello, world" * 99, "not an image", id="text"),
         pytest.param("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG", id="png-junk"),
         pytest.param("a.jpg", jpeg()[:-300], "damaged", id="truncated-jpeg"),
@@ -1238,6 +1241,8 @@ def test_text_of_a_png_does_not_leak_into_the_result(
     [
         pytest.param(np.array([[False, True]]), id="bool"),
         pytest.param(np.array([[0, 255]], np.uint8), id="uint8"),
+        pytest.param(np.array([[0, 1]], np.uint8), id="uint8-of-0-and-1"),
+        pytest.param(np.array([[0, 1]], np.uint16), id="uint16-of-0-and-1"),
         pytest.param(np.array([[0, 65535]], np.uint16), id="uint16"),
         pytest.param(np.array([[0.0, 1.0]]), id="float"),
         pytest.param(Image.fromarray(np.array([[0, 255]], np.uint8)), id="pil"),
@@ -1247,6 +1252,11 @@ def test_a_mask_becomes_floats_of_the_images_size(mask: Any) -> None:
     result = load_mask(mask, (1, 2))
     assert result.dtype == np.float32
     assert result.tolist() == [[0, 1]]
+
+
+def test_a_nearly_black_picture_is_a_nearly_black_mask() -> None:
+    mask = Image.fromarray(np.array([[0, 1]], np.uint8))
+    assert load_mask(mask, (1, 2)).max() == pytest.approx(1 / 255)
 
 
 def test_transparent_parts_of_a_mask_are_zero() -> None:
@@ -1261,7 +1271,7 @@ def test_a_mask_may_have_as_many_pixels_as_its_image(
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     Image.new("L", (20, 20)).save(tmp_path / "mask.png")
     assert load_mask(tmp_path / "mask.png", (20, 20)).shape == (20, 20)
-    with pytest.raises(ImageTooLargeError):
+    with pytest.raises(ImageTooLargeError, match=r"mask\.png is too large for a mask"):
         load_mask(tmp_path / "mask.png", (8, 8))
 
 

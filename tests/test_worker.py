@@ -216,6 +216,7 @@ def test_progress_rises_and_life_signs_come(connect):
             {"width": 1 << 20, "height": 1 << 20}, "ImageTooLargeError", id="huge"
         ),
         pytest.param({"mask": True}, "InvalidRequest", id="no-mask"),
+        pytest.param({"mask": 0}, "InvalidRequest", id="mask-type"),
         pytest.param({"parameters": {"strenght": 1}}, "InvalidRequest", id="name"),
         pytest.param({"parameters": {"strength": 7}}, "InvalidRequest", id="value"),
         pytest.param({"parameters": [1]}, "InvalidRequest", id="parameters-type"),
