@@ -254,7 +254,8 @@ def optimize(
     of the picture, or its own where that is smaller. ``preserve_color`` keeps the
     content's colours and paints only its lightness (``True`` or ``"luminance"``), or
     gives the style image the content's mean colour and covariance beforehand
-    (``"statistics"``). ``mask`` is (H, W) in [0, 1]; 0 keeps the content exactly.
+    (``"statistics"``), each measured where masks and regions let it count. ``mask`` is
+    (H, W) in [0, 1]; 0 keeps the content exactly.
 
     ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), a style
     for :func:`.stylize`, or ``"fast"``, what :func:`.stylize` makes of the style images
@@ -399,7 +400,7 @@ class _Run:
                 part.image = _grey(part.image)
         if options.preserve_color:
             for part in self.styles:
-                part.image = _match_statistics(part.image, self.content)
+                part.image = _match_statistics(part, self.content)
         self.network = _loss_network(options, self.device, self.content)
 
     @torch.inference_mode(False)
@@ -685,24 +686,32 @@ def _grey(x: Tensor) -> Tensor:
     return luma(x).expand(-1, 3, -1, -1).contiguous()
 
 
-def _match_statistics(style: Tensor, content: Tensor) -> Tensor:
+def _match_statistics(style: Style, content: Tensor) -> Tensor:
     """Return the style image with the content's mean colour and covariance.
 
+    They are measured where the style image counts, and where the content takes it.
     Gatys, Bethge, Hertzmann & Shechtman 2016, "Preserving Color in Neural Artistic
     Style Transfer", arXiv 1606.05897.
     """
 
-    def root(pixels: Tensor, power: float) -> Tensor:
-        values, vectors = torch.linalg.eigh(torch.cov(pixels))
+    def measure(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        # Not every device has doubles.
+        pixels = x[0].flatten(1).cpu().double()
+        counts = torch.ones_like(x[0, 0]) if weight is None else weight
+        shares = counts.flatten().cpu().double()
+        mean = pixels @ shares / shares.sum()
+        return pixels, mean[:, None], torch.cov(pixels, correction=0, aweights=shares)
+
+    def root(covariance: Tensor, power: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(covariance)
         scale = torch.where(values > 1e-6, values.clamp(min=1e-6) ** power, 0)
         result: Tensor = (vectors * scale) @ vectors.T
         return result
 
-    # Not every device has doubles.
-    given, wanted = (x[0].flatten(1).cpu().double() for x in (style, content))
-    matched = root(wanted, 0.5) @ root(given, -0.5) @ (given - given.mean(1)[:, None])
-    matched = (matched + wanted.mean(1)[:, None]).clamp(0, 1)
-    result: Tensor = matched.to(style).reshape(style.shape)
+    pixels, mean, given = measure(style.image, style.mask)
+    _, wanted_mean, wanted = measure(content, style.region)
+    matched = root(wanted, 0.5) @ root(given, -0.5) @ (pixels - mean) + wanted_mean
+    result: Tensor = matched.clamp(0, 1).to(style.image).reshape(style.image.shape)
     return result
 
 

@@ -285,6 +285,21 @@ def test_matched_statistics_give_the_style_the_colours_of_the_content(stripes, s
     assert abs(plain.mean(axis=(0, 1)) - content.mean(axis=(0, 1))).max() > 0.1
 
 
+@pytest.mark.parametrize("keep", ["luminance", "statistics"])
+def test_colors_are_matched_where_they_count(keep, stripes, shallow):
+    shallow.update(iterations=20, content_weight=0.01, preserve_color=keep)
+    content = np.zeros((48, 128, 3))
+    content[:, :64] = [0.2, 0.6, 0.3]
+    content[:, :64] += 0.1 * np.random.default_rng(0).random((48, 64, 3))
+    sheet = Image.new("RGB", (96, 40), "white")
+    sheet.paste(stripes)
+    mask, region = np.zeros((40, 96), np.float32), np.zeros((48, 128), np.float32)
+    mask[:, :48] = region[:, :64] = 1
+    result = optimize(content, StyleImage(sheet, mask=mask, region=region), **shallow)
+    painted = result[:, :48].mean(axis=(0, 1))
+    assert painted == pytest.approx(content[:, :48].mean(axis=(0, 1)), abs=0.05)
+
+
 # Memory
 
 
