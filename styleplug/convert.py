@@ -6,6 +6,7 @@ executed. The architecture is recognised by the names of the tensors.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -29,6 +30,8 @@ from .images import read_picture
 from .networks import save_style
 from .style import StyleInfo, check_style_destination
 
+logger = logging.getLogger(__name__)
+
 Tensors = dict[str, Tensor]
 
 _STALE = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)")
@@ -47,21 +50,24 @@ def convert(
     year: str = "",
     base_size: int = 512,
     style_image: str | os.PathLike[str] | None = None,
+    tanh: bool = False,
     overwrite: bool = False,
 ) -> StyleInfo:
     """Write the checkpoint ``old_path`` as the style file ``new_path``.
 
     Known are pytorch/examples ``fast_neural_style`` of any width, with or without
     running statistics, the networks of rrmina/fast-neural-style-pytorch without dense
-    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. The
-    weights stay in float32. ``license`` is the licence of the weights, ``artwork``
-    says who has the rights in the artwork; ``base_size`` is the side in pixels of the
-    pictures whose strokes look right. An existing file is replaced only with
-    ``overwrite``.
+    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. ``tanh``
+    says that a checkpoint is of rrmina's TransformerNetworkTanh, which has the tensors
+    of TransformerNetwork. The weights stay in float32. ``license`` is the licence of
+    the weights, ``artwork`` says who has the rights in the artwork; ``base_size`` is
+    the side in pixels of the pictures whose strokes look right. An existing file is
+    replaced only with ``overwrite``.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
     of another kind, or holds more than weights, ``ValueError`` for another suffix than
-    ``.safetensors`` or a base size that no style has, and ``OSError``.
+    ``.safetensors``, a base size that no style has or ``tanh`` of another network, and
+    ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
@@ -77,7 +83,7 @@ def convert(
                 "another checkpoint."
             )
     try:
-        recipe = _recognise(tensors)
+        recipe = _recognise(tensors, tanh)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
     if recipe is None:
@@ -87,6 +93,10 @@ def convert(
             "rrmina's TransformerNetwork and ResNext, and MSG-Net."
         )
     network = recipe.network.requires_grad_(False).eval()
+    if tanh and not (isinstance(network, JohnsonNetwork) and network.tanh):
+        raise ValueError(
+            f"tanh is for a TransformerNetworkTanh, which {old_path} is not"
+        )
     if isinstance(network, MsgNetwork) and style_image is None:
         raise ValueError("MSG-Net needs the style_image it is to paint like, got None")
     try:
@@ -206,13 +216,13 @@ def _norms(
     return vector
 
 
-def _recognise(tensors: Tensors) -> _Recipe | None:
+def _recognise(tensors: Tensors, tanh: bool) -> _Recipe | None:
     if "ins.weight" in tensors:
         return _msg_net(tensors)
     if "deconv3.conv2d.weight" in tensors:
         return _fast_neural_style(tensors)
     if "ResidualBlock.0.conv1.conv_layer.weight" in tensors:
-        return _rrmina(tensors)
+        return _rrmina(tensors, tanh)
     return None
 
 
@@ -241,12 +251,12 @@ def _fast_neural_style(tensors: Tensors) -> _Recipe:
     return _Recipe(network, take, _norms(network, tensors, norms))
 
 
-def _rrmina(tensors: Tensors) -> _Recipe:
+def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
     """rrmina/fast-neural-style-pytorch: BGR, as OpenCV reads.
 
-    TransformerNetwork ends in ``150 * tanh``, its successors do not. Pre-activated
-    blocks are told by the size of their norms, and in TransformerNetworkV2, where these
-    are all the same, by the order of the tensors.
+    Of TransformerNetwork alone there is a version that ends in ``150 * tanh``; its
+    tensors do not tell. Pre-activated blocks are told by the size of their norms, and
+    in TransformerNetworkV2, where these are all the same, by the order of the tensors.
     """
     layers = {"enter": "ConvBlock.0", "down2": "ConvBlock.2", "down4": "ConvBlock.4"}
     layers |= {"up2": "DeconvBlock.0", "up1": "DeconvBlock.2", "leave": "DeconvBlock.4"}
@@ -271,7 +281,13 @@ def _rrmina(tensors: Tensors) -> _Recipe:
         )
     else:
         preactivated = keys.index(norm) < keys.index(conv)
-    tanh = len(kernels) == 2 and not preactivated
+    perhaps = len(kernels) == 2 and not preactivated
+    if perhaps and not tanh:
+        logger.warning(
+            "Taken for TransformerNetwork; if it is a TransformerNetworkTanh, whose "
+            "tensors are the same, say --tanh (tanh=True in Python)."
+        )
+    tanh = perhaps and tanh
 
     def take(key: str) -> Tensor:
         layer, kind = key.rsplit("_", 1)

@@ -83,7 +83,11 @@ def transformer_network(t: Tensors, x: Tensor) -> Tensor:
         x = conv(t, f"{name}.conv2.conv_layer", x.relu())
         return norm(t, f"{name}.conv2.norm_layer", x)
 
-    return 150 * torch.tanh(_rrmina(t, x, block))
+    return _rrmina(t, x, block)
+
+
+def transformer_network_tanh(t: Tensors, x: Tensor) -> Tensor:
+    return 150 * torch.tanh(transformer_network(t, x))
 
 
 def transformer_network_v2(t: Tensors, x: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ def new_fast_neural_style(width: int = 8) -> Checkpoint:
 
 
 def new_rrmina(
-    kernels: tuple[int, ...] = (3, 3), norm_first: bool = False
+    kernels: tuple[int, ...] = (3, 3), norm_first: bool = False, tanh: bool = False
 ) -> Checkpoint:
     t = Checkpoint()
     for i, size in ((0, (8, 3, 9)), (2, (16, 8, 3)), (4, (32, 16, 3))):
@@ -199,7 +203,7 @@ def new_rrmina(
         t[f"DeconvBlock.{i}.conv_transpose.bias"] = torch.randn(outputs)
         t.norm(f"DeconvBlock.{i}.norm_layer", outputs)
     t.conv("DeconvBlock.4.conv_layer", 3, 8, 9)
-    if kernels == (3, 3) and not norm_first:
+    if tanh:
         t.end("DeconvBlock.4.conv_layer", 0.3, 0.8)
     else:
         t.end("DeconvBlock.4.conv_layer", 30, 120)
@@ -274,6 +278,28 @@ def test_a_converted_network_paints_what_the_original_paints(
     expected = as_painted(forward(checkpoint, 255 * content))
     result = painted(tmp_path / "new.safetensors", content)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+
+def test_a_last_tanh_is_there_when_it_is_said(
+    content: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = new_rrmina(tanh=True)
+    checkpoint.save(tmp_path / "old.pth")
+    paths = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    convert(*paths, tanh=True, **RIGHTS)
+    assert caplog.text == ""
+    expected = as_painted(transformer_network_tanh(checkpoint, 255 * content))
+    result = painted(paths[1], content)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+    convert(*paths, overwrite=True, **RIGHTS)
+    assert "--tanh" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["fast-neural-style-8", "rrmina-v2", "rrmina-resnext"])
+def test_a_tanh_that_a_network_never_had_is_refused(kind: str, tmp_path: Path) -> None:
+    SYNTHETIC[kind][0]().save(tmp_path / "old.pth")
+    with pytest.raises(ValueError, match="tanh is for a TransformerNetworkTanh"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", tanh=True, **RIGHTS)
 
 
 def test_what_only_the_order_of_tensors_tells_is_not_guessed(
