@@ -32,9 +32,9 @@ from .style import StyleInfo, check_style_destination
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, Tensor]
-
-_STALE = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)")
+_STALE = re.compile(r"(.*\.)?(running_mean|running_var)")
+"""What instance norms of PyTorch 0.3 kept and never used; what counts has
+``num_batches_tracked`` beside it."""
 _STYLE_IMAGE_SIZE = 512
 
 
@@ -76,12 +76,6 @@ def convert(
     check_style_destination(new_path)
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise InvalidStyleError(
-                f"{old_path} has weights that are not finite (tensor {key!r}); use "
-                "another checkpoint."
-            )
     try:
         recipe = _recognise(tensors, tanh)
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -105,6 +99,17 @@ def convert(
         vector = recipe.vector()
     except (KeyError, RuntimeError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
+    for key in tensors:
+        if key not in tensors.read:
+            raise InvalidStyleError(
+                f"{old_path} has the tensor {key!r}, for which the network it looks "
+                "like has no use; use another checkpoint."
+            )
+        if not torch.isfinite(tensors[key]).all():
+            raise InvalidStyleError(
+                f"{old_path} has weights that are not finite (tensor {key!r}); use "
+                "another checkpoint."
+            )
     if isinstance(network, MsgNetwork):
         assert style_image is not None
         vector = network.aim(_style_image(style_image), vector)
@@ -135,8 +140,24 @@ def _name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "converted"
 
 
+class Tensors(dict[str, Tensor]):
+    """The tensors of a checkpoint by name, in their order, and which were read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        """Return a tensor in float32; ``KeyError`` if it cannot hold weights."""
+        tensor = super().__getitem__(key)
+        if not _is_plain(tensor):
+            raise KeyError(key)
+        self.read.add(key)
+        return tensor.detach().float()
+
+
 def _read(path: Path) -> Tensors:
-    """Return the tensors of a safetensors file or a pickle, in their order."""
+    """Return the tensors of a safetensors file or a pickle."""
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -169,18 +190,19 @@ def _read(path: Path) -> Tensors:
             content = content[key]
     if not isinstance(content, dict):
         raise InvalidStyleError(f"{path} holds no state_dict; save one first.")
-    return {
-        str(key).removeprefix("module."): value.detach().float()
-        for key, value in content.items()
-        if _is_plain(value) and not _STALE.fullmatch(str(key))
-    }
+    return Tensors(
+        {
+            str(key).removeprefix("module."): value
+            for key, value in content.items()
+            if isinstance(value, Tensor) and not _STALE.fullmatch(str(key))
+        }
+    )
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a dense tensor of real numbers, all of them in the file."""
+def _is_plain(value: Tensor) -> bool:
+    """Whether it is dense and of real numbers, all of them in the file."""
     return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
+        value.layout is torch.strided
         and value.device.type == "cpu"
         and value.is_floating_point()
         and value.nbytes <= value.untyped_storage().nbytes()
@@ -228,12 +250,12 @@ def _recognise(tensors: Tensors, tanh: bool) -> _Recipe | None:
 
 def _count(tensors: Tensors, pattern: str) -> int:
     found = [re.match(pattern, key) for key in tensors]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    return len({match[1] for match in found if match})
 
 
 def _fast_neural_style(tensors: Tensors) -> _Recipe:
     widths = [len(tensors[f"conv{i}.conv2d.weight"]) for i in (1, 2, 3)]
-    blocks = _count(tensors, r"res(\d+)\.") - 1
+    blocks = _count(tensors, r"res(\d+)\.")
     layers = {"enter": "conv1", "down2": "conv2", "down4": "conv3"}
     layers |= {"up2": "deconv1", "up1": "deconv2", "leave": "deconv3"}
     norms = {"enter": "in1", "down2": "in2", "down4": "in3", "up2": "in4", "up1": "in5"}
@@ -263,7 +285,7 @@ def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
     first = "ResidualBlock.0.conv1"
     kernels = [
         tensors[f"ResidualBlock.0.conv{j + 1}.conv_layer.weight"].shape[-1]
-        for j in range(_count(tensors, r"ResidualBlock\.0\.conv(\d+)\.") - 1)
+        for j in range(_count(tensors, r"ResidualBlock\.0\.conv(\d+)\."))
     ]
     blocks = _count(tensors, r"ResidualBlock\.(\d+)\.")
     for i in range(blocks):
@@ -312,8 +334,11 @@ _ENCODER = ("enter", "down2", "down4")
 
 
 def _msg_net(tensors: Tensors) -> _Recipe:
+    for key in [*tensors]:
+        if key.startswith("model.0.") or key == "model.1.weight":
+            del tensors[key]  # they are model1 and ins once more
     width = tensors["ins.weight"].shape[-1] // 4
-    blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 4
+    blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 2
     layers = {"enter": "model1.0.conv2d", "leave": f"model.{blocks + 6}.conv2d"}
     units = {"down2": "model1.3", "down4": "model1.4"}
     units |= {f"block{i}": f"model.{i + 2}" for i in range(blocks)}

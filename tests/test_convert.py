@@ -224,6 +224,8 @@ def new_msg_net(width: int = 4, blocks: int = 2) -> Checkpoint:
         t.conv(f"{name}.conv_block.5.conv2d", planes, planes, 3)
         t.conv(f"{name}.conv_block.8", 4 * planes, planes, 1)
     t["ins.weight"] = torch.rand(1, deep, deep)
+    again = {k.replace("model1", "model.0"): v for k, v in t.items() if "model1" in k}
+    t |= {**again, "model.1.weight": t["ins.weight"]}
     t.conv(f"model.{blocks + 6}.conv2d", 3, 64, 7)
     t.end(f"model.{blocks + 6}.conv2d", 30, 120)
     return t
@@ -376,6 +378,33 @@ def test_stale_running_statistics_are_left_out(content: Tensor, tmp_path: Path) 
     expected = as_painted(fast_neural_style(checkpoint, 255 * content))
     result = painted(tmp_path / "new.safetensors", content)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("create", "name"),
+    [
+        (new_fast_neural_style, "in1.num_batches_tracked"),
+        (new_fast_neural_style, "attention.weight"),
+        (new_rrmina, "ConvBlock.0.norm_layer.num_batches_tracked"),
+        (new_msg_net, "model1.1.weight"),
+        (new_msg_net, "model.2.conv_block.0.bias"),
+    ],
+)
+def test_a_tensor_without_use_is_refused_by_its_name(
+    create: Callable[[], Checkpoint], name: str, tmp_path: Path
+) -> None:
+    checkpoint = create()
+    checkpoint[name] = torch.tensor(7)
+    checkpoint.save(tmp_path / "old.pth")
+    Image.new("RGB", (9, 9)).save(tmp_path / "style.png")
+    with pytest.raises(InvalidStyleError, match=f"tensor '{name}'"):
+        convert(
+            tmp_path / "old.pth",
+            tmp_path / "new.safetensors",
+            style_image=tmp_path / "style.png",
+            **RIGHTS,
+        )
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 def test_a_checkpoint_in_safetensors_is_converted_too(
