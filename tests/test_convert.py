@@ -468,6 +468,7 @@ class Evil:
         pytest.param(pickle.dumps(Evil()), "nothing in it is executed", id="code"),
         pytest.param(b"", "nothing in it is executed", id="empty"),
         pytest.param(b"PK\x03\x04 torn", "nothing in it is executed", id="torn"),
+        pytest.param(b"\x80\x02X\x00", "nothing in it is executed", id="cut"),
         pytest.param(None, "check the path", id="missing"),
     ],
 )
@@ -538,6 +539,14 @@ def test_norms_whose_sizes_add_up_all_the_same_are_refused(tmp_path: Path) -> No
     checkpoint |= {"in1.weight": short, "in5.weight": long}
     Checkpoint(checkpoint).save(tmp_path / "old.pth")
     with pytest.raises(InvalidStyleError, match=r"its tensor 'in1.weight'"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+
+
+def test_no_number_in_a_name_is_counted_to(tmp_path: Path) -> None:
+    checkpoint = new_fast_neural_style()
+    checkpoint[f"res{10**30}.conv1.conv2d.weight"] = torch.ones(1)
+    checkpoint.save(tmp_path / "old.pth")
+    with pytest.raises(InvalidStyleError, match=r"its tensor 'res6\.conv1"):
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 
