@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import color, hub, vgg
-from .descent import DESCENTS, resize
+from .descent import DESCENTS, Descent, resize
 from .engine import Stylizer, pick_device
 from .errors import (
     DownloadError,
@@ -324,8 +325,9 @@ def optimize_file(
     """Do what :func:`.stylize_file` does, with :func:`optimize` and its keywords.
 
     ``snapshot()`` of a callback returns an 8-bit PIL image. An interruption
-    (``KeyboardInterrupt``) writes the best picture so far, where there is one, and
-    goes on its way. Returns the (width, height) of the image.
+    (``KeyboardInterrupt``), or a level that memory or the loss network does not serve,
+    writes the best picture so far, where there is one, and goes on its way. Returns
+    the (width, height) of the image.
     """
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
@@ -339,7 +341,7 @@ def optimize_file(
     )
     try:
         run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MemoryLimitError, TrainingError):
         if run.best is not None:
             write(run.pixels())
             logger.warning("Stopped; %s is the best picture so far.", dst)
@@ -366,6 +368,25 @@ def _name(what: Any) -> str:
         return "picture"
     name = os.fspath(what)
     return os.path.basename(name) if os.path.isfile(name) else name
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One size of the picture, and how far its descent is."""
+
+    size: tuple[int, int]
+    iterations: int
+    """At most."""
+    start: float
+    end: float
+    """Of all the work, the fraction before and after the level."""
+    least: list[float] = field(default_factory=list)
+    """The least loss so far, after each iteration."""
+
+    @property
+    def fraction(self) -> float:
+        part = len(self.least) / self.iterations
+        return self.start + (self.end - self.start) * part
 
 
 class _Run:
@@ -415,49 +436,72 @@ class _Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryLimitError(
-                f"Not enough memory on {self.device}; lower --memory (memory_limit= in "
-                f"Python){'' if self.device.type == 'cpu' else ', or use the CPU'}."
-            ) from error
+            raise self._short_of_memory() from error
+
+    def _short_of_memory(self) -> MemoryLimitError:
+        return MemoryLimitError(
+            f"Not enough memory on {self.device}; lower --memory (memory_limit= in "
+            f"Python){'' if self.device.type == 'cpu' else ', or use the CPU'}."
+        )
 
     def _descend(self) -> None:
-        options = self.options
         levels = self._levels()
-        total = sum(height * width * count for height, width, count in levels)
-        done = 0
         # The finest first: what it lacks is told before anything is computed.
-        plans = {(h, w): self._plan((h, w)) for h, w, _ in reversed(levels)}
+        plans = [self._plan(level.size) for level in reversed(levels)]
         self.sketch = self._sketch()
-        descent = DESCENTS[options.optimizer]()
-        for height, width, count in levels:
-            tile_size, history = plans[height, width]
-            content = resize(self.content, (height, width))
-            objective = self._objective(content, tile_size)
-            descent.start(self._first(content), history)
-            finest = (height, width) == self.content.shape[2:]
-            tolerance = options.tolerance * (1 if finest else _COARSE)
-            least: list[float] = []
-            for i in range(count):
-                x = descent.ask()
-                loss, gradient = objective(x)
-                if not least and not math.isfinite(loss):
-                    raise TrainingError(
-                        f"The loss of the first picture is not finite ({loss}); use "
-                        "dtype='float32', or another loss network."
-                    )
-                better = not least or loss < least[-1]
-                if better:
-                    self.best = x
-                least.append(loss if better else least[-1])
-                descent.tell(x, loss, gradient)
-                ended = i + 1 == count or _has_stalled(least, tolerance)
-                if options.callback is not None:
-                    now = done + height * width * (count if ended else i + 1)
-                    options.callback(now / total, self.snapshot)
-                if ended:
-                    break
-            done += height * width * count
-            logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], i + 1)
+        descent = DESCENTS[self.options.optimizer]()
+        largest = max(self.content.shape[2:])
+        for level, (tile_size, history) in zip(levels, reversed(plans), strict=True):
+            tile_size = min(tile_size, largest)
+            while not self._has_room(level, descent, tile_size, history):
+                if tile_size <= _SMALLEST_TILE:
+                    raise self._short_of_memory()
+                tile_size = largest = max(_SMALLEST_TILE, tile_size // 2)
+                logger.warning(
+                    "Memory ran out at %d x %d pixels; they go on in tiles of %d.",
+                    *(*reversed(level.size), tile_size),
+                )
+
+    def _has_room(
+        self, level: _Level, descent: Descent, tile_size: int, history: int
+    ) -> bool:
+        """Compute what is left of a level; tell whether memory was enough."""
+        try:
+            self._paint(level, descent, tile_size, history)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _paint(
+        self, level: _Level, descent: Descent, tile_size: int, history: int
+    ) -> None:
+        content = resize(self.content, level.size)
+        objective = self._objective(content, tile_size)
+        descent.start(self._first(content), history)
+        finest = level.size == self.content.shape[2:]
+        tolerance = self.options.tolerance * (1 if finest else _COARSE)
+        least, ended = level.least, False
+        while not ended:
+            x = descent.ask()
+            loss, gradient = objective(x)
+            if not least and not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss of the first picture is not finite ({loss}); use "
+                    "dtype='float32', or another loss network."
+                )
+            better = not least or loss < least[-1]
+            if better:
+                self.best = x
+            least.append(loss if better else least[-1])
+            descent.tell(x, loss, gradient)
+            ended = len(least) >= level.iterations or _has_stalled(least, tolerance)
+            if self.options.callback is not None:
+                fraction = level.end if ended else level.fraction
+                self.options.callback(fraction, self.snapshot)
+        height, width = level.size
+        logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], len(least))
 
     def _objective(self, content: Tensor, tile_size: int) -> Objective:
         return Objective(
@@ -494,17 +538,24 @@ class _Run:
         """Return the best picture so far."""
         return self.show(self.pixels())
 
-    def _levels(self) -> list[tuple[int, int, int]]:
-        """Return (height, width, iterations) of each level, coarse to fine."""
+    def _levels(self) -> list[_Level]:
+        """Return the levels, coarse to fine."""
         height, width = self.content.shape[2:]
         octaves = max(0, int(math.log2(math.sqrt(height * width) / _COARSEST)))
-        return [
+        shapes = [
             (
                 max(LEAST_SIDE, round(height / 2**k)),
                 max(LEAST_SIDE, round(width / 2**k)),
                 max(1, self.options.iterations >> (octaves - k)),
             )
             for k in range(octaves, -1, -1)
+        ]
+        work = [0, *itertools.accumulate(math.prod(shape) for shape in shapes)]
+        return [
+            _Level((height, width), count, start / work[-1], end / work[-1])
+            for (height, width, count), (start, end) in zip(
+                shapes, itertools.pairwise(work), strict=True
+            )
         ]
 
     def _plan(self, size: tuple[int, int]) -> tuple[int, int]:

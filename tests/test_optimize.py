@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -371,6 +372,54 @@ def test_memory_that_runs_out_on_the_way_is_told(
     monkeypatch.setattr(Objective, "__call__", evaluate)
     with pytest.raises(MemoryLimitError, match="lower --memory"):
         optimize(content_image, stripes, **shallow)
+
+
+def test_where_memory_runs_out_tiles_become_smaller(
+    stripes, shallow, monkeypatch, caplog
+):
+    evaluate, sides, fractions = Objective.__call__, [], []
+
+    def with_little_memory(self, x):
+        sides.append(max(tile.core.height for tile in self.view.tiles))
+        if sides[-1] > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return evaluate(self, x)
+
+    monkeypatch.setattr(Objective, "__call__", with_little_memory)
+    content = np.random.default_rng(0).integers(0, 256, (540, 520, 3), np.uint8)
+    shallow.update(tolerance=0, callback=lambda fraction, _: fractions.append(fraction))
+    result = optimize(content, stripes, **shallow)
+    assert sides == [270] * 4 + [540, 272, 272]
+    assert "at 520 x 540 pixels; they go on in tiles of 270" in caplog.text
+    assert len(fractions) == 4 + 2
+    assert all(a < b for a, b in itertools.pairwise(fractions))
+    monkeypatch.undo()
+    assert np.abs(optimize(content, stripes, **shallow) - result.astype(int)).mean() < 1
+
+
+@pytest.mark.parametrize("failure", ["memory", "no number"])
+def test_a_level_that_fails_leaves_the_picture_of_the_one_before(
+    failure, stripes, shallow, monkeypatch, tmp_path, caplog
+):
+    evaluate, seen = Objective.__call__, []
+
+    def fail(self, x):
+        if x.shape[2] < 540:
+            return evaluate(self, x)
+        if failure == "memory":
+            raise MemoryError
+        return math.nan, x
+
+    monkeypatch.setattr(Objective, "__call__", fail)
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (540, 520, 3), np.uint8)
+    Image.fromarray(pixels).save(source)
+    shallow["callback"] = lambda _, snapshot: seen.append(np.array(snapshot()))
+    with pytest.raises((MemoryLimitError, TrainingError)):
+        optimize_file(source, target, stripes, **shallow)
+    with Image.open(target) as result:
+        assert np.array_equal(np.array(result), seen[-1])
+    assert f"{target} is the best picture so far" in caplog.text
 
 
 def test_the_best_picture_survives_a_loss_that_is_no_number(
