@@ -57,6 +57,7 @@ from .objective import (
     Weights,
     overlap_of,
 )
+from .predictor import PHOTOGRAPHS
 from .rendering import is_out_of_memory, luma
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ _COARSEST = 256
 """Least geometric mean side of the first level, in pixels. A level of half that costs a
 third of the time and brings no lower loss (measured at 256 pixels)."""
 _CALIBRATION = 256
-"""Most geometric mean side of the content on which the loss network is calibrated."""
+"""Sides in pixels of the photographs on which the loss network is calibrated."""
 _SMALLEST_TILE = 256
 _MEMORY = 4 << 30
 """Bytes of working memory where the caller names none."""
@@ -239,12 +240,12 @@ def optimize(
     ``(picture, weight)`` pairs or style images, which all count, each in its region.
 
     The loss is ``content_weight`` times the squared difference of the features in
-    ``content_layers``, relative to their mean activation, plus ``style_weight`` times
-    ``style_loss`` in ``style_layers``, plus ``tv_weight`` times :func:`.tv_loss`.
-    Layers are VGG-19's but for the last pooling (``"relu4_1"``); a mapping gives each a
-    weight. ``style_loss`` is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or
-    ``"nearest"``, or a mapping from these to weights; all are 0 for the style itself,
-    the first three 1 for black. Without one it is 0.6 gram + 0.2 mean_std + 0.2
+    ``content_layers``, relative to their mean activation on photographs, plus
+    ``style_weight`` times ``style_loss`` in ``style_layers``, plus ``tv_weight`` times
+    :func:`.tv_loss`. Layers are VGG-19's but for the last pooling (``"relu4_1"``); a
+    mapping gives each a weight. ``style_loss`` is ``"gram"``, ``"mean_std"``,
+    ``"wasserstein"`` or ``"nearest"``, or a mapping from these to weights; all are
+    about 0 for the style itself. Without one it is 0.6 gram + 0.2 mean_std + 0.2
     wasserstein. The Gram distance grows with the fourth power of the features and so is
     about the strongest ones; it alone brings the texture of a painting. The distance of
     Gaussians, of second power, brings its swirls and stars, but is further off in the
@@ -422,7 +423,7 @@ class _Run:
         if options.preserve_color:
             for part in self.styles:
                 part.image = _match_statistics(part, self.content)
-        self.network = _loss_network(options, self.device, self.content)
+        self.network = _loss_network(options, self.device)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -769,10 +770,9 @@ def _match_statistics(style: Style, content: Tensor) -> Tensor:
 # The loss network
 
 
-def _loss_network(
-    options: Options, device: torch.device, content: Tensor
-) -> LossNetwork:
-    """Return the loss network, calibrated on the content unless it is given ready."""
+def _loss_network(options: Options, device: torch.device) -> LossNetwork:
+    """Return the loss network, calibrated on the photographs at hand unless it is given
+    ready: on a hazy content, features would count so much that little is painted."""
     weights = options.weights
     layers = sorted({*weights.content_layers, *weights.style_layers})
     given = options.loss_network
@@ -794,10 +794,12 @@ def _loss_network(
             "Python)."
         ) from error
     network = LossNetwork(path, layers, _pick_dtype(options.dtype, device)).to(device)
-    height, width = content.shape[2:]
-    scale = min(1.0, _CALIBRATION / math.sqrt(height * width))
-    size = [max(LEAST_SIDE, round(side * scale)) for side in (height, width)]
-    network.calibrate(resize(content, size))
+    size = _CALIBRATION, _CALIBRATION
+    photographs = [
+        resize(_tensor(read_picture(path).pixels, device), size)
+        for path in sorted(PHOTOGRAPHS.glob("*.jpg"))
+    ]
+    network.calibrate(torch.cat(photographs))
     return network
 
 

@@ -31,8 +31,9 @@ from tests.conftest import require
 
 
 @pytest.fixture
-def shallow(shallow_vgg) -> dict[str, object]:
+def shallow(shallow_vgg, monkeypatch) -> dict[str, object]:
     """Keywords with which an optimization takes a moment."""
+    monkeypatch.setattr(sys.modules["styleplug.optimize"], "_CALIBRATION", 64)
     return {
         "loss_network": shallow_vgg,
         "content_layers": "relu2_1",
@@ -83,6 +84,14 @@ def test_it_comes_nearer_to_the_style(
     )
     before = style_distance(shallow_vgg, content_image, stripes)
     assert style_distance(shallow_vgg, result, stripes) < 0.7 * before
+
+
+def test_a_hazy_content_is_painted_too(content_image, stripes, shallow, shallow_vgg):
+    shallow["iterations"] = 30
+    hazy = Image.blend(content_image, flat("grey", content_image.size), 0.9)
+    result = optimize(hazy, stripes, **shallow)
+    before = style_distance(shallow_vgg, hazy, stripes)
+    assert style_distance(shallow_vgg, result, stripes) < 0.3 * before
 
 
 def test_the_nearest_features_become_nearer(content_image, stripes, shallow):
