@@ -129,8 +129,10 @@ class _Tiled:
         shares = {}
         for layer in layers:
             bounds = _scaled(self.bounds, layer)
-            values = F.interpolate(region, (bounds.height, bounds.width), mode="area")
-            shares[layer] = values / values.sum().clamp(min=1e-8)
+            # A Mac's GPU averages only where the sides divide.
+            size = bounds.height, bounds.width
+            values = F.interpolate(region.cpu(), size, mode="area")
+            shares[layer] = (values / values.sum().clamp(min=1e-8)).to(region.device)
         return shares
 
     def sample(
