@@ -55,6 +55,7 @@ from .objective import (
     Objective,
     Style,
     Weights,
+    bytes_kept,
     overlap_of,
 )
 from .predictor import PHOTOGRAPHS
@@ -569,6 +570,7 @@ class _Run:
             per_pixel += _BYTES_OF_NEAREST * len(self.styles)
         border = 2 * overlap_of(self.network)
         fixed = (_VECTORS - 1 + max(1, scale**2)) * vector
+        fixed += bytes_kept(self.options.weights, self.network.dtype, size)
         fixed += sum(
             4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
         )

@@ -324,8 +324,20 @@ def test_with_little_memory_it_falls_to_tiles_and_says_so(shallow, stripes, capl
     assert np.abs(tiled.astype(int) - whole).mean() < 0.5
 
 
+def test_content_features_that_are_kept_count_as_memory(stripes, shallow):
+    content = np.zeros((900, 900, 3), np.uint8)
+    least = []
+    for layer in ("relu1_1", "relu2_1"):
+        options = {**shallow, "content_layers": layer, "memory_limit": 1_000_000}
+        with pytest.raises(MemoryLimitError, match="allow at least") as refused:
+            optimize(content, stripes, **options)
+        least += map(int, re.findall(r"at least (\d+) MB", str(refused.value)))
+    # 64 features of each pixel, 128 of each fourth
+    assert least[0] - least[1] == pytest.approx(900 * 900 * (64 - 32) * 4 / 1e6, abs=1)
+
+
 def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
-    shallow.update(iterations=1, memory_limit=280_000_000)
+    shallow.update(iterations=1, memory_limit=290_000_000)
     content = np.zeros((300, 300, 3), np.uint8)
     optimize(content, stripes, **shallow)
     assert caplog.text == ""
