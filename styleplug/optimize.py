@@ -343,12 +343,12 @@ def optimize_file(
     )
     try:
         run()
+        write(run.pixels())
     except (KeyboardInterrupt, MemoryLimitError, TrainingError):
-        if run.best is not None:
+        if run.best is not None and (overwrite or not os.path.exists(dst)):
             write(run.pixels())
             logger.warning("Stopped; %s is the best picture so far.", dst)
         raise
-    write(run.pixels())
     return picture.size
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import styleplug
+from styleplug import images
 from styleplug.errors import (
     InvalidImageError,
     MemoryLimitError,
@@ -684,6 +685,24 @@ def test_an_interruption_writes_the_best_picture_so_far(
     with Image.open(target) as result:
         assert np.array_equal(np.array(result), np.array(shown[-1]))
     assert "best picture so far" in caplog.text
+
+
+def test_an_interruption_while_the_file_is_written_does_not_lose_it(
+    content_image, stripes, shallow, tmp_path, monkeypatch
+):
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    content_image.save(source)
+    write = images._write_png
+
+    def interrupted(*_):
+        monkeypatch.setattr(images, "_write_png", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "_write_png", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimize_file(source, target, stripes, **shallow)
+    with Image.open(target) as result:
+        assert result.size == content_image.size
 
 
 def test_a_file_made_in_the_meantime_is_not_replaced_unasked(
