@@ -24,7 +24,7 @@ from . import color
 from .errors import InvalidStyleError
 from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
-from .images import read_picture
+from .images import read_style_image
 from .networks import save_style
 from .style import StyleInfo, check_style_destination
 
@@ -366,7 +366,7 @@ def _style_image(path: str | os.PathLike[str]) -> Tensor:
 
     What is transparent becomes white paper.
     """
-    pixels = color.change_depth(read_picture(path).over_white, np.float32)
+    pixels = color.change_depth(read_style_image(path).over_white, np.float32)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)
     return F.interpolate(image, size, mode="bilinear", antialias=True).clamp_(0, 1)

@@ -44,6 +44,7 @@ from .images import (
     Picture,
     load_mask,
     read_picture,
+    read_style_image,
     read_to_paint,
     write_picture,
 )
@@ -719,7 +720,7 @@ def _show(pixels: NDArray[Any]) -> PIL.Image.Image:
 
 def _open(image: Any) -> Picture:
     if isinstance(image, str | os.PathLike):
-        return read_picture(image)
+        return read_style_image(image)
     return Picture.from_image(image)
 
 
