@@ -151,8 +151,11 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
-        if not isinstance(self.iterations, int):
-            raise TypeError(f"iterations must be an integer, got {self.iterations!r}")
+        for name in ("iterations", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(
+                    f"{name} must be an integer, got {getattr(self, name)!r}"
+                )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -160,6 +163,7 @@ class Options:
             ("style_scale", 0.25, 4),
             ("iterations", 1, math.inf),
             ("tolerance", 0, 1),
+            ("seed", -(2**63), 2**63 - 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float):
@@ -169,8 +173,12 @@ class Options:
                     f"{name} must be between {low} and {high}, got {value}"
                 )
         limit = self.memory_limit
-        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
-            raise ValueError(f"memory_limit must be a number above 0, got {limit!r}")
+        if limit is not None and not (
+            isinstance(limit, int | float) and 0 < limit < math.inf
+        ):
+            raise ValueError(
+                f"memory_limit must be a finite number above 0, got {limit!r}"
+            )
         _ = self.weights
 
     @functools.cached_property
@@ -432,7 +440,9 @@ class _Run:
     def __call__(self) -> None:
         """Go through all levels and keep the best picture in :attr:`best`."""
         if not self.styles:
-            logger.warning("The mask is black: the picture stays as it is.")
+            logger.warning(
+                "The mask, or every region in it, is black: the picture stays as it is."
+            )
             return
         try:
             self._descend()
@@ -780,6 +790,10 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
     layers = sorted({*weights.content_layers, *weights.style_layers})
     given = options.loss_network
     if isinstance(given, LossNetwork):
+        if given.dtype not in _BYTES_PER_PIXEL:
+            raise ValueError(
+                f"loss_network must be in float32 or bfloat16, got {given.dtype}"
+            )
         missing = [layer for layer in layers if layer not in given.activations]
         if missing:
             raise ValueError(

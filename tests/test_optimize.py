@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import styleplug
 from styleplug import images
 from styleplug.errors import (
+    ImageTooLargeError,
     InvalidImageError,
     MemoryLimitError,
     StyleNotFoundError,
@@ -260,7 +261,7 @@ def test_a_black_mask_leaves_the_content_as_it_is(
     else:
         result = optimize(content_image, StyleImage(stripes, region=black), **shallow)
     assert np.array_equal(np.array(result), np.array(content_image))
-    assert "black" in caplog.text
+    assert "every region in it, is black" in caplog.text
 
 
 def test_where_the_mask_is_0_the_content_stays_exactly(stripes, shallow):
@@ -509,9 +510,11 @@ def test_content_and_style_may_differ_wildly_in_size(shallow):
         ({"tolerance": 2}, "tolerance must be between 0 and 1"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
         ({"style_layers": "pool5"}, "style_layers must be one of"),
-        ({"memory_limit": 0}, "memory_limit must be a number above 0"),
-        ({"memory_limit": -1}, "memory_limit must be a number above 0"),
-        ({"memory_limit": "2G"}, "memory_limit must be a number above 0"),
+        ({"memory_limit": math.inf}, "memory_limit must be a finite number above 0"),
+        ({"seed": 10**20}, "seed must be between"),
+        ({"memory_limit": 0}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": -1}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": "2G"}, "memory_limit must be a finite number above 0"),
     ],
 )
 def test_misuse_is_named(keywords, message, content_image, stripes, shallow):
@@ -559,6 +562,24 @@ def test_a_loss_network_without_the_layers_is_refused(
             content_layers="relu2_1",
             style_layers="relu1_1",
         )
+
+
+def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shallow_vgg):
+    network = LossNetwork(shallow_vgg, ("relu1_1",), dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"float32 or bfloat16, got torch\.float16"):
+        optimize(content_image, stripes, loss_network=network)
+
+
+def test_a_seed_is_an_integer(content_image, stripes, shallow):
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+        optimize(content_image, stripes, seed=1.5, **shallow)
+
+
+def test_a_huge_style_image_is_to_be_made_smaller(content_image, shallow, tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20000, 10000)).save(path)
+    with pytest.raises(ImageTooLargeError, match="a few megapixels are enough"):
+        optimize(content_image, path, **shallow)
 
 
 def test_a_loss_that_is_not_finite_at_the_start_is_told(
