@@ -792,6 +792,9 @@ def _add_convert(commands: Commands) -> None:
         help="side of the pictures whose strokes look right",
     )
     add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
+    add(
+        "--tanh", action="store_true", help="rrmina's network is TransformerNetworkTanh"
+    )
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_convert)
 

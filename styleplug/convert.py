@@ -6,8 +6,8 @@ executed. The architecture is recognised by the names of the tensors.
 
 from __future__ import annotations
 
+import logging
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,13 +24,15 @@ from . import color
 from .errors import InvalidStyleError
 from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
-from .images import read_picture
+from .images import read_style_image
 from .networks import save_style
 from .style import StyleInfo, check_style_destination
 
-Tensors = dict[str, Tensor]
+logger = logging.getLogger(__name__)
 
-_STALE = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)")
+_STALE = re.compile(r"(.*\.)?(running_mean|running_var)")
+"""What instance norms of PyTorch 0.3 kept and never used; what counts has
+``num_batches_tracked`` beside it."""
 _STYLE_IMAGE_SIZE = 512
 
 
@@ -47,21 +48,24 @@ def convert(
     year: str = "",
     base_size: int = 512,
     style_image: str | os.PathLike[str] | None = None,
+    tanh: bool = False,
     overwrite: bool = False,
 ) -> StyleInfo:
     """Write the checkpoint ``old_path`` as the style file ``new_path``.
 
     Known are pytorch/examples ``fast_neural_style`` of any width, with or without
     running statistics, the networks of rrmina/fast-neural-style-pytorch without dense
-    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. The
-    weights stay in float32. ``license`` is the licence of the weights, ``artwork``
-    says who has the rights in the artwork; ``base_size`` is the side in pixels of the
-    pictures whose strokes look right. An existing file is replaced only with
-    ``overwrite``.
+    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. ``tanh``
+    says that a checkpoint is of rrmina's TransformerNetworkTanh, which has the tensors
+    of TransformerNetwork. The weights stay in float32. ``license`` is the licence of
+    the weights, ``artwork`` says who has the rights in the artwork; ``base_size`` is
+    the side in pixels of the pictures whose strokes look right. An existing file is
+    replaced only with ``overwrite``.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
     of another kind, or holds more than weights, ``ValueError`` for another suffix than
-    ``.safetensors`` or a base size that no style has, and ``OSError``.
+    ``.safetensors``, a base size that no style has or ``tanh`` of another network, and
+    ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
@@ -70,14 +74,8 @@ def convert(
     check_style_destination(new_path)
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise InvalidStyleError(
-                f"{old_path} has weights that are not finite (tensor {key!r}); use "
-                "another checkpoint."
-            )
     try:
-        recipe = _recognise(tensors)
+        recipe = _recognise(tensors, tanh)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
     if recipe is None:
@@ -87,6 +85,10 @@ def convert(
             "rrmina's TransformerNetwork and ResNext, and MSG-Net."
         )
     network = recipe.network.requires_grad_(False).eval()
+    if tanh and not (isinstance(network, JohnsonNetwork) and network.tanh):
+        raise ValueError(
+            f"tanh is for a TransformerNetworkTanh, which {old_path} is not"
+        )
     if isinstance(network, MsgNetwork) and style_image is None:
         raise ValueError("MSG-Net needs the style_image it is to paint like, got None")
     try:
@@ -95,6 +97,17 @@ def convert(
         vector = recipe.vector()
     except (KeyError, RuntimeError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
+    for key in tensors:
+        if key not in tensors.read:
+            raise InvalidStyleError(
+                f"{old_path} has the tensor {key!r}, for which the network it looks "
+                "like has no use; use another checkpoint."
+            )
+        if not torch.isfinite(tensors[key]).all():
+            raise InvalidStyleError(
+                f"{old_path} has weights that are not finite (tensor {key!r}); use "
+                "another checkpoint."
+            )
     if isinstance(network, MsgNetwork):
         assert style_image is not None
         vector = network.aim(_style_image(style_image), vector)
@@ -125,8 +138,24 @@ def _name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "converted"
 
 
+class Tensors(dict[str, Tensor]):
+    """The tensors of a checkpoint by name, in their order, and which were read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        """Return a tensor in float32; ``KeyError`` if it cannot hold weights."""
+        tensor = super().__getitem__(key)
+        if not _is_plain(tensor):
+            raise KeyError(key)
+        self.read.add(key)
+        return tensor.detach().float()
+
+
 def _read(path: Path) -> Tensors:
-    """Return the tensors of a safetensors file or a pickle, in their order."""
+    """Return the tensors of a safetensors file or a pickle."""
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -138,18 +167,7 @@ def _read(path: Path) -> Tensors:
         raise InvalidStyleError(
             f"{path} cannot be read ({error.strerror or error}); check the path."
         ) from error
-    except (
-        pickle.UnpicklingError,
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        IndexError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise InvalidStyleError(
             f"{path} is damaged or holds more than weights, and nothing in it is "
             "executed; if you trust it, load it and save only its state_dict."
@@ -159,18 +177,19 @@ def _read(path: Path) -> Tensors:
             content = content[key]
     if not isinstance(content, dict):
         raise InvalidStyleError(f"{path} holds no state_dict; save one first.")
-    return {
-        str(key).removeprefix("module."): value.detach().float()
-        for key, value in content.items()
-        if _is_plain(value) and not _STALE.fullmatch(str(key))
-    }
+    return Tensors(
+        {
+            str(key).removeprefix("module."): value
+            for key, value in content.items()
+            if isinstance(value, Tensor) and not _STALE.fullmatch(str(key))
+        }
+    )
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a dense tensor of real numbers, all of them in the file."""
+def _is_plain(value: Tensor) -> bool:
+    """Whether it is dense and of real numbers, all of them in the file."""
     return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
+        value.layout is torch.strided
         and value.device.type == "cpu"
         and value.is_floating_point()
         and value.nbytes <= value.untyped_storage().nbytes()
@@ -206,24 +225,24 @@ def _norms(
     return vector
 
 
-def _recognise(tensors: Tensors) -> _Recipe | None:
+def _recognise(tensors: Tensors, tanh: bool) -> _Recipe | None:
     if "ins.weight" in tensors:
         return _msg_net(tensors)
     if "deconv3.conv2d.weight" in tensors:
         return _fast_neural_style(tensors)
     if "ResidualBlock.0.conv1.conv_layer.weight" in tensors:
-        return _rrmina(tensors)
+        return _rrmina(tensors, tanh)
     return None
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
     found = [re.match(pattern, key) for key in tensors]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    return len({match[1] for match in found if match})
 
 
 def _fast_neural_style(tensors: Tensors) -> _Recipe:
     widths = [len(tensors[f"conv{i}.conv2d.weight"]) for i in (1, 2, 3)]
-    blocks = _count(tensors, r"res(\d+)\.") - 1
+    blocks = _count(tensors, r"res(\d+)\.")
     layers = {"enter": "conv1", "down2": "conv2", "down4": "conv3"}
     layers |= {"up2": "deconv1", "up1": "deconv2", "leave": "deconv3"}
     norms = {"enter": "in1", "down2": "in2", "down4": "in3", "up2": "in4", "up1": "in5"}
@@ -241,19 +260,19 @@ def _fast_neural_style(tensors: Tensors) -> _Recipe:
     return _Recipe(network, take, _norms(network, tensors, norms))
 
 
-def _rrmina(tensors: Tensors) -> _Recipe:
+def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
     """rrmina/fast-neural-style-pytorch: BGR, as OpenCV reads.
 
-    TransformerNetwork ends in ``150 * tanh``, its successors do not. Pre-activated
-    blocks are told by the size of their norms, and in TransformerNetworkV2, where these
-    are all the same, by the order of the tensors.
+    Of TransformerNetwork alone there is a version that ends in ``150 * tanh``; its
+    tensors do not tell. Pre-activated blocks are told by the size of their norms, and
+    in TransformerNetworkV2, where these are all the same, by the order of the tensors.
     """
     layers = {"enter": "ConvBlock.0", "down2": "ConvBlock.2", "down4": "ConvBlock.4"}
     layers |= {"up2": "DeconvBlock.0", "up1": "DeconvBlock.2", "leave": "DeconvBlock.4"}
     first = "ResidualBlock.0.conv1"
     kernels = [
         tensors[f"ResidualBlock.0.conv{j + 1}.conv_layer.weight"].shape[-1]
-        for j in range(_count(tensors, r"ResidualBlock\.0\.conv(\d+)\.") - 1)
+        for j in range(_count(tensors, r"ResidualBlock\.0\.conv(\d+)\."))
     ]
     blocks = _count(tensors, r"ResidualBlock\.(\d+)\.")
     for i in range(blocks):
@@ -271,7 +290,13 @@ def _rrmina(tensors: Tensors) -> _Recipe:
         )
     else:
         preactivated = keys.index(norm) < keys.index(conv)
-    tanh = len(kernels) == 2 and not preactivated
+    perhaps = len(kernels) == 2 and not preactivated
+    if perhaps and not tanh:
+        logger.warning(
+            "Taken for TransformerNetwork; if it is a TransformerNetworkTanh, whose "
+            "tensors are the same, say --tanh (tanh=True in Python)."
+        )
+    tanh = perhaps and tanh
 
     def take(key: str) -> Tensor:
         layer, kind = key.rsplit("_", 1)
@@ -296,8 +321,11 @@ _ENCODER = ("enter", "down2", "down4")
 
 
 def _msg_net(tensors: Tensors) -> _Recipe:
+    for key in [*tensors]:
+        if key.startswith("model.0.") or key == "model.1.weight":
+            del tensors[key]  # they are model1 and ins once more
     width = tensors["ins.weight"].shape[-1] // 4
-    blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 4
+    blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 2
     layers = {"enter": "model1.0.conv2d", "leave": f"model.{blocks + 6}.conv2d"}
     units = {"down2": "model1.3", "down4": "model1.4"}
     units |= {f"block{i}": f"model.{i + 2}" for i in range(blocks)}
@@ -338,7 +366,7 @@ def _style_image(path: str | os.PathLike[str]) -> Tensor:
 
     What is transparent becomes white paper.
     """
-    pixels = color.change_depth(read_picture(path).over_white, np.float32)
+    pixels = color.change_depth(read_style_image(path).over_white, np.float32)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)
     return F.interpolate(image, size, mode="bilinear", antialias=True).clamp_(0, 1)

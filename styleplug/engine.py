@@ -22,7 +22,6 @@ from torch import Tensor
 from . import hub
 from .errors import (
     DeviceError,
-    ImageTooLargeError,
     MemoryLimitError,
     StyleNotFoundError,
 )
@@ -30,7 +29,7 @@ from .images import (
     PICTURE_SUFFIXES,
     Picture,
     load_mask,
-    read_picture,
+    read_style_image,
     read_to_paint,
     write_picture,
 )
@@ -566,13 +565,7 @@ def _load_file(path: Path) -> LoadedStyle:
 
 
 def _capture(path: Path, predictor: Path) -> LoadedStyle:
-    try:
-        return capture(read_picture(path), path.stem, predictor)
-    except ImageTooLargeError as error:
-        raise ImageTooLargeError(
-            f"{path} is too large to take its style; make it smaller first, a few "
-            "megapixels are enough."
-        ) from error
+    return capture(read_style_image(path), path.stem, predictor)
 
 
 @functools.lru_cache(maxsize=4)

@@ -25,6 +25,8 @@ from .networks import (
 )
 
 _WIDTHS = range(1, 513)
+_FULL, _HALF = range(1, 65), range(1, 129)
+"""Of what is computed at full size; what comes from half of it is enlarged first."""
 _BLOCKS = range(33)
 _CONVOLUTIONS = range(1, 4)
 """Of a block."""
@@ -220,7 +222,9 @@ class JohnsonNetwork(ForeignNetwork):
             raise ValueError(
                 f"widths must be three, at 1, 1/2 and 1/4, got {list(widths)}"
             )
-        _check(_WIDTHS, *widths, bottleneck)
+        _check(_FULL, widths[0])
+        _check(_HALF, widths[1])
+        _check(_WIDTHS, widths[2], bottleneck)
         _check(_BLOCKS, blocks)
         _check(_KERNELS, *kernels)
         _check(_CONVOLUTIONS, len(kernels))

@@ -449,6 +449,17 @@ def _pil_uint16(samples: Array, mode: str) -> Image.Image:
 # Reading files
 
 
+def read_style_image(path: str | os.PathLike[str]) -> Picture:
+    """Do what :func:`read_picture` does, for a picture whose style is taken."""
+    try:
+        return read_picture(path)
+    except ImageTooLargeError as error:
+        raise ImageTooLargeError(
+            f"{path} is too large to take its style; make it smaller first, a few "
+            "megapixels are enough."
+        ) from error
+
+
 def read_picture(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
 ) -> Picture:

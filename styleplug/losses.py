@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -56,13 +55,14 @@ class LossNetwork(nn.Module):
             stack = vgg19().features[: deepest + 1]
         path = vgg.find_file(Path(path), shapes)
         try:
-            tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in shapes}
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"The loss network {path} cannot be read ({error}); give a VGG-19 "
                 "in safetensors with torchvision's names."
             ) from error
-        wanted = {name.removeprefix("features."): tensors[name] for name in shapes}
+        wanted = {name.removeprefix("features."): t for name, t in tensors.items()}
         stack.load_state_dict(wanted, assign=True)
         for i, module in enumerate(stack):
             if isinstance(module, nn.ReLU):

@@ -129,8 +129,10 @@ class _Tiled:
         shares = {}
         for layer in layers:
             bounds = _scaled(self.bounds, layer)
-            values = F.interpolate(region, (bounds.height, bounds.width), mode="area")
-            shares[layer] = values / values.sum().clamp(min=1e-8)
+            # A Mac's GPU averages only where the sides divide.
+            size = bounds.height, bounds.width
+            values = F.interpolate(region.cpu(), size, mode="area")
+            shares[layer] = (values / values.sum().clamp(min=1e-8)).to(region.device)
         return shares
 
     def sample(
@@ -195,6 +197,15 @@ def overlap_of(network: LossNetwork) -> int:
     return math.ceil(radius / GRID) * GRID
 
 
+def bytes_kept(weights: Weights, dtype: torch.dtype, size: Sequence[int]) -> int:
+    """Return the bytes of the features of a content of that size that are kept."""
+    channels = {
+        layer: min(512, 32 << int(layer[4])) for layer in weights.content_layers
+    }
+    values = sum(count / _stride(layer) ** 2 for layer, count in channels.items())
+    return math.ceil(values * math.prod(size)) * dtype.itemsize
+
+
 class _Target(NamedTuple):
     """What a level wants of one style image."""
 
@@ -242,8 +253,10 @@ class Objective:
                 for tile in self.view.tiles
                 for features in [self._features(content, tile)]
             ]
+            # A long content is one tile; a style image may be a large square.
+            style_tile = min(tile_size, math.ceil(side))
             self.targets = [
-                self._target(style, style.at(side, style_scale), tile_size, seed)
+                self._target(style, style.at(side, style_scale), style_tile, seed)
                 for style in styles
             ]
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import color, hub, vgg
-from .descent import DESCENTS, resize
+from .descent import DESCENTS, Descent, resize
 from .engine import Stylizer, pick_device
 from .errors import (
     DownloadError,
@@ -43,6 +44,7 @@ from .images import (
     Picture,
     load_mask,
     read_picture,
+    read_style_image,
     read_to_paint,
     write_picture,
 )
@@ -54,8 +56,10 @@ from .objective import (
     Objective,
     Style,
     Weights,
+    bytes_kept,
     overlap_of,
 )
+from .predictor import PHOTOGRAPHS
 from .rendering import is_out_of_memory, luma
 
 if TYPE_CHECKING:
@@ -75,7 +79,7 @@ _COARSEST = 256
 """Least geometric mean side of the first level, in pixels. A level of half that costs a
 third of the time and brings no lower loss (measured at 256 pixels)."""
 _CALIBRATION = 256
-"""Most geometric mean side of the content on which the loss network is calibrated."""
+"""Sides in pixels of the photographs on which the loss network is calibrated."""
 _SMALLEST_TILE = 256
 _MEMORY = 4 << 30
 """Bytes of working memory where the caller names none."""
@@ -147,8 +151,11 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
-        if not isinstance(self.iterations, int):
-            raise TypeError(f"iterations must be an integer, got {self.iterations!r}")
+        for name in ("iterations", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(
+                    f"{name} must be an integer, got {getattr(self, name)!r}"
+                )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -156,6 +163,7 @@ class Options:
             ("style_scale", 0.25, 4),
             ("iterations", 1, math.inf),
             ("tolerance", 0, 1),
+            ("seed", -(2**63), 2**63 - 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float):
@@ -165,8 +173,12 @@ class Options:
                     f"{name} must be between {low} and {high}, got {value}"
                 )
         limit = self.memory_limit
-        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
-            raise ValueError(f"memory_limit must be a number above 0, got {limit!r}")
+        if limit is not None and not (
+            isinstance(limit, int | float) and 0 < limit < math.inf
+        ):
+            raise ValueError(
+                f"memory_limit must be a finite number above 0, got {limit!r}"
+            )
         _ = self.weights
 
     @functools.cached_property
@@ -238,12 +250,12 @@ def optimize(
     ``(picture, weight)`` pairs or style images, which all count, each in its region.
 
     The loss is ``content_weight`` times the squared difference of the features in
-    ``content_layers``, relative to their mean activation, plus ``style_weight`` times
-    ``style_loss`` in ``style_layers``, plus ``tv_weight`` times :func:`.tv_loss`.
-    Layers are VGG-19's but for the last pooling (``"relu4_1"``); a mapping gives each a
-    weight. ``style_loss`` is ``"gram"``, ``"mean_std"``, ``"wasserstein"`` or
-    ``"nearest"``, or a mapping from these to weights; all are 0 for the style itself,
-    the first three 1 for black. Without one it is 0.6 gram + 0.2 mean_std + 0.2
+    ``content_layers``, relative to their mean activation on photographs, plus
+    ``style_weight`` times ``style_loss`` in ``style_layers``, plus ``tv_weight`` times
+    :func:`.tv_loss`. Layers are VGG-19's but for the last pooling (``"relu4_1"``); a
+    mapping gives each a weight. ``style_loss`` is ``"gram"``, ``"mean_std"``,
+    ``"wasserstein"`` or ``"nearest"``, or a mapping from these to weights; all are
+    about 0 for the style itself. Without one it is 0.6 gram + 0.2 mean_std + 0.2
     wasserstein. The Gram distance grows with the fourth power of the features and so is
     about the strongest ones; it alone brings the texture of a painting. The distance of
     Gaussians, of second power, brings its swirls and stars, but is further off in the
@@ -254,7 +266,8 @@ def optimize(
     of the picture, or its own where that is smaller. ``preserve_color`` keeps the
     content's colours and paints only its lightness (``True`` or ``"luminance"``), or
     gives the style image the content's mean colour and covariance beforehand
-    (``"statistics"``). ``mask`` is (H, W) in [0, 1]; 0 keeps the content exactly.
+    (``"statistics"``), each measured where masks and regions let it count. ``mask`` is
+    (H, W) in [0, 1]; 0 keeps the content exactly.
 
     ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), a style
     for :func:`.stylize`, or ``"fast"``, what :func:`.stylize` makes of the style images
@@ -323,8 +336,9 @@ def optimize_file(
     """Do what :func:`.stylize_file` does, with :func:`optimize` and its keywords.
 
     ``snapshot()`` of a callback returns an 8-bit PIL image. An interruption
-    (``KeyboardInterrupt``) writes the best picture so far, where there is one, and
-    goes on its way. Returns the (width, height) of the image.
+    (``KeyboardInterrupt``), or a level that memory or the loss network does not serve,
+    writes the best picture so far, where there is one, and goes on its way. Returns
+    the (width, height) of the image.
     """
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
@@ -338,12 +352,12 @@ def optimize_file(
     )
     try:
         run()
-    except KeyboardInterrupt:
-        if run.best is not None:
+        write(run.pixels())
+    except (KeyboardInterrupt, MemoryLimitError, TrainingError):
+        if run.best is not None and (overwrite or not os.path.exists(dst)):
             write(run.pixels())
             logger.warning("Stopped; %s is the best picture so far.", dst)
         raise
-    write(run.pixels())
     return picture.size
 
 
@@ -365,6 +379,25 @@ def _name(what: Any) -> str:
         return "picture"
     name = os.fspath(what)
     return os.path.basename(name) if os.path.isfile(name) else name
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One size of the picture, and how far its descent is."""
+
+    size: tuple[int, int]
+    iterations: int
+    """At most."""
+    start: float
+    end: float
+    """Of all the work, the fraction before and after the level."""
+    least: list[float] = field(default_factory=list)
+    """The least loss so far, after each iteration."""
+
+    @property
+    def fraction(self) -> float:
+        part = len(self.least) / self.iterations
+        return self.start + (self.end - self.start) * part
 
 
 class _Run:
@@ -399,64 +432,89 @@ class _Run:
                 part.image = _grey(part.image)
         if options.preserve_color:
             for part in self.styles:
-                part.image = _match_statistics(part.image, self.content)
-        self.network = _loss_network(options, self.device, self.content)
+                part.image = _match_statistics(part, self.content)
+        self.network = _loss_network(options, self.device)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
     def __call__(self) -> None:
         """Go through all levels and keep the best picture in :attr:`best`."""
         if not self.styles:
-            logger.warning("The mask is black: the picture stays as it is.")
+            logger.warning(
+                "The mask, or every region in it, is black: the picture stays as it is."
+            )
             return
         try:
             self._descend()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryLimitError(
-                f"Not enough memory on {self.device}; lower --memory (memory_limit= in "
-                f"Python){'' if self.device.type == 'cpu' else ', or use the CPU'}."
-            ) from error
+            raise self._short_of_memory() from error
+
+    def _short_of_memory(self) -> MemoryLimitError:
+        return MemoryLimitError(
+            f"Not enough memory on {self.device}; lower --memory (memory_limit= in "
+            f"Python){'' if self.device.type == 'cpu' else ', or use the CPU'}."
+        )
 
     def _descend(self) -> None:
-        options = self.options
         levels = self._levels()
-        total = sum(height * width * count for height, width, count in levels)
-        done = 0
         # The finest first: what it lacks is told before anything is computed.
-        plans = {(h, w): self._plan((h, w)) for h, w, _ in reversed(levels)}
+        plans = [self._plan(level.size) for level in reversed(levels)]
         self.sketch = self._sketch()
-        descent = DESCENTS[options.optimizer]()
-        for height, width, count in levels:
-            tile_size, history = plans[height, width]
-            content = resize(self.content, (height, width))
-            objective = self._objective(content, tile_size)
-            descent.start(self._first(content), history)
-            finest = (height, width) == self.content.shape[2:]
-            tolerance = options.tolerance * (1 if finest else _COARSE)
-            least: list[float] = []
-            for i in range(count):
-                x = descent.ask()
-                loss, gradient = objective(x)
-                if not least and not math.isfinite(loss):
-                    raise TrainingError(
-                        f"The loss of the first picture is not finite ({loss}); use "
-                        "dtype='float32', or another loss network."
-                    )
-                better = not least or loss < least[-1]
-                if better:
-                    self.best = x
-                least.append(loss if better else least[-1])
-                descent.tell(x, loss, gradient)
-                ended = i + 1 == count or _has_stalled(least, tolerance)
-                if options.callback is not None:
-                    now = done + height * width * (count if ended else i + 1)
-                    options.callback(now / total, self.snapshot)
-                if ended:
-                    break
-            done += height * width * count
-            logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], i + 1)
+        descent = DESCENTS[self.options.optimizer]()
+        largest = max(self.content.shape[2:])
+        for level, (tile_size, history) in zip(levels, reversed(plans), strict=True):
+            tile_size = min(tile_size, largest)
+            while not self._has_room(level, descent, tile_size, history):
+                if tile_size <= _SMALLEST_TILE:
+                    raise self._short_of_memory()
+                tile_size = largest = max(_SMALLEST_TILE, tile_size // 2)
+                logger.warning(
+                    "Memory ran out at %d x %d pixels; they go on in tiles of %d.",
+                    *(*reversed(level.size), tile_size),
+                )
+
+    def _has_room(
+        self, level: _Level, descent: Descent, tile_size: int, history: int
+    ) -> bool:
+        """Compute what is left of a level; tell whether memory was enough."""
+        try:
+            self._paint(level, descent, tile_size, history)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _paint(
+        self, level: _Level, descent: Descent, tile_size: int, history: int
+    ) -> None:
+        content = resize(self.content, level.size)
+        objective = self._objective(content, tile_size)
+        descent.start(self._first(content), history)
+        finest = level.size == self.content.shape[2:]
+        tolerance = self.options.tolerance * (1 if finest else _COARSE)
+        least, ended = level.least, False
+        while not ended:
+            x = descent.ask()
+            loss, gradient = objective(x)
+            if not least and not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss of the first picture is not finite ({loss}); use "
+                    "dtype='float32', or another loss network."
+                )
+            better = not least or loss < least[-1]
+            if better:
+                self.best = x
+            least.append(loss if better else least[-1])
+            descent.tell(x, loss, gradient)
+            ended = len(least) >= level.iterations or _has_stalled(least, tolerance)
+            if self.options.callback is not None:
+                fraction = level.end if ended else level.fraction
+                self.options.callback(fraction, self.snapshot)
+        height, width = level.size
+        logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], len(least))
 
     def _objective(self, content: Tensor, tile_size: int) -> Objective:
         return Objective(
@@ -493,17 +551,24 @@ class _Run:
         """Return the best picture so far."""
         return self.show(self.pixels())
 
-    def _levels(self) -> list[tuple[int, int, int]]:
-        """Return (height, width, iterations) of each level, coarse to fine."""
+    def _levels(self) -> list[_Level]:
+        """Return the levels, coarse to fine."""
         height, width = self.content.shape[2:]
         octaves = max(0, int(math.log2(math.sqrt(height * width) / _COARSEST)))
-        return [
+        shapes = [
             (
                 max(LEAST_SIDE, round(height / 2**k)),
                 max(LEAST_SIDE, round(width / 2**k)),
                 max(1, self.options.iterations >> (octaves - k)),
             )
             for k in range(octaves, -1, -1)
+        ]
+        work = [0, *itertools.accumulate(math.prod(shape) for shape in shapes)]
+        return [
+            _Level((height, width), count, start / work[-1], end / work[-1])
+            for (height, width, count), (start, end) in zip(
+                shapes, itertools.pairwise(work), strict=True
+            )
         ]
 
     def _plan(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -516,6 +581,7 @@ class _Run:
             per_pixel += _BYTES_OF_NEAREST * len(self.styles)
         border = 2 * overlap_of(self.network)
         fixed = (_VECTORS - 1 + max(1, scale**2)) * vector
+        fixed += bytes_kept(self.options.weights, self.network.dtype, size)
         fixed += sum(
             4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
         )
@@ -664,7 +730,7 @@ def _show(pixels: NDArray[Any]) -> PIL.Image.Image:
 
 def _open(image: Any) -> Picture:
     if isinstance(image, str | os.PathLike):
-        return read_picture(image)
+        return read_style_image(image)
     return Picture.from_image(image)
 
 
@@ -685,38 +751,49 @@ def _grey(x: Tensor) -> Tensor:
     return luma(x).expand(-1, 3, -1, -1).contiguous()
 
 
-def _match_statistics(style: Tensor, content: Tensor) -> Tensor:
+def _match_statistics(style: Style, content: Tensor) -> Tensor:
     """Return the style image with the content's mean colour and covariance.
 
+    They are measured where the style image counts, and where the content takes it.
     Gatys, Bethge, Hertzmann & Shechtman 2016, "Preserving Color in Neural Artistic
     Style Transfer", arXiv 1606.05897.
     """
 
-    def root(pixels: Tensor, power: float) -> Tensor:
-        values, vectors = torch.linalg.eigh(torch.cov(pixels))
+    def measure(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        # Not every device has doubles.
+        pixels = x[0].flatten(1).cpu().double()
+        counts = torch.ones_like(x[0, 0]) if weight is None else weight
+        shares = counts.flatten().cpu().double()
+        mean = pixels @ shares / shares.sum()
+        return pixels, mean[:, None], torch.cov(pixels, correction=0, aweights=shares)
+
+    def root(covariance: Tensor, power: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(covariance)
         scale = torch.where(values > 1e-6, values.clamp(min=1e-6) ** power, 0)
         result: Tensor = (vectors * scale) @ vectors.T
         return result
 
-    # Not every device has doubles.
-    given, wanted = (x[0].flatten(1).cpu().double() for x in (style, content))
-    matched = root(wanted, 0.5) @ root(given, -0.5) @ (given - given.mean(1)[:, None])
-    matched = (matched + wanted.mean(1)[:, None]).clamp(0, 1)
-    result: Tensor = matched.to(style).reshape(style.shape)
+    pixels, mean, given = measure(style.image, style.mask)
+    _, wanted_mean, wanted = measure(content, style.region)
+    matched = root(wanted, 0.5) @ root(given, -0.5) @ (pixels - mean) + wanted_mean
+    result: Tensor = matched.clamp(0, 1).to(style.image).reshape(style.image.shape)
     return result
 
 
 # The loss network
 
 
-def _loss_network(
-    options: Options, device: torch.device, content: Tensor
-) -> LossNetwork:
-    """Return the loss network, calibrated on the content unless it is given ready."""
+def _loss_network(options: Options, device: torch.device) -> LossNetwork:
+    """Return the loss network, calibrated on the photographs at hand unless it is given
+    ready: on a hazy content, features would count so much that little is painted."""
     weights = options.weights
     layers = sorted({*weights.content_layers, *weights.style_layers})
     given = options.loss_network
     if isinstance(given, LossNetwork):
+        if given.dtype not in _BYTES_PER_PIXEL:
+            raise ValueError(
+                f"loss_network must be in float32 or bfloat16, got {given.dtype}"
+            )
         missing = [layer for layer in layers if layer not in given.activations]
         if missing:
             raise ValueError(
@@ -734,10 +811,12 @@ def _loss_network(
             "Python)."
         ) from error
     network = LossNetwork(path, layers, _pick_dtype(options.dtype, device)).to(device)
-    height, width = content.shape[2:]
-    scale = min(1.0, _CALIBRATION / math.sqrt(height * width))
-    size = [max(LEAST_SIDE, round(side * scale)) for side in (height, width)]
-    network.calibrate(resize(content, size))
+    size = _CALIBRATION, _CALIBRATION
+    photographs = [
+        resize(_tensor(read_picture(path).pixels, device), size)
+        for path in sorted(PHOTOGRAPHS.glob("*.jpg"))
+    ]
+    network.calibrate(torch.cat(photographs))
     return network
 
 

@@ -295,6 +295,11 @@ def capture(
     small = _small(_visible(picture, name), size)[0].mul(255).round().byte()
     pixels = small.numpy().tobytes()
     vector = _vector(network, predictor, size, tuple(small.shape), pixels, rank)
+    if not vector.isfinite().all():
+        raise InvalidStyleError(
+            f"{info.path} gives a style that is not finite; install styleplug again, "
+            "or train the predictor anew."
+        )
     header = StyleInfo(
         name=name,
         title=name,

@@ -799,7 +799,9 @@ def _recut(x: Tensor, bounds: Region) -> Tensor:
     if tuple(x.shape[2:]) == size:
         return x
     if x.shape[2] > 8 * size[0] or x.shape[3] > 8 * size[1]:
-        return F.interpolate(x, size, mode="area")  # CUDA lacks memory for bicubic
+        # CUDA lacks memory for bicubic; a Mac's GPU averages only where sides divide.
+        here = x.cpu() if x.device.type == "mps" else x
+        return F.interpolate(here, size, mode="area").to(x.device)
     # What has one colour keeps it exactly: a norm would blow up rounding errors.
     corner = x[..., :1, :1]
     return _interpolated(x - corner, size, "bicubic", antialias=True).add_(corner)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,10 +185,9 @@ def read_header(path: Path) -> dict[str, Any]:
                     "a style holds only floating-point weights."
                 )
             begin, end = tensor["data_offsets"]
-            count = _DTYPE_BYTES[tensor["dtype"]]
-            for side in tensor["shape"]:
-                count *= max(side, 0)
-            if not 0 <= begin <= end <= data_size or end - begin != count:
+            count = _DTYPE_BYTES[tensor["dtype"]] * math.prod(tensor["shape"])
+            sound = all(0 <= side < 1 << 40 for side in tensor["shape"])
+            if not sound or not 0 <= begin <= end <= data_size or end - begin != count:
                 raise InvalidStyleError(
                     f"{path} was cut short or damaged (tensor {name!r}); "
                     "download it again."

@@ -83,7 +83,11 @@ def transformer_network(t: Tensors, x: Tensor) -> Tensor:
         x = conv(t, f"{name}.conv2.conv_layer", x.relu())
         return norm(t, f"{name}.conv2.norm_layer", x)
 
-    return 150 * torch.tanh(_rrmina(t, x, block))
+    return _rrmina(t, x, block)
+
+
+def transformer_network_tanh(t: Tensors, x: Tensor) -> Tensor:
+    return 150 * torch.tanh(transformer_network(t, x))
 
 
 def transformer_network_v2(t: Tensors, x: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ def new_fast_neural_style(width: int = 8) -> Checkpoint:
 
 
 def new_rrmina(
-    kernels: tuple[int, ...] = (3, 3), norm_first: bool = False
+    kernels: tuple[int, ...] = (3, 3), norm_first: bool = False, tanh: bool = False
 ) -> Checkpoint:
     t = Checkpoint()
     for i, size in ((0, (8, 3, 9)), (2, (16, 8, 3)), (4, (32, 16, 3))):
@@ -199,7 +203,7 @@ def new_rrmina(
         t[f"DeconvBlock.{i}.conv_transpose.bias"] = torch.randn(outputs)
         t.norm(f"DeconvBlock.{i}.norm_layer", outputs)
     t.conv("DeconvBlock.4.conv_layer", 3, 8, 9)
-    if kernels == (3, 3) and not norm_first:
+    if tanh:
         t.end("DeconvBlock.4.conv_layer", 0.3, 0.8)
     else:
         t.end("DeconvBlock.4.conv_layer", 30, 120)
@@ -220,6 +224,8 @@ def new_msg_net(width: int = 4, blocks: int = 2) -> Checkpoint:
         t.conv(f"{name}.conv_block.5.conv2d", planes, planes, 3)
         t.conv(f"{name}.conv_block.8", 4 * planes, planes, 1)
     t["ins.weight"] = torch.rand(1, deep, deep)
+    again = {k.replace("model1", "model.0"): v for k, v in t.items() if "model1" in k}
+    t |= {**again, "model.1.weight": t["ins.weight"]}
     t.conv(f"model.{blocks + 6}.conv2d", 3, 64, 7)
     t.end(f"model.{blocks + 6}.conv2d", 30, 120)
     return t
@@ -274,6 +280,28 @@ def test_a_converted_network_paints_what_the_original_paints(
     expected = as_painted(forward(checkpoint, 255 * content))
     result = painted(tmp_path / "new.safetensors", content)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+
+def test_a_last_tanh_is_there_when_it_is_said(
+    content: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = new_rrmina(tanh=True)
+    checkpoint.save(tmp_path / "old.pth")
+    paths = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    convert(*paths, tanh=True, **RIGHTS)
+    assert caplog.text == ""
+    expected = as_painted(transformer_network_tanh(checkpoint, 255 * content))
+    result = painted(paths[1], content)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+    convert(*paths, overwrite=True, **RIGHTS)
+    assert "--tanh" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["fast-neural-style-8", "rrmina-v2", "rrmina-resnext"])
+def test_a_tanh_that_a_network_never_had_is_refused(kind: str, tmp_path: Path) -> None:
+    SYNTHETIC[kind][0]().save(tmp_path / "old.pth")
+    with pytest.raises(ValueError, match="tanh is for a TransformerNetworkTanh"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", tanh=True, **RIGHTS)
 
 
 def test_what_only_the_order_of_tensors_tells_is_not_guessed(
@@ -352,6 +380,33 @@ def test_stale_running_statistics_are_left_out(content: Tensor, tmp_path: Path) 
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("create", "name"),
+    [
+        (new_fast_neural_style, "in1.num_batches_tracked"),
+        (new_fast_neural_style, "attention.weight"),
+        (new_rrmina, "ConvBlock.0.norm_layer.num_batches_tracked"),
+        (new_msg_net, "model1.1.weight"),
+        (new_msg_net, "model.2.conv_block.0.bias"),
+    ],
+)
+def test_a_tensor_without_use_is_refused_by_its_name(
+    create: Callable[[], Checkpoint], name: str, tmp_path: Path
+) -> None:
+    checkpoint = create()
+    checkpoint[name] = torch.tensor(7)
+    checkpoint.save(tmp_path / "old.pth")
+    Image.new("RGB", (9, 9)).save(tmp_path / "style.png")
+    with pytest.raises(InvalidStyleError, match=f"tensor '{name}'"):
+        convert(
+            tmp_path / "old.pth",
+            tmp_path / "new.safetensors",
+            style_image=tmp_path / "style.png",
+            **RIGHTS,
+        )
+    assert not (tmp_path / "new.safetensors").exists()
+
+
 def test_a_checkpoint_in_safetensors_is_converted_too(
     content: Tensor, tmp_path: Path
 ) -> None:
@@ -413,6 +468,7 @@ class Evil:
         pytest.param(pickle.dumps(Evil()), "nothing in it is executed", id="code"),
         pytest.param(b"", "nothing in it is executed", id="empty"),
         pytest.param(b"PK\x03\x04 torn", "nothing in it is executed", id="torn"),
+        pytest.param(b"\x80\x02X\x00", "nothing in it is executed", id="cut"),
         pytest.param(None, "check the path", id="missing"),
     ],
 )
@@ -483,6 +539,14 @@ def test_norms_whose_sizes_add_up_all_the_same_are_refused(tmp_path: Path) -> No
     checkpoint |= {"in1.weight": short, "in5.weight": long}
     Checkpoint(checkpoint).save(tmp_path / "old.pth")
     with pytest.raises(InvalidStyleError, match=r"its tensor 'in1.weight'"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+
+
+def test_no_number_in_a_name_is_counted_to(tmp_path: Path) -> None:
+    checkpoint = new_fast_neural_style()
+    checkpoint[f"res{10**30}.conv1.conv2d.weight"] = torch.ones(1)
+    checkpoint.save(tmp_path / "old.pth")
+    with pytest.raises(InvalidStyleError, match=r"its tensor 'res6\.conv1"):
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 

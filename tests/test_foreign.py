@@ -30,6 +30,8 @@ def build(name: str, **sizes: Any) -> ForeignNetwork:
         ("johnson", {"widths": [8, 8]}),
         ("johnson", {"widths": [0, 8, 8]}),
         ("johnson", {"widths": [8, 8, 513]}),
+        ("johnson", {"widths": [65, 8, 8]}),
+        ("johnson", {"widths": [8, 129, 8]}),
         ("johnson", {"bottleneck": 10**9}),
         ("msg-net", {"blocks": 400}),
         ("msg-net", {"width": 0}),

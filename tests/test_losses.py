@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -318,6 +320,20 @@ def test_a_file_that_is_no_loss_network_is_refused(tmp_path):
     path.write_bytes(b"garbage!")
     with pytest.raises(TrainingError, match="not a safetensors file"):
         LossNetwork(path)
+
+
+def test_of_a_loss_network_only_its_own_tensors_are_read(vgg, tmp_path):
+    data = vgg.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    end = len(data) - 8 - length
+    header["z"] = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [end, end]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "more.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    picture = torch.rand(1, 3, 32, 32)
+    expected = LossNetwork(vgg)(picture)["relu4_1"]
+    assert torch.equal(LossNetwork(path)(picture)["relu4_1"], expected)
 
 
 @pytest.mark.parametrize("name", ["features.0.weight", "features.10.bias"])

@@ -65,6 +65,26 @@ def test_a_sliver_at_the_border_belongs_to_the_tile_beside_it(network):
     assert (in_tiles - gradient).norm() / gradient.norm() < 2e-3
 
 
+def test_a_style_is_seen_in_tiles_no_larger_than_a_long_content(network, monkeypatch):
+    seen, walk = [], network.walk
+
+    def watched(x):
+        seen.append(x[0, 0].numel())
+        return walk(x)
+
+    monkeypatch.setattr(network, "walk", watched)
+    Objective(
+        network,
+        Weights({CONTENT: 1.0}, {"relu1_1": 1.0}, {"gram": 1.0}, tv=0.0),
+        pictures(1, 3, 32, 512),
+        [Style(pictures(1, 3, 400, 400), 1.0, None, None)],
+        tile_size=512,
+        style_scale=4,
+    )
+    assert seen[0] == 32 * 512
+    assert max(seen[1:]) <= (128 + 2 * overlap_of(network)) ** 2
+
+
 def test_the_gradient_is_the_slope_of_the_loss(network):
     content, x, way = pictures(3, 1, 3, 40, 40)
     losses = {"gram": 0.5, "mean_std": 1.0, "wasserstein": 2.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -17,7 +18,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import styleplug
+from styleplug import images
 from styleplug.errors import (
+    ImageTooLargeError,
     InvalidImageError,
     MemoryLimitError,
     StyleNotFoundError,
@@ -30,8 +33,9 @@ from tests.conftest import require
 
 
 @pytest.fixture
-def shallow(shallow_vgg) -> dict[str, object]:
+def shallow(shallow_vgg, monkeypatch) -> dict[str, object]:
     """Keywords with which an optimization takes a moment."""
+    monkeypatch.setattr(sys.modules["styleplug.optimize"], "_CALIBRATION", 64)
     return {
         "loss_network": shallow_vgg,
         "content_layers": "relu2_1",
@@ -82,6 +86,14 @@ def test_it_comes_nearer_to_the_style(
     )
     before = style_distance(shallow_vgg, content_image, stripes)
     assert style_distance(shallow_vgg, result, stripes) < 0.7 * before
+
+
+def test_a_hazy_content_is_painted_too(content_image, stripes, shallow, shallow_vgg):
+    shallow["iterations"] = 30
+    hazy = Image.blend(content_image, flat("grey", content_image.size), 0.9)
+    result = optimize(hazy, stripes, **shallow)
+    before = style_distance(shallow_vgg, hazy, stripes)
+    assert style_distance(shallow_vgg, result, stripes) < 0.3 * before
 
 
 def test_the_nearest_features_become_nearer(content_image, stripes, shallow):
@@ -249,7 +261,7 @@ def test_a_black_mask_leaves_the_content_as_it_is(
     else:
         result = optimize(content_image, StyleImage(stripes, region=black), **shallow)
     assert np.array_equal(np.array(result), np.array(content_image))
-    assert "black" in caplog.text
+    assert "every region in it, is black" in caplog.text
 
 
 def test_where_the_mask_is_0_the_content_stays_exactly(stripes, shallow):
@@ -285,6 +297,21 @@ def test_matched_statistics_give_the_style_the_colours_of_the_content(stripes, s
     assert abs(plain.mean(axis=(0, 1)) - content.mean(axis=(0, 1))).max() > 0.1
 
 
+@pytest.mark.parametrize("keep", ["luminance", "statistics"])
+def test_colors_are_matched_where_they_count(keep, stripes, shallow):
+    shallow.update(iterations=20, content_weight=0.01, preserve_color=keep)
+    content = np.zeros((48, 128, 3))
+    content[:, :64] = [0.2, 0.6, 0.3]
+    content[:, :64] += 0.1 * np.random.default_rng(0).random((48, 64, 3))
+    sheet = Image.new("RGB", (96, 40), "white")
+    sheet.paste(stripes)
+    mask, region = np.zeros((40, 96), np.float32), np.zeros((48, 128), np.float32)
+    mask[:, :48] = region[:, :64] = 1
+    result = optimize(content, StyleImage(sheet, mask=mask, region=region), **shallow)
+    painted = result[:, :48].mean(axis=(0, 1))
+    assert painted == pytest.approx(content[:, :48].mean(axis=(0, 1)), abs=0.05)
+
+
 # Memory
 
 
@@ -299,8 +326,20 @@ def test_with_little_memory_it_falls_to_tiles_and_says_so(shallow, stripes, capl
     assert np.abs(tiled.astype(int) - whole).mean() < 0.5
 
 
+def test_content_features_that_are_kept_count_as_memory(stripes, shallow):
+    content = np.zeros((900, 900, 3), np.uint8)
+    least = []
+    for layer in ("relu1_1", "relu2_1"):
+        options = {**shallow, "content_layers": layer, "memory_limit": 1_000_000}
+        with pytest.raises(MemoryLimitError, match="allow at least") as refused:
+            optimize(content, stripes, **options)
+        least += map(int, re.findall(r"at least (\d+) MB", str(refused.value)))
+    # 64 features of each pixel, 128 of each fourth
+    assert least[0] - least[1] == pytest.approx(900 * 900 * (64 - 32) * 4 / 1e6, abs=1)
+
+
 def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
-    shallow.update(iterations=1, memory_limit=280_000_000)
+    shallow.update(iterations=1, memory_limit=290_000_000)
     content = np.zeros((300, 300, 3), np.uint8)
     optimize(content, stripes, **shallow)
     assert caplog.text == ""
@@ -356,6 +395,54 @@ def test_memory_that_runs_out_on_the_way_is_told(
     monkeypatch.setattr(Objective, "__call__", evaluate)
     with pytest.raises(MemoryLimitError, match="lower --memory"):
         optimize(content_image, stripes, **shallow)
+
+
+def test_where_memory_runs_out_tiles_become_smaller(
+    stripes, shallow, monkeypatch, caplog
+):
+    evaluate, sides, fractions = Objective.__call__, [], []
+
+    def with_little_memory(self, x):
+        sides.append(max(tile.core.height for tile in self.view.tiles))
+        if sides[-1] > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return evaluate(self, x)
+
+    monkeypatch.setattr(Objective, "__call__", with_little_memory)
+    content = np.random.default_rng(0).integers(0, 256, (540, 520, 3), np.uint8)
+    shallow.update(tolerance=0, callback=lambda fraction, _: fractions.append(fraction))
+    result = optimize(content, stripes, **shallow)
+    assert sides == [270] * 4 + [540, 272, 272]
+    assert "at 520 x 540 pixels; they go on in tiles of 270" in caplog.text
+    assert len(fractions) == 4 + 2
+    assert all(a < b for a, b in itertools.pairwise(fractions))
+    monkeypatch.undo()
+    assert np.abs(optimize(content, stripes, **shallow) - result.astype(int)).mean() < 1
+
+
+@pytest.mark.parametrize("failure", ["memory", "no number"])
+def test_a_level_that_fails_leaves_the_picture_of_the_one_before(
+    failure, stripes, shallow, monkeypatch, tmp_path, caplog
+):
+    evaluate, seen = Objective.__call__, []
+
+    def fail(self, x):
+        if x.shape[2] < 540:
+            return evaluate(self, x)
+        if failure == "memory":
+            raise MemoryError
+        return math.nan, x
+
+    monkeypatch.setattr(Objective, "__call__", fail)
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (540, 520, 3), np.uint8)
+    Image.fromarray(pixels).save(source)
+    shallow["callback"] = lambda _, snapshot: seen.append(np.array(snapshot()))
+    with pytest.raises((MemoryLimitError, TrainingError)):
+        optimize_file(source, target, stripes, **shallow)
+    with Image.open(target) as result:
+        assert np.array_equal(np.array(result), seen[-1])
+    assert f"{target} is the best picture so far" in caplog.text
 
 
 def test_the_best_picture_survives_a_loss_that_is_no_number(
@@ -423,9 +510,11 @@ def test_content_and_style_may_differ_wildly_in_size(shallow):
         ({"tolerance": 2}, "tolerance must be between 0 and 1"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
         ({"style_layers": "pool5"}, "style_layers must be one of"),
-        ({"memory_limit": 0}, "memory_limit must be a number above 0"),
-        ({"memory_limit": -1}, "memory_limit must be a number above 0"),
-        ({"memory_limit": "2G"}, "memory_limit must be a number above 0"),
+        ({"memory_limit": math.inf}, "memory_limit must be a finite number above 0"),
+        ({"seed": 10**20}, "seed must be between"),
+        ({"memory_limit": 0}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": -1}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": "2G"}, "memory_limit must be a finite number above 0"),
     ],
 )
 def test_misuse_is_named(keywords, message, content_image, stripes, shallow):
@@ -473,6 +562,24 @@ def test_a_loss_network_without_the_layers_is_refused(
             content_layers="relu2_1",
             style_layers="relu1_1",
         )
+
+
+def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shallow_vgg):
+    network = LossNetwork(shallow_vgg, ("relu1_1",), dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"float32 or bfloat16, got torch\.float16"):
+        optimize(content_image, stripes, loss_network=network)
+
+
+def test_a_seed_is_an_integer(content_image, stripes, shallow):
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+        optimize(content_image, stripes, seed=1.5, **shallow)
+
+
+def test_a_huge_style_image_is_to_be_made_smaller(content_image, shallow, tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20000, 10000)).save(path)
+    with pytest.raises(ImageTooLargeError, match="a few megapixels are enough"):
+        optimize(content_image, path, **shallow)
 
 
 def test_a_loss_that_is_not_finite_at_the_start_is_told(
@@ -599,6 +706,24 @@ def test_an_interruption_writes_the_best_picture_so_far(
     with Image.open(target) as result:
         assert np.array_equal(np.array(result), np.array(shown[-1]))
     assert "best picture so far" in caplog.text
+
+
+def test_an_interruption_while_the_file_is_written_does_not_lose_it(
+    content_image, stripes, shallow, tmp_path, monkeypatch
+):
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    content_image.save(source)
+    write = images._write_png
+
+    def interrupted(*_):
+        monkeypatch.setattr(images, "_write_png", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "_write_png", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimize_file(source, target, stripes, **shallow)
+    with Image.open(target) as result:
+        assert result.size == content_image.size
 
 
 def test_a_file_made_in_the_meantime_is_not_replaced_unasked(

@@ -1,5 +1,6 @@
 """Any picture as the style, whatever the predictor has learned."""
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -152,6 +153,16 @@ def test_a_predictor_is_loaded_once_until_its_file_changes(folder, tmp_path):
     os.utime(path, (0, 0))  # lest the clock is coarse
     weight = load_predictor(path)[1].head[0].weight
     torch.testing.assert_close(weight, other.head[0].weight, rtol=0, atol=1e-3)
+
+
+def test_a_predictor_without_a_finite_result_is_refused(folder, tmp_path):
+    info, predictor = load_predictor(folder / "predictor.safetensors")
+    other = copy.deepcopy(predictor)
+    other.spread.zero_()
+    save_predictor(tmp_path / "predictor.safetensors", other, info)
+    shutil.copy(folder / bundled_trunk().name, tmp_path)
+    with pytest.raises(InvalidStyleError, match="not finite"):
+        capture(Picture.from_image(np.full((64, 64, 3), 90, np.uint8)), "x", tmp_path)
 
 
 def test_a_file_that_is_no_predictor_is_refused(folder, tiny_style):

@@ -84,6 +84,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, data):
         pytest.param({"data_offsets": [0, 800]}, id="offsets-beyond-file"),
         pytest.param({"data_offsets": [6, 2]}, id="offsets-reversed"),
         pytest.param({"dtype": "I64"}, id="integers"),
+        pytest.param({"shape": [0, 2**63], "data_offsets": [0, 0]}, id="no-size"),
     ],
 )
 def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
