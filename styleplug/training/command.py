@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 _FIT: dict[str, Any] = {
     "steps": 1200,
     "minutes": 2.2,
+    "pool": 128,
     "batch_size": 1,
     "crop_size": 256,
     "scales": (0.89, 1.33),
@@ -109,8 +110,8 @@ _ONLY_PREDICTOR = _Mode(
 _MODES = (
     _ONLY_STRENGTH,
     _ONLY_PREDICTOR,
-    _Mode(("any", "new_trunk"), {}, needs=("styles",), ignores=_OF_TRUNK),
-    _Mode(("any",), {}, needs=("styles",), ignores=("rank",)),
+    _Mode(("any", "new_trunk"), {}, needs=("styles",), ignores=(*_OF_TRUNK, "pool")),
+    _Mode(("any",), {}, needs=("styles",), ignores=("rank", "pool")),
     _Mode(("new_trunk",), {}, needs=("artworks",), ignores=(*_OF_TRUNK, *_ARCHIVE)),
     _STYLES_ON_TRUNK,
 )

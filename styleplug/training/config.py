@@ -42,6 +42,12 @@ class TrainConfig:
     )
     batch_size: int = _setting(2, "crops in a step", 1)
     crop_size: int = _setting(384, "pixels of a side of the crops", 48)
+    pool: int = _setting(
+        0,
+        # They are looked at by the loss network once. Few make gradients less noisy,
+        # too few are learned by heart.
+        "batches of crops, which come again and again; 0: all differ",
+    )
     scales: tuple[float, float] = _setting(
         (1.33, 2.0), "range of magnifications of the photographs that crops are cut of"
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..losses import (
-    CONTENT_LAYERS,
+    Features,
     LossNetwork,
     content_loss,
     huber,
@@ -90,6 +90,8 @@ class Batch(NamedTuple):
 
     crops: Tensor
     """(B, 3, H, W) in [0, 1]."""
+    wanted: Features
+    """What the loss network sees in the crops, in the content layers."""
     strength: Tensor
     """(B,) in [0, 1]."""
     picks: Tensor
@@ -184,12 +186,9 @@ class Learner(nn.Module):
         dtype = loss_network.dtype
         painted = paint(self.network, batch.crops, styles, batch.strength, dtype=dtype)
         stylized = mix(batch.crops, painted, self.network.opacity(batch.strength))
-        with torch.no_grad():
-            wanted = loss_network(batch.crops)
-            wanted = {layer: wanted[layer] for layer in CONTENT_LAYERS}
         features = loss_network(stylized)
         losses = Losses(
-            content_loss(features, wanted),
+            content_loss(features, batch.wanted),
             style_loss(features, batch.grams),
             tv_loss(stylized),
             (stylized - batch.crops).square().mean(dim=(1, 2, 3)),

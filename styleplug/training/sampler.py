@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from ..losses import STYLE_LAYERS, LossNetwork, gram_matrix
+from ..losses import CONTENT_LAYERS, STYLE_LAYERS, Features, LossNetwork, gram_matrix
 from ..networks import StyleNetwork
 from ..predictor import StylePredictor
 from .config import TrainConfig
@@ -15,6 +15,8 @@ from .data import Archive, Photographs, crop, glimpse
 from .learner import Batch
 from .state import step_rng
 
+_POOL = -10
+"""Crops of a pool are drawn as those of steps from here down, which no training has."""
 _FEW = 50
 """Photographs below which crops are put together of two. With the four that are
 bundled, paintings keep more of the lights and darks of photographs that were not
@@ -43,6 +45,7 @@ class Sampler:
         dealt = config.dealt if archive else config.batch_size
         self._dealt = dealt if self._artworks else 0
         self._archive_grams: dict[int, dict[str, Tensor]] = {}
+        self._looks: dict[int | None, Features] = {}
 
     def batch(self, step: int, process: int, processes: int) -> Batch:
         """Return the part of the batch of ``step`` that falls to one process."""
@@ -51,7 +54,9 @@ class Sampler:
         size = config.batch_size
         few = len(self._photographs.images) < _FEW
         draw = self._photographs.collages if few else self._photographs.crops
-        crops = draw(size, config.crop_size, config.scales, rng)
+        pooled = step % config.pool if config.pool else None
+        crops_rng = rng if pooled is None else step_rng(config.seed, _POOL - pooled)
+        crops = draw(size, config.crop_size, config.scales, crops_rng)
         # A third at the strength that all lower ones are painted at.
         strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
         strength = strength.clamp(min=StyleNetwork.LIGHT)
@@ -70,6 +75,7 @@ class Sampler:
             glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
             grams.append(self._targets(pick) if i in mine else {})
         own = list(mine)
+        own_crops = crops[own].to(self._device)
         noise = None
         if config.stability_weight:
             noise = torch.randn(crops.shape, generator=rng)
@@ -78,7 +84,8 @@ class Sampler:
         low, high = -config.shift, config.shift + 1
         shift = torch.randint(low, high, (2,), generator=rng).tolist()
         return Batch(
-            crops[own].to(self._device),
+            own_crops,
+            self._look_at(own_crops, pooled),
             strength[own].to(self._device),
             torch.tensor([picks[i] for i in own if i < self._dealt], dtype=torch.long),
             [
@@ -94,6 +101,17 @@ class Sampler:
             noise,
             (shift[0], shift[1]),
         )
+
+    @torch.no_grad()
+    def _look_at(self, crops: Tensor, pooled: int | None) -> Features:
+        """Return what the loss network sees in crops, once for those of a pool."""
+        if pooled in self._looks:
+            return self._looks[pooled]
+        features = self._loss_net(crops)
+        look = {layer: features[layer] for layer in CONTENT_LAYERS}
+        if pooled is not None:
+            self._looks[pooled] = look
+        return look
 
     def _draw(self, rng: Generator) -> tuple[int, Tensor, tuple[float, float], float]:
         """Return an artwork of the archive, its picture, what range crops of it are

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from styleplug import networks
-from styleplug.losses import LossNetwork, gram_matrix
+from styleplug.losses import CONTENT_LAYERS, LossNetwork, gram_matrix
 from styleplug.networks import StyleNetwork, paint, with_changes
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
@@ -22,12 +22,13 @@ def look(network, vgg):
     learner = Learner(network, network.new_style()[None], None)
     crops = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     grams = {k: gram_matrix(f) for k, f in loss_network(1 - crops).items()}
+    wanted = {k: loss_network(crops)[k] for k in CONTENT_LAYERS}
 
     def losses(noise, shift=(0, 0)):
         picks = torch.zeros(2, dtype=torch.long)
         itself = torch.zeros(2, dtype=torch.bool)
         return learner(
-            Batch(crops, torch.ones(2), picks, [], grams, itself, noise, shift),
+            Batch(crops, wanted, torch.ones(2), picks, [], grams, itself, noise, shift),
             loss_network,
         )
 

@@ -76,6 +76,33 @@ def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sa
     assert (changes.strength < 1).all()
 
 
+def test_crops_of_a_pool_come_again_and_are_looked_at_once(
+    artwork, photographs, loss_net, monkeypatch
+):
+    looked = []
+    look = LossNetwork.forward
+
+    def looks(network, image):
+        looked.append(image)
+        return look(network, image)
+
+    monkeypatch.setattr(LossNetwork, "forward", looks)
+    device = torch.device("cpu")
+    grams = targets([load_artwork(artwork, 64)], loss_net, device)
+    config = TrainConfig(crop_size=48, style_size=64, pool=3, varied_strength=1.0)
+    sampler = Sampler(Photographs(photographs), None, grams, loss_net, config, device)
+    looked.clear()
+    batches = [sampler.batch(step, 0, 1) for step in range(6)]
+    assert len(looked) == 3
+    for first, again in zip(batches[:3], batches[3:], strict=True):
+        assert torch.equal(first.crops, again.crops)
+        assert torch.equal(first.wanted["relu4_1"], again.wanted["relu4_1"])
+        assert not torch.equal(first.strength, again.strength)
+    assert not torch.equal(batches[0].crops, batches[1].crops)
+    seen = loss_net(batches[0].crops)["relu4_1"]
+    assert torch.equal(batches[0].wanted["relu4_1"], seen)
+
+
 def _colors(image):
     return image.mean(dim=(1, 2)).tolist()
 
