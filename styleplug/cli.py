@@ -852,11 +852,11 @@ def _capture(args: argparse.Namespace) -> int:
 
     with imports.quickly():
         from .engine import Stylizer
-    from .images import read_picture
+    from .images import read_style_image
 
     header.setdefault("title", picture.stem)
     look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
-    Stylizer(read_picture(picture), device="cpu", **look).save(output, **header)
+    Stylizer(read_style_image(picture), device="cpu", **look).save(output, **header)
     print(output)
     return 0
 

@@ -53,14 +53,15 @@ def convert(
 ) -> StyleInfo:
     """Write the checkpoint ``old_path`` as the style file ``new_path``.
 
-    Known are pytorch/examples ``fast_neural_style`` of any width, with or without
-    running statistics, the networks of rrmina/fast-neural-style-pytorch without dense
-    blocks, and MSG-Net, which needs the ``style_image`` it is to paint like. ``tanh``
-    says that a checkpoint is of rrmina's TransformerNetworkTanh, which has the tensors
-    of TransformerNetwork. The weights stay in float32. ``license`` is the licence of
-    the weights, ``artwork`` says who has the rights in the artwork; ``base_size`` is
-    the side in pixels of the pictures whose strokes look right. An existing file is
-    replaced only with ``overwrite``.
+    Known are pytorch/examples ``fast_neural_style``, with or without running
+    statistics, and the networks of rrmina/fast-neural-style-pytorch without dense
+    blocks, both of up to 64 channels at full and 128 at half size, and MSG-Net, which
+    needs the ``style_image`` it is to paint like. ``tanh`` says that a checkpoint is of
+    rrmina's TransformerNetworkTanh, which has the tensors of TransformerNetwork. The
+    weights stay in float32. ``license`` is the licence of the weights, ``artwork`` says
+    who has the rights in the artwork; ``base_size`` is the side in pixels of the
+    pictures whose strokes look right. An existing file is replaced only with
+    ``overwrite``.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
     of another kind, or holds more than weights, ``ValueError`` for another suffix than

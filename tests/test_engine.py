@@ -424,6 +424,7 @@ def test_autocast_of_the_caller_changes_nothing(stylizer, dtype):
 
 
 def test_a_picture_is_captured_in_an_autocast_of_the_caller(content_image):
+    predictor._vector.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         captured = Stylizer(content_image, device="cpu", dtype="float32")
     predictor._vector.cache_clear()

@@ -295,7 +295,7 @@ def test_commands_examine_and_uninstall(profile, capsys):
 
 def test_install_from_a_source_folder_is_refused(tmp_path):
     """GIMP starts the worker elsewhere, where it would not be found."""
-    venv.create(tmp_path / "bare")
+    venv.create(tmp_path / "bare", symlinks=os.name != "nt")
     folder = "Scripts" if os.name == "nt" else "bin"
     done = subprocess.run(
         [
@@ -303,6 +303,7 @@ def test_install_from_a_source_folder_is_refused(tmp_path):
             *("gimp", "install", "--profile", tmp_path),
         ],
         cwd=ROOT,
+        env={k: value for k, value in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
         text=True,
     )

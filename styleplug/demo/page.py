@@ -592,7 +592,7 @@ class _Desk:
             asked,
             (painting.before, painting.after),
             _say(text),
-            *_buttons("download", painting.path),
+            *_buttons("download", path=painting.path),
         )
 
     def _begin(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
@@ -684,7 +684,7 @@ class _Desk:
         text = f"{batch.painted} picture{'s' * (batch.painted != 1)} painted."
         if batch.refused:
             text += " Left out: " + " ".join(batch.refused)
-        return _say(text), *_buttons("download", batch.path)
+        return _say(text), *_buttons("full", "download", path=batch.path)
 
     # The API
 
@@ -888,10 +888,10 @@ def _say(text: str, *, wrong: bool = False) -> str:
     return f"<p {role}>{html.escape(text)}</p>"
 
 
-def _buttons(shown: str = "", path: str | None = None) -> tuple[Any, Any, Any]:
-    """Return one of the buttons full, stop and download visible."""
+def _buttons(*shown: str, path: str | None = None) -> tuple[Any, Any, Any]:
+    """Return the buttons full, stop and download, those named visible."""
     return (
-        gr.update(visible=shown == "full"),
-        gr.update(visible=shown == "stop"),
-        gr.update(visible=shown == "download", value=path),
+        gr.update(visible="full" in shown),
+        gr.update(visible="stop" in shown),
+        gr.update(visible="download" in shown, value=path),
     )

@@ -141,6 +141,8 @@ def train(
     train_trunk = train_trunk or trunk is None or archive is not None
     if config.rank and train_trunk:
         raise TrainingError(NO_RANK)
+    if config.pool and archive is not None:
+        raise TrainingError("--pool is not for crops in any style; leave it out.")
     if not artworks and archive is None:
         raise TrainingError(NO_ARTWORK)
     if artworks and archive is not None and not config.dealt:
@@ -324,7 +326,8 @@ def descend(
 def _steps_within(
     config: TrainConfig, learner: Learner, sampler: Sampler, loss_network: LossNetwork
 ) -> int:
-    """Return how many steps fit in the minutes there are, a multiple of a hundred.
+    """Return how many steps fit in the minutes there are, a multiple of a hundred if
+    that many do.
 
     A step takes as long as the gradients of a few do, by the slowest of several
     processes.
@@ -342,7 +345,8 @@ def _steps_within(
     slowest = loss.new_tensor(median(seconds))
     if processes > 1:
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    return max(1, int(60 * config.minutes / slowest.item()) // _ROUND) * _ROUND
+    fitting = max(1, int(60 * config.minutes / slowest.item()))
+    return fitting // _ROUND * _ROUND or fitting
 
 
 def styles_to_begin_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -231,8 +232,12 @@ def load_checkpoint(
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return an identity with the settings of its config among the others."""
-    return {**identity, **identity.get("config", {}), "config": None}
+    """Return an identity with the settings of its config among the others.
+
+    Those that an earlier version did not have are as they are by default.
+    """
+    defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+    return {**defaults, **identity, **identity.get("config", {}), "config": None}
 
 
 def _damaged(path: Path, error: Exception) -> TrainingError:

@@ -82,7 +82,7 @@ class Visitor:
             try:
                 if value := condition():
                     return value
-            except WebDriverException:  # the page was just changing
+            except (WebDriverException, OSError):  # the page was just changing
                 pass
             assert time.monotonic() < end, f"waited in vain; status: {self.status}"
             time.sleep(0.1)
@@ -111,16 +111,16 @@ class Visitor:
         self.find(selector)[0].send_keys(str(path))
 
     def see_preview(self) -> str:
-        self.wait(lambda: "Preview" in self.status and self.painting())
-        return self.painting()
+        return str(self.wait(lambda: "Preview" in self.status and self.painting()))
 
     def painting(self) -> str:
         """Return what tells the painting on show from others, by its pixels."""
-        images = self.find("#compare img")
-        if len(images) < 2:
+        sources = self.run(
+            "return [...document.querySelectorAll('#compare img')].map(i => i.src)"
+        )
+        if len(sources) < 2 or not all(sources):
             return ""
-        sources = [str(image.get_attribute("src")) for image in images]
-        files = [urllib.request.urlopen(source).read() for source in sources]
+        files = [urllib.request.urlopen(file, timeout=30).read() for file in sources]
         return hashlib.sha256(b"".join(files)).hexdigest()
 
     def choose(self, style: str) -> None:
@@ -355,6 +355,8 @@ def test_a_folder_of_pictures_becomes_a_zip(
     visitor.press("Download zip")
     with zipfile.ZipFile(visitor.downloaded()) as zipped:
         assert zipped.namelist() == ["holiday-melencolia.jpg", "left-out.txt"]
+    again = [b for b in visitor.find("button") if b.text == "Paint all"]
+    assert again[0].is_displayed()
 
 
 def test_stop_ends_the_work_and_the_page_goes_on(

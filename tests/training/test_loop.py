@@ -379,14 +379,28 @@ def test_as_many_steps_are_made_as_there_is_time_for(
     whole = run("whole", steps=3, minutes=0.0)
     clock = itertools.count()
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(loop, "_ROUND", 1)
     assert torch.equal(run("timed", steps=9, minutes=0.05), whole)
     assert torch.equal(run("enough", steps=3, minutes=5.0), whole)
     with left_at_third():
         run("killed", steps=9, minutes=0.05, checkpoint=checkpoint)
-    monkeypatch.setattr(loop, "_ROUND", 100)
+    monkeypatch.setattr(loop, "_ROUND", 2)  # would make it two
     resumed = run("resumed", steps=9, minutes=0.05, checkpoint=checkpoint)
     assert torch.equal(resumed, whole)
+
+
+def test_as_many_steps_as_there_is_time_for_are_rounded_down(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    clock = itertools.count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(loop, "_ROUND", 2)
+    (style,) = train(
+        *([artwork], photographs, vgg, tmp_path),
+        config=dataclasses.replace(quick, steps=9, minutes=0.05),
+        trunk=trained.with_name("trunk.safetensors"),
+        start=[trained],
+    )
+    assert read_info(style).training["steps"] == 2
 
 
 def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
