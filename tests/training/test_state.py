@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,12 @@ from torch import nn
 
 from styleplug.errors import TrainingError
 from styleplug.training.config import TrainConfig
-from styleplug.training.state import State, one_cycle
+from styleplug.training.state import (
+    State,
+    load_checkpoint,
+    one_cycle,
+    save_checkpoint,
+)
 
 
 def new_state(weight, **settings):
@@ -81,6 +87,21 @@ def test_a_loss_that_is_not_finite_is_stepped_back_from_as_if_not_resumed(tmp_pa
         descent.descend(each.sum() * float("nan"))
         descent.descend(each.square().sum())
     assert torch.equal(weight, other)
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_goes_on_with_its_default(
+    tmp_path,
+):
+    def identity(**changed):
+        return {"config": dataclasses.asdict(TrainConfig(**changed))}
+
+    path = tmp_path / "run.ckpt"
+    earlier = identity()
+    del earlier["config"]["pool"]
+    save_checkpoint(path, {}, earlier, {"step": 3}, "the checkpoint")
+    assert load_checkpoint(path, identity()) == ({}, {"step": 3})
+    with pytest.raises(TrainingError, match="differs in pool;"):
+        load_checkpoint(path, identity(pool=7))
 
 
 def test_a_checkpoint_that_keeps_no_good_state_is_one_itself(tmp_path):
