@@ -55,7 +55,13 @@ from .rendering import (
     tile_size_within,
     usual_tile_size,
 )
-from .style import STYLES_DIR, StyleInfo, check_style_destination, read_info
+from .style import (
+    STYLES_DIR,
+    TEXTS,
+    StyleInfo,
+    check_style_destination,
+    read_info,
+)
 
 OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
 Style = OneStyle | Sequence[tuple[OneStyle, float]]
@@ -66,7 +72,6 @@ Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", PIL.Image.Image, NDArray[Any], Tensor)
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
-_TEXTS = ("name", "title", "artist", "year", "license", "artwork", "description")
 _LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
 bundled styles have this at the smallest stroke size."""
@@ -339,8 +344,8 @@ class Stylizer:
         check_style_destination(path)
         header = {"name": path.stem, **header}
         for key, value in header.items():
-            if key not in _TEXTS:
-                raise TypeError(f"save takes {', '.join(_TEXTS)}, not {key!r}")
+            if key not in TEXTS:
+                raise TypeError(f"save takes {', '.join(TEXTS)}, not {key!r}")
             if not isinstance(value, str):
                 raise TypeError(f"{key} must be text, got {value!r}")
         if not header["name"]:

@@ -199,10 +199,9 @@ def overlap_of(network: LossNetwork) -> int:
 
 def bytes_kept(weights: Weights, dtype: torch.dtype, size: Sequence[int]) -> int:
     """Return the bytes of the features of a content of that size that are kept."""
-    channels = {
-        layer: min(512, 32 << int(layer[4])) for layer in weights.content_layers
-    }
-    values = sum(count / _stride(layer) ** 2 for layer, count in channels.items())
+    values = sum(
+        vgg.channels(layer) / _stride(layer) ** 2 for layer in weights.content_layers
+    )
     return math.ceil(values * math.prod(size)) * dtype.itemsize
 
 

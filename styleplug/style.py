@@ -117,6 +117,14 @@ def _is_base_size(size: object) -> bool:
     return isinstance(size, int) and _BASE_SIZES[0] <= size <= _BASE_SIZES[1]
 
 
+TEXTS = tuple(
+    f.name
+    for f in dataclasses.fields(StyleInfo)
+    if f.type == "str" and f.name != "trunk"
+)
+"""The fields of a style that say in words what it is."""
+
+
 def is_style_name(name: str) -> bool:
     """Tell whether a style may have this name: it is shown, and names files."""
     return (

@@ -29,6 +29,12 @@ _FIRST_READ = 1 << 16
 """Bytes in which the header of a VGG-19 file fits."""
 
 
+def channels(layer: str) -> int:
+    """Return how many channels the features of a layer have."""
+    count, _ = _BLOCKS[int(layer[4]) - 1]
+    return count
+
+
 def tensor_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of VGG-19's tensors down to ``last_layer``."""
     if last_layer not in LAYERS:
@@ -40,7 +46,7 @@ def tensor_shapes(last_layer: str) -> dict[str, tuple[int, ...]]:
     inputs = 3
     for index, layer in enumerate(LAYERS[: LAYERS.index(last_layer) + 1]):
         if layer.startswith("conv"):
-            width, _ = _BLOCKS[int(layer[4]) - 1]
+            width = channels(layer)
             shapes[f"features.{index}.weight"] = (width, inputs, 3, 3)
             shapes[f"features.{index}.bias"] = (width,)
             inputs = width

@@ -568,7 +568,7 @@ class _Desk:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         content, mask, *settings = asked
-        if content is None:  # put away while others were served
+        if content is None:  # put away as the button was pressed
             self.jobs.discard(job)
             return gr.skip()
         try:

@@ -60,6 +60,7 @@ Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels 
 cost half, but the styles are farther from what whole photographs need. Steadiness,
 which takes a third longer to learn, is left to the trunk."""
 _EACH = "steps", "minutes"
+"""Of these, what there is as much of for each artwork."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings that train a predictor on a trunk that stays."""
 _STRENGTH: dict[str, Any] = {

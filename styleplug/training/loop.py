@@ -36,6 +36,7 @@ from ..networks import (
 )
 from ..predictor import capture, save_predictor
 from ..style import (
+    TEXTS,
     StyleInfo,
     bundled_predictor,
     bundled_trunk,
@@ -73,12 +74,6 @@ NO_ARTWORK = "Name at least one artwork to learn the style of."
 NO_RANK = "--rank is for styles on a trunk that stays as it is; leave it out."
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
-_TOLD = tuple(
-    field.name
-    for field in dataclasses.fields(StyleInfo)
-    if field.type == "str" and field.name != "trunk"
-)
-"""Header fields that are told about an artwork."""
 _ROUND = 100
 """What steps for which there is time are a multiple of: so most of the times the same
 machine makes the same number, and the same style."""
@@ -523,10 +518,10 @@ def _describe(
     for artwork in artworks:
         fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
         for name, value in fields.items():
-            if name not in _TOLD:
+            if name not in TEXTS:
                 raise TrainingError(
                     f"{name!r}, told about {artwork.name}, is none of the fields "
-                    f"{', '.join(_TOLD)}; correct it."
+                    f"{', '.join(TEXTS)}; correct it."
                 )
             if not isinstance(value, str):
                 raise TrainingError(
