@@ -41,7 +41,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffTags
+from PIL import ExifTags, Image, ImageFile, IptcImagePlugin, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from . import color
@@ -155,6 +155,8 @@ class Picture:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    """Records of captions, keywords and the like (IPTC-IIM)."""
     dpi: tuple[float, float] | None = None
     _mode: str = field(default="RGB", repr=False)
     _samples: Array | None = field(default=None, repr=False)
@@ -683,7 +685,7 @@ def _upright(planes: Array, orientation: int) -> Array:
     return np.ascontiguousarray(planes)
 
 
-def _read_metadata(image: Image.Image) -> dict[str, Any]:
+def _read_metadata(image: ImageFile.ImageFile) -> dict[str, Any]:
     info = image.info
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
@@ -695,7 +697,22 @@ def _read_metadata(image: Image.Image) -> dict[str, Any]:
         "dpi": _read_dpi(image),
         "exif": _read_exif(image),
         "xmp": xmp or None,
+        "iptc": _read_iptc(image) or None,
     }
+
+
+def _read_iptc(image: ImageFile.ImageFile) -> bytes:
+    """Return the IPTC records of a JPEG or TIFF, each after its marker."""
+    try:
+        records = IptcImagePlugin.getiptcinfo(image) or {}
+    except _DECODER_ERRORS as error:
+        logger.warning("The IPTC data cannot be kept: %s.", _brief(error))
+        return b""
+    return b"".join(
+        struct.pack(">3BH", 0x1C, *name, len(text)) + text
+        for name, texts in records.items()
+        for text in (texts if isinstance(texts, list) else [texts])
+    )
 
 
 def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
@@ -833,11 +850,11 @@ def write_picture(
 ) -> None:
     """Write the pixels as `picture`'s file, in the format that the suffix names.
 
-    Mode, bit depth, colour profile, EXIF, XMP, resolution and alpha are those of
+    Mode, bit depth, colour profile, EXIF, XMP, IPTC, resolution and alpha are those of
     `picture` as far as the format has them: JPEG and WebP have 8 bits, alpha is laid
-    over white where there is none. `provenance` is written with styleplug's version
-    as ``styleplug 0.1.0 {"style": …}`` into the EXIF tag Software, in PNG into the
-    text chunk Software.
+    over white where there is none, IPTC is in JPEG and TIFF. `provenance` is written
+    with styleplug's version as ``styleplug 0.1.0 {"style": …}`` into the EXIF tag
+    Software, in PNG into the text chunk Software.
 
     The file appears complete or not at all. Raises as :func:`check_destination`, and
     ``FileExistsError`` for a file that is there by then, unless `overwrite`.
@@ -847,9 +864,8 @@ def write_picture(
     _check_sides(picture, path)
     form = _format_of(path)
     samples, alpha, mode, icc_profile = _samples_for(picture, pixels, form)
-    metadata = _Metadata(
-        icc_profile, _exif_for(picture, _software(provenance)), picture.xmp, picture.dpi
-    )
+    exif = _exif_for(picture, _software(provenance))
+    metadata = _Metadata(icc_profile, exif, picture.xmp, picture.iptc, picture.dpi)
     try:
         with replacing(path, overwrite=overwrite) as file:
             if form is _TIFF:
@@ -870,6 +886,7 @@ class _Metadata(NamedTuple):
     icc_profile: bytes | None
     exif: Image.Exif
     xmp: bytes | None
+    iptc: bytes | None
     dpi: tuple[float, float] | None
 
     @property
@@ -966,8 +983,19 @@ def _write_pil(
         if len(options["xmp"]) > 65504:
             logger.warning("The XMP data is too long for JPEG and is left out.")
             options["xmp"] = b""
+        options["extra"] = _iptc_segment(metadata.iptc) if metadata.iptc else b""
     with _quiet_pillow():
         image.save(file, form.name, **options)
+
+
+def _iptc_segment(iptc: bytes) -> bytes:
+    """Return the JPEG segment APP13 with an image resource of Photoshop's."""
+    resource = b"8BIM" + struct.pack(">HxxI", 0x0404, len(iptc)) + iptc
+    data = b"Photoshop 3.0\0" + resource + bytes(len(iptc) % 2)
+    if len(data) > 65533:
+        logger.warning("The IPTC data is too long for JPEG and is left out.")
+        return b""
+    return b"\xff\xed" + struct.pack(">H", 2 + len(data)) + data
 
 
 def _write_png(
@@ -1086,6 +1114,8 @@ def _tiff_tags(
         tags[34675] = metadata.icc_profile
     if metadata.xmp:
         tags[700] = metadata.xmp
+    if metadata.iptc:
+        tags[33723] = metadata.iptc
     for tag, value in metadata.exif.items():
         if tag in TiffTags.TAGS_V2_GROUPS and not isinstance(value, dict):
             value = metadata.exif.get_ifd(tag)

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    IptcImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
 
 from styleplug import color, images
 from styleplug.errors import ImageTooLargeError, InvalidImageError
@@ -324,8 +331,8 @@ def write_tiff(path: Path, array: np.ndarray, order: str, **tags: Any) -> None:
     entries = {256: width, 257: height, 258: (16,) * planes, 259: 1, 262: 2}
     entries |= {273: 0, 277: planes, 278: height, 279: array.nbytes, 284: 1}
     for tag, value in (entries | {int(k[1:]): v for k, v in tags.items()}).items():
-        directory[tag] = value
-    directory.tagtype[273] = directory.tagtype[279] = 4
+        directory.tagtype[tag] = 4 if tag in (273, 279, 33723) else 3
+        directory._tags_v2[tag] = value  # past Pillow's idea of what it should be
     with path.open("wb") as file:
         directory.save(file)
         file.write(array.astype(f"{order}u2").tobytes())
@@ -503,6 +510,8 @@ def test_orientation_is_applied_once_and_reset(
 
 
 MULLER = "Jürgen Müller ©".encode()
+IPTC = b"\x1c\x02\x19\x00\x06harbor\x1c\x02\x78\x00\x07A quay."
+"""A keyword and a caption, of an odd length."""
 
 
 @pytest.fixture
@@ -528,9 +537,17 @@ def photograph(tmp_path: Path, content_image: Image.Image) -> Path:
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6">caption</x:xmpmeta>'
     )
+    thumbnail = b"8BIM" + struct.pack(">HxxI", 1036, 4) + b"old!"
+    iptc = b"8BIM" + struct.pack(">HxxI", 0x0404, len(IPTC)) + IPTC + b"\0"
+    resources = b"Photoshop 3.0\0" + thumbnail + iptc
     path = tmp_path / "photograph.jpg"
     content_image.save(
-        path, exif=exif, xmp=xmp, dpi=(300, 300), icc_profile=display_p3()
+        path,
+        exif=exif,
+        xmp=xmp,
+        dpi=(300, 300),
+        icc_profile=display_p3(),
+        extra=b"\xff\xed" + struct.pack(">H", 2 + len(resources)) + resources,
     )
     return path
 
@@ -634,6 +651,60 @@ def test_metadata_is_kept_and_provenance_added(
     name, _, provenance = software.split(" ", 2)
     assert name == "styleplug"
     assert json.loads(provenance) == {"style": "tiny"}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_captions_and_keywords_of_iptc_are_kept_but_no_old_thumbnail(
+    suffix: str, photograph: Path, tmp_path: Path
+) -> None:
+    picture = read_picture(photograph)
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    save(picture, first, invert(picture))
+    save(read_picture(first), second, picture.pixels)
+    for path in (first, second):
+        with Image.open(path) as result:
+            assert IptcImagePlugin.getiptcinfo(result) == {
+                (2, 25): b"harbor",
+                (2, 120): b"A quay.",
+            }
+        assert b"old!" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_iptc_in_words_as_photoshop_writes_it_is_kept(
+    order: str, tmp_path: Path
+) -> None:
+    padded = IPTC + bytes(-len(IPTC) % 4)
+    words = struct.unpack(f"{order}{len(padded) // 4}L", padded)
+    array = noise(*SIZE, 3, dtype=np.uint16)
+    write_tiff(tmp_path / "in.tif", array, order, t33723=words)
+    picture = read_picture(tmp_path / "in.tif")
+    assert picture.iptc == IPTC
+    save(picture, tmp_path / "out.jpg")
+    assert read_picture(tmp_path / "out.jpg").iptc == IPTC
+
+
+@pytest.mark.parametrize(
+    "data", [b"no records", IPTC[:3], IPTC[:-2], b"\x1c\x02\x19\xff\xffx"]
+)
+def test_damaged_iptc_does_not_keep_a_picture_from_being_read(
+    data: bytes, tmp_path: Path
+) -> None:
+    image = noise_image("RGB")
+    image.save(tmp_path / "in.tif", tiffinfo={33723: data})
+    picture = read_picture(tmp_path / "in.tif")
+    assert np.array_equal(picture.pixels, np.asarray(image))
+    save(picture, tmp_path / "out.jpg", picture.pixels)
+
+
+def test_iptc_that_is_too_long_for_jpeg_is_left_out_with_a_warning(
+    photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = read_picture(photograph)
+    picture.iptc = IPTC * 4000
+    save(picture, tmp_path / "out.jpg", picture.pixels)
+    assert "IPTC" in caplog.text
+    assert read_picture(tmp_path / "out.jpg").iptc is None
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
