@@ -42,6 +42,14 @@ logger = logging.getLogger(__name__)
 _STYLE_FILE_HELP = (
     "bundled name, path of a .safetensors, or owner/repo[@revision] on the Hub"
 )
+_TEXT_HELP = {
+    "license": "licence of the weights, such as Apache-2.0",
+    "artwork": "rights in the artwork, such as 'public domain'",
+    "name": "name of the style",
+    "title": "title of the artwork",
+    "artist": "who made the artwork",
+    "year": "when",
+}
 _NO_STYLE_LISTED = "The Hub lists no style that fits."
 _STYLE_HELP = f"{_STYLE_FILE_HELP}, or any picture to take the style from"
 
@@ -738,6 +746,12 @@ def _add_publish(commands: Commands) -> None:
         metavar="IMAGE",
         help="picture to show on the card; several are allowed",
     )
+    for text in ("license", "artwork"):
+        add(
+            f"--{text}",
+            metavar="TEXT",
+            help=f"{_TEXT_HELP[text]} (default: as the file says)",
+        )
     add("--private", action="store_true", help="make the repository private")
     add("--dry-run", action="store_true", help="upload nothing, show what would be")
     parser.set_defaults(run=_publish)
@@ -752,6 +766,8 @@ def _publish(args: argparse.Namespace) -> int:
         private=args.private,
         dry_run=args.dry_run,
         samples=args.sample,
+        license=args.license,
+        artwork=args.artwork,
     )
     _print_table((name, f"{len(data):,}") for name, data in published.files.items())
     if args.dry_run:
@@ -779,12 +795,7 @@ def _add_convert(commands: Commands) -> None:
         metavar="NEW.safetensors",
         help="style file to write",
     )
-    add("--license", required=True, metavar="SPDX", help="licence of the weights")
-    add("--artwork", required=True, metavar="TEXT", help="rights in the artwork")
-    add("--name", help="name of the style")
-    add("--title", help="title of the artwork")
-    add("--artist", help="who made the artwork")
-    add("--year", help="when")
+    _add_texts(parser, required=("license", "artwork"))
     add(
         "--base-size",
         type=int,
@@ -797,6 +808,13 @@ def _add_convert(commands: Commands) -> None:
     )
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_convert)
+
+
+def _add_texts(parser: argparse.ArgumentParser, required: Sequence[str] = ()) -> None:
+    for text, told in _TEXT_HELP.items():
+        parser.add_argument(
+            f"--{text}", metavar="TEXT", required=text in required, help=told
+        )
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -836,8 +854,7 @@ def _add_capture(commands: Commands) -> None:
         metavar="FOLDER",
         help="what 'styleplug train --any' has written, to look at the picture with",
     )
-    for option in ("name", "title", "artist", "year", "license", "artwork"):
-        add(f"--{option}", help=f"{option} to record in the file")
+    _add_texts(parser)
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_capture)
 

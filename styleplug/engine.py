@@ -373,7 +373,13 @@ class Stylizer:
         return cls(f"{repo_id}@{revision}" if revision else repo_id, **keywords)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        license: str | None = None,
+        artwork: str | None = None,
+        token: str | None = None,
     ) -> hub.Publication:
         """Publish the style as ``owner/name``, see :func:`.hub.publish`.
 
@@ -384,7 +390,14 @@ class Stylizer:
             raise ValueError(
                 f"{self._name} is {kind} and has no file; save it, and publish that."
             )
-        return hub.publish(self.info.path, repo_id, private=private, token=token)
+        return hub.publish(
+            self.info.path,
+            repo_id,
+            private=private,
+            license=license,
+            artwork=artwork,
+            token=token,
+        )
 
     def provenance(self, **options: Any) -> dict[str, Any]:
         """Return what a result's metadata says: style, revision and parameters."""

@@ -351,6 +351,16 @@ def test_the_style_of_a_picture_is_captured(
     assert read_info(style).title == "Other"
 
 
+@pytest.mark.parametrize("command", ["capture", "convert"])
+def test_the_texts_of_a_style_are_explained(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--artwork TEXT rights in the artwork" in text
+    assert "--license TEXT licence of the weights" in text
+
+
 def test_a_picture_of_any_suffix_is_captured(
     tmp_path: Path, content_image: Image.Image
 ) -> None:

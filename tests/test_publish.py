@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from styleplug import Stylizer, hub
+from styleplug.cli import main
 from styleplug.errors import InvalidStyleError
 from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
 from styleplug.style import StyleInfo, read_info
@@ -254,8 +255,35 @@ def test_a_style_beside_its_trunk_is_published_with_it(
 @pytest.mark.parametrize("field", ["license", "artwork"])
 def test_a_style_without_rights_is_refused(tmp_path: Path, field: str) -> None:
     path = write_style(tmp_path / "wave.safetensors", **{field: " "})
-    with pytest.raises(InvalidStyleError, match=field):
+    with pytest.raises(InvalidStyleError, match=rf"publish it with .*--{field}"):
         hub.publish(path, "owner/wave", dry_run=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rights_that_a_file_does_not_name_can_be_told_when_it_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype
+) -> None:
+    network = StyleNetwork((4, 4, 4), (1, 1))
+    path = tmp_path / "mine.safetensors"
+    style = network.new_style() + 1 / 3
+    save_style(path, style, network, StyleInfo("mine"), dtype=dtype)
+    before = path.read_bytes()
+    rights = {"license": "CC-BY-4.0", "artwork": "my own"}
+    files = hub.publish(path, "owner/mine", dry_run=True, **rights).files
+    published = tmp_path / "published.safetensors"
+    published.write_bytes(files["model.safetensors"])
+    info = read_info(published)
+    assert (info.name, info.license, info.artwork) == ("mine", *rights.values())
+    assert b"The artwork: my own" in files["README.md"]
+    given, uploaded = load_file(path), load_file(published)
+    assert given.keys() == uploaded.keys()
+    assert all(torch.equal(uploaded[name], given[name]) for name in given)
+    assert uploaded["style"].dtype == dtype
+    assert path.read_bytes() == before
+    options = [f"--{name}={text}" for name, text in rights.items()]
+    argv = ["publish", str(path), "--repo-id", "owner/mine", "--dry-run", *options]
+    assert main(argv) == 0
+    assert "The artwork: my own" in capsys.readouterr().out
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

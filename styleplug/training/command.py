@@ -34,7 +34,7 @@ from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
-from ..style import bundled_trunk
+from ..style import TEXTS, bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
@@ -178,7 +178,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="text file: names in --styles to leave out, one in each line",
     )
-    add("--about", type=Path, help="JSON: header fields by file name of the artwork")
+    add(
+        "--about",
+        type=Path,
+        metavar="JSON",
+        help=f"file of what the styles say, any of {', '.join(TEXTS)}, by the file "
+        'name of the artwork: {"sea.jpg": {"license": "CC-BY-4.0", "artwork": "own"}}',
+    )
     add("--measure", type=Path, help="photographs to measure on, not trained on")
     add("--checkpoint", type=Path, help="continue from here, and save here")
     add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
