@@ -744,7 +744,8 @@ def _add_publish(commands: Commands) -> None:
         default=[],
         type=Path,
         metavar="IMAGE",
-        help="picture to show on the card; several are allowed",
+        help="picture to show on the card, uploaded without EXIF, XMP and comments; "
+        "several are allowed",
     )
     for text in ("license", "artwork"):
         add(
@@ -905,8 +906,17 @@ def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
 
         command.add_arguments(parser)
         parser.set_defaults(
-            run=command.run, command=shlex.join(["styleplug", *arguments])
+            run=command.run,
+            command=shlex.join(["styleplug", *map(_without_folder, arguments)]),
         )
+
+
+def _without_folder(argument: str) -> str:
+    """Shorten an absolute path to its last part, as others may read the command."""
+    path = re.sub(r"^(-\w(?=.)|--[\w-]+=)", "", argument)
+    if not os.path.isabs(path):
+        return argument
+    return argument.removesuffix(path) + Path(path).name
 
 
 def _add_demo(commands: Commands) -> None:

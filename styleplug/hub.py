@@ -261,12 +261,15 @@ def publish(
     Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
     the pictures ``samples``, in one commit. ``license`` of the weights and ``artwork``,
     the rights in the artwork, stand in for those that the file names, or are missing in
-    it; the file itself stays as it is. ``dry_run`` makes no HTTP request.
+    it; the file itself stays as it is. Samples are written anew, without what tells
+    where and when a photograph was taken: EXIF, XMP and comments are left out, the
+    colour profile stays. ``dry_run`` makes no HTTP request.
 
     Raises :class:`InvalidStyleError` for a style that is damaged, too large to be
     pulled, holds weights that are not finite, or does not name its licence and the
-    rights in its artwork, ``ValueError`` for samples of the same file name, and
-    :class:`DownloadError` when the Hub cannot be reached or refuses.
+    rights in its artwork, :class:`~styleplug.errors.InvalidImageError` for samples that
+    cannot be read, ``ValueError`` for those of the same file name or of no image
+    suffix, and :class:`DownloadError` when the Hub cannot be reached or refuses.
     """
     import huggingface_hub as hf
 
@@ -335,7 +338,7 @@ def _repository(
                 f"samples must be pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), got "
                 f"{sample}"
             )
-    pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
+    pictures = {f"samples/{sample.name}": _bare_image(sample) for sample in samples}
     if len(pictures) < len(samples):
         raise ValueError(
             "samples must have different file names, got "
@@ -347,6 +350,18 @@ def _repository(
         "README.md": model_card(info, name, pictures).encode(),
         **pictures,
     }
+
+
+def _bare_image(path: Path) -> bytes:
+    """Return an image file that tells nothing but its pixels and their colours."""
+    from .images import read_picture, write_picture
+
+    picture = read_picture(path)
+    bare = dataclasses.replace(picture, exif=None, xmp=None, dpi=None)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        write_picture(bare, bare.pixels, copy, provenance={})
+        return copy.read_bytes()
 
 
 def loss_network_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from styleplug import Stylizer, hub
 from styleplug.cli import main
-from styleplug.errors import InvalidStyleError
+from styleplug.errors import InvalidImageError, InvalidStyleError
 from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
 from styleplug.style import StyleInfo, read_info
 from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
@@ -157,7 +159,7 @@ def test_a_dry_run_shows_the_files_and_asks_the_hub_nothing(
     server: HubServer, client: HubClient, style: Path, tmp_path: Path
 ) -> None:
     sample = tmp_path / "after.jpg"
-    sample.write_bytes(b"a picture")
+    Image.new("RGB", (8, 8)).save(sample)
     shown = hub.publish(style, "owner/wave", dry_run=True, samples=[sample])
     assert shown.revision is None
     assert set(shown.files) == {
@@ -212,13 +214,59 @@ def test_the_card_has_a_licence_that_the_hub_accepts(
 
 def test_samples_are_pictures_that_the_card_shows(style: Path, tmp_path: Path) -> None:
     sample = tmp_path / "my photo (1).jpg"
-    sample.write_bytes(b"a picture")
+    Image.new("RGB", (8, 8)).save(sample)
     files = hub.publish(style, "owner/wave", dry_run=True, samples=[sample]).files
     assert b"](samples/my%20photo%20%281%29.jpg)" in files["README.md"]
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
     with pytest.raises(ValueError, match=r"samples must be pictures.*notes\.txt"):
         hub.publish(style, "owner/wave", dry_run=True, samples=[notes])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_samples_do_not_tell_where_and_when_they_were_taken(
+    style: Path, tmp_path: Path, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera of Jane"
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N of Jane"}
+    exif.load(exif.tobytes())
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    told: dict[str, Any] = {"exif": exif, "xmp": b"<x:xmpmeta>Jane</x:xmpmeta>"}
+    if suffix == ".jpg":
+        told["comment"] = "by Jane"
+    if suffix == ".png":
+        told["pnginfo"] = PngInfo()
+        told["pnginfo"].add_text("Author", "Jane")
+        told["pnginfo"].add_itxt("XML:com.adobe.xmp", "Jane")
+    sample = tmp_path / f"painting{suffix}"
+    photo = Image.effect_noise((24, 16), 40).convert("RGB")
+    photo.save(sample, icc_profile=profile, dpi=(123, 123), **told)
+    if suffix == ".jpg":  # IPTC, which Pillow does not write
+        data = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x09\x1c\x02\x50\0\x04Jane"
+        segment = b"\xff\xed" + (2 + len(data)).to_bytes(2, "big") + data
+        sample.write_bytes(
+            sample.read_bytes().replace(b"\xff\xdb", segment + b"\xff\xdb", 1)
+        )
+    assert b"Jane" in sample.read_bytes()
+    files = hub.publish(style, "owner/wave", dry_run=True, samples=[sample]).files
+    uploaded = files[f"samples/painting{suffix}"]
+    assert b"Jane" not in uploaded
+    with Image.open(io.BytesIO(uploaded)) as shown:
+        assert ExifTags.IFD.GPSInfo not in shown.getexif()
+        assert shown.info["icc_profile"] == profile
+        upright = ImageOps.exif_transpose(Image.open(sample)).convert("RGB")
+        assert shown.size == upright.size
+        if suffix in (".png", ".tif"):
+            assert shown.tobytes() == upright.tobytes()
+
+
+def test_a_sample_that_is_no_image_is_told(style: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.png"
+    sample.write_text("no picture")
+    with pytest.raises(InvalidImageError, match=r"sample\.png is not an image"):
+        hub.publish(style, "owner/wave", dry_run=True, samples=[sample])
 
 
 def test_the_configuration_names_the_file_it_belongs_to(style: Path) -> None:
@@ -306,7 +354,7 @@ def test_samples_of_the_same_name_are_refused(style: Path, tmp_path: Path) -> No
     samples = [tmp_path / "a.jpg", tmp_path / "other" / "a.jpg"]
     samples[1].parent.mkdir()
     for sample in samples:
-        sample.write_bytes(b"a picture")
+        Image.new("RGB", (8, 8)).save(sample)
     with pytest.raises(ValueError, match="different file names"):
         hub.publish(style, "owner/wave", dry_run=True, samples=samples)
 
