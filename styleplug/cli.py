@@ -164,12 +164,19 @@ def _add_stylize(commands: Commands) -> None:
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="image, or folder of images")
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IN",
+        help="image, or folder whose images are painted (not those of folders in it)",
+    )
     add(
         *("-o", "--output"),
         required=True,
         metavar="OUT",
-        help="image to write, or folder for several",
+        help="image to write, its suffix chooses the format; or folder for several, "
+        "which keep theirs, or become PNG where it cannot be written",
     )
     add(
         "--style",
@@ -345,17 +352,25 @@ def _plan(
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
-    from .images import PICTURE_SUFFIXES
+    from .images import EXPORT_FIRST, PICTURE_SUFFIXES
 
-    pictures = sorted(
+    files = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
+        if not path.name.startswith(".") and path.is_file()
+    ]
+    unread = sum(path.suffix.lower() in EXPORT_FIRST for path in files)
+    if unread:
+        logger.warning(
+            "%s: HEIC and camera raw files are left out (%d); export them as JPEG or "
+            "TIFF first.",
+            *(folder, unread),
+        )
+    pictures = sorted(p for p in files if p.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:
-        raise InvalidImageError(f"{folder} holds no images; name another folder.")
+        raise InvalidImageError(
+            f"{folder} holds no images that can be read; name another folder."
+        )
     names = {picture.name for picture in pictures}
     return [  # the PNG beside a PSD is the same, exported
         picture
@@ -646,6 +661,7 @@ def _add_info(commands: Commands) -> None:
 def _info(args: argparse.Namespace) -> int:
     from .hub import locate, style_info
 
+    _refuse_picture(args.style, "")
     info = style_info(locate(args.style))
     fields = _as_json(info)
     if args.json:
@@ -656,6 +672,17 @@ def _info(args: argparse.Namespace) -> int:
             text = json.dumps(value) if isinstance(value, dict) else str(value)
             print(f"{name.replace('_', ' '):<15} {_printable(text)}")
     return 0
+
+
+def _refuse_picture(style: str, or_else: str) -> None:
+    """Raise ``StyleplugError`` for a picture where only a style file will do."""
+    from .images import names_picture
+
+    if names_picture(style):
+        raise StyleplugError(
+            f"{style} is a picture; make a style of it with 'styleplug capture "
+            f"PICTURE -o NEW.safetensors'{or_else}."
+        )
 
 
 def _add_pull(commands: Commands) -> None:
@@ -959,16 +986,11 @@ def _demo(args: argparse.Namespace) -> int:
             "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
         ) from error
     from .hub import list_styles, locate, style_info
-    from .images import PICTURE_SUFFIXES
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     if "styles" in options:
         for name in options["styles"]:
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                raise StyleplugError(
-                    f"{name} is a picture; make a style of it with 'styleplug capture "
-                    "PICTURE -o NEW.safetensors', or add it on the page."
-                )
+            _refuse_picture(name, ", or add it on the page")
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
     launch(**{"inbrowser": True, **options})

@@ -26,9 +26,9 @@ from .errors import (
     StyleNotFoundError,
 )
 from .images import (
-    PICTURE_SUFFIXES,
     Picture,
     load_mask,
+    names_picture,
     read_style_image,
     read_to_paint,
     write_picture,
@@ -568,7 +568,7 @@ def _load(
             raise type(error)(f"style: {error}") from error
         return capture(picture, "picture", predictor)
     path = Path(style)
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if not names_picture(path):
         return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
     if not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
@@ -577,7 +577,7 @@ def _load(
 
 @once_per_file(32)
 def _load_file(path: Path) -> LoadedStyle:
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if names_picture(path):
         return _capture(path, STYLES_DIR)
     return load_style(path)._replace(info=hub.style_info(path))
 

@@ -197,6 +197,33 @@ def test_a_folder_becomes_a_folder(
         assert result.mode == "L"
 
 
+def test_files_of_a_folder_that_have_to_be_exported_first_are_counted(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("d.HEIC", "e.dng"):
+        (folder / name).write_bytes(b"from a camera")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 0
+    assert len(list(out.iterdir())) == 3
+    told = f"styleplug: note: {folder}: HEIC and camera raw files are left out (2); "
+    assert capsys.readouterr().err == f"{told}export them as JPEG or TIFF first.\n"
+
+
+def test_run_again_a_folder_is_finished_and_what_is_there_is_told(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.jpg").write_text("painted before")
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 1
+    told = rf"styleplug: error: {re.escape(str(out / 'a.jpg'))} already exists.*\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
+    assert (out / "a.jpg").read_text() == "painted before"
+
+
 def test_a_psd_beside_its_png_is_not_painted_too(
     folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
@@ -547,6 +574,23 @@ def test_a_bad_style_picture_is_told(
     assert not style.exists()
 
 
+@pytest.mark.parametrize("name", ["photo.heic", "photo.CR2"])
+def test_what_has_to_be_exported_first_is_told_in_every_place(
+    name: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / name, tmp_path / "out.png"
+    told = rf".*{name} is HEIC or camera raw, .*export it as JPEG or TIFF first\."
+    Image.new("RGB", (8, 8)).save(raw, "TIFF")  # the small picture in some raw files
+    fails(capsys, "stylize", raw, "-o", out, "--style", "udnie", expect=told)
+    fails(capsys, "stylize", photo, "-o", out, "--style", raw, expect=told)
+    style = tmp_path / "mine.safetensors"
+    fails(capsys, "capture", raw, "-o", style, expect=told)
+    raw.unlink()
+    fails(capsys, "stylize", raw, "-o", out, "--style", "udnie", expect=".*not exist")
+    stylize_like = "stylize", photo, "-o", out, "--style"
+    fails(capsys, *stylize_like, raw, expect=f"There is no picture .*{name}")
+
+
 @pytest.mark.parametrize(
     ("option", "expect"),
     [
@@ -766,6 +810,12 @@ def test_info_tells_what_the_style_says(
 
 def test_info_of_an_unknown_style_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, "info", "no-such-style", expect="There is no style")
+
+
+def test_info_of_a_picture_says_how_it_becomes_a_style(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(capsys, "info", photo, expect=r".*is a picture; .*capture PICTURE -o .*'\.$")
 
 
 def test_list_shows_every_style(capsys: pytest.CaptureFixture[str]) -> None:
