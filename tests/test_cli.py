@@ -25,8 +25,12 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
-from styleplug.cli import _bytes, main
+from styleplug.cli import _COMMANDS, _add_train, _bytes, main
 from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.hub import LOSS_NETWORK
+from styleplug.images import MAX_PIXELS
+from styleplug.optimize import _BLEND, _MEMORY, optimize
+from styleplug.rendering import SMALLEST_TILE
 from styleplug.style import read_info
 from tests.conftest import require
 
@@ -119,6 +123,49 @@ def test_every_option_is_a_parameter_of_the_api(
     functions = (stylize_file, Stylizer.__call__)
     parameters = {p for f in functions for p in inspect.signature(f).parameters}
     assert names <= parameters
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([command, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_tells_the_defaults_of_the_api(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, function, told in (
+        ("stylize", stylize, {"strength": "1", "style_scale": "1", "grain": "1"}),
+        ("optimize", optimize, {"style_weight": "60", "init": "content", "seed": "0"}),
+    ):
+        text = help_of(command, capsys)
+        for name, default in told.items():
+            wanted = inspect.signature(function).parameters[name].default
+            assert type(wanted)(default) == wanted
+            option = f" --{name.replace('_', '-')} "
+            own = text.rsplit(option, 1)[1].split(" --", 1)[0]
+            assert own.endswith(f"(default: {default})")
+
+
+def test_help_tells_what_counts_where_the_api_has_no_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = help_of("stylize", capsys)
+    assert f"(default: {MAX_PIXELS})" in text
+    assert f"at least {SMALLEST_TILE} " in text
+    text = help_of("optimize", capsys)
+    blend = " ".join(f"{name}:{weight}" for name, weight in _BLEND.items())
+    assert f"(default: {blend})" in text
+    assert _bytes(re.findall(r"such as 2G \(default: (\w+)\)", text)[0]) == _MEMORY
+    assert f"Hub repository (default: {LOSS_NETWORK})" in text
+
+
+@pytest.mark.parametrize("command", [c.__name__[5:] for c in (*_COMMANDS, _add_train)])
+def test_every_command_says_what_it_does(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    _usage, description, *_ = capsys.readouterr().out.split("\n\n")
+    assert re.fullmatch(r"[A-Z][^\]]+\.", description)
 
 
 def test_styles_are_blended_by_weight(
@@ -382,8 +429,7 @@ def test_the_style_of_a_picture_is_captured(
 def test_the_texts_of_a_style_are_explained(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    text = help_of(command, capsys)
     assert "--artwork TEXT rights in the artwork" in text
     assert "--license TEXT licence of the weights" in text
 
@@ -836,8 +882,9 @@ def test_pull_offline_says_why_for_every_style(
 
 
 def test_train_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help"]) == 0
-    assert "--content" in capsys.readouterr().out
+    text = help_of("train", capsys)
+    assert "[ARTWORK ...] Learn the styles of artworks" in text
+    assert "--content FOLDER" in text
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
