@@ -95,7 +95,9 @@ class Stylizer:
     ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
     file, or an image of the types that :meth:`__call__` takes), or a sequence of
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
-    picture itself is left as it is in its style.
+    picture itself is left as it is in its style. Any file of this machine can be named
+    like that, and any repository is downloaded: never pass a stranger's text on
+    unchecked.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
     of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
@@ -438,13 +440,15 @@ def stylize(
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
     Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
     is painted wholly.
-    ``tile_size``, the side of a square in pixels, and ``memory_limit`` in bytes of
-    working memory bound how much is rendered at once; the result does not depend on
-    them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised
-    from it ends the rendering.
+    ``tile_size``, the side of a square in pixels from 256 to 65536, and
+    ``memory_limit`` in bytes of working memory, at least 1, bound how much is rendered
+    at once; the result does not depend on them beyond rounding. ``progress`` is called
+    with a rising fraction in [0, 1]; an exception raised from it ends the rendering.
 
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
-    and :class:`~styleplug.errors.MemoryLimitError`.
+    :class:`~styleplug.errors.MemoryLimitError` where there is too little memory for the
+    smallest tile, ``ValueError`` for what is out of its range or shape, and
+    ``TypeError`` for what is no image, number or flag.
     """
     stylizer = Stylizer(style, device=device, dtype=dtype)
     return stylizer(
