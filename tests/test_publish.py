@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,25 @@ def test_the_card_has_what_the_hub_reads(style: Path) -> None:
     assert "The Wave by Nobody, 1831" in card.text
     assert "--style owner/wave" in card.text
     assert "Public domain" in card.text
+
+
+def test_the_card_explains_its_figures_and_leaves_out_what_did_not_count() -> None:
+    training = {
+        "command": "styleplug train artwork.jpg",
+        "activations": {"relu1_1": 21.5},
+        "any_share": 0.5,
+        "identity_weight": 300.0,
+        "style_weight": 60.0,
+    }
+    rights = {"license": "CC0-1.0", "artwork": "Public domain"}
+    figures = {"border_energy": 0.9}
+    info = StyleInfo("wave", **rights, figures=figures, training=training)
+    text = hub.model_card(info, "owner/wave")
+    assert "border energy the variance of the outer 8 pixels" in text
+    assert "| style weight | 60.0 |" in text
+    assert not re.search("activations|any share|identity", text)
+    training["command"] += " --any --styles artworks"
+    assert "| any share | 0.5 |" in hub.model_card(info, "owner/wave")
 
 
 @pytest.mark.parametrize(
