@@ -318,7 +318,8 @@ def _repository(
     ):
         if not getattr(info, field).strip():
             raise InvalidStyleError(
-                f"{path} does not {lack}; publish it with {field} (--{field})."
+                f"{path} does not {lack}; publish it with --{field} "
+                f"({field}= in Python)."
             )
     if info.self_contained and info == loaded.info:
         content = path.read_bytes()
