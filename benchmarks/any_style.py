@@ -2,9 +2,9 @@
 
     PYTHONPATH=. STYLEPLUG_ASSETS=DIR python benchmarks/any_style.py [--sheet PNG]
 
-Distances by the rod of quality.py; the style distance also by mean and deviation of
-the features. MicroAST has no use for an amount below 1: its pictures fall apart; where
-ours ends nearer to the content, both are compared as they are.
+Distances by the yardstick of quality.py; the style distance also by mean and deviation
+of the features. MicroAST has no use for an amount below 1: its pictures fall apart;
+where ours ends nearer to the content, both are compared as they are.
 The contents are of content/test, the styles of styles/measure_only and
 of the files named in held_out.txt: nothing was trained on. For every pair our strength
 or the peer's alpha is taken back until both are as far from the content, within 1 %;

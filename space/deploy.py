@@ -1,5 +1,8 @@
 """Assemble the Space and upload it: ``python space/deploy.py owner/name [--dry-run]``.
 
+Log in first with ``hf auth login``. The Space is created if needed; whatever else is in
+one that is there already is deleted from it.
+
 The Space gets the app, its requirements and the package of this checkout, so that it
 runs whether or not that is on any index, and thumbnails that are painted already. The
 package is no requirement: where these are installed, other files of a Space are not

@@ -9,6 +9,17 @@ from urllib.parse import quote
 
 from .style import FORMAT, StyleInfo
 
+_FIGURES = (
+    "The content distance is that of paintings to their photographs, in features of a "
+    "fixed network (VGG-19); the style distance is that to the artwork, in their Gram "
+    "matrices, and that of photographs is the same before they are painted. Similarity "
+    "is the SSIM of a painting to its photograph. Stroke growth is how many times "
+    "longer strokes are at `style_scale` 2 than at 0.5, border energy the variance of "
+    "the outer 8 pixels as a multiple of that inside."
+)
+_ONLY_WITH_ANY = ("any_share", "identity_share", "identity_weight")
+"""Settings of a training that count only where it was one of a predictor, too."""
+
 TAGS = ("style-transfer", "neural-style-transfer", "safetensors", "art")
 
 
@@ -63,9 +74,13 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
         f"The weights: {info.license}.",
     ]
     if info.figures:
-        paragraphs += ["## Figures", _table(info.figures)]
+        paragraphs += ["## Figures", _FIGURES, _table(info.figures)]
     if info.training:
-        paragraphs += ["## Training", _table(info.training)]
+        untold = {"activations"}
+        if "--any" not in str(info.training.get("command")).split():
+            untold.update(_ONLY_WITH_ANY)
+        told = {k: v for k, v in info.training.items() if k not in untold}
+        paragraphs += ["## Training", _table(told)]
     paragraphs += [
         "## Limits",
         "The style paints what it sees: it does not know what a picture shows. Faces "

@@ -12,6 +12,8 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib
+import inspect
 import io
 import json
 import logging
@@ -42,6 +44,16 @@ logger = logging.getLogger(__name__)
 _STYLE_FILE_HELP = (
     "bundled name, path of a .safetensors, or owner/repo[@revision] on the Hub"
 )
+_DEVICE_HELP = "cpu, cuda, cuda:1, mps or xpu (default: the best there is)"
+_MAX_PIXELS_HELP = "read images of up to so many pixels (default: 178956970)"
+_TEXT_HELP = {
+    "license": "licence of the weights, such as Apache-2.0",
+    "artwork": "rights in the artwork, such as 'public domain'",
+    "name": "name of the style",
+    "title": "title of the artwork",
+    "artist": "who made the artwork",
+    "year": "when",
+}
 _NO_STYLE_LISTED = "The Hub lists no style that fits."
 _STYLE_HELP = f"{_STYLE_FILE_HELP}, or any picture to take the style from"
 
@@ -144,6 +156,27 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+class _ApiHelp(argparse.HelpFormatter):
+    """Tells the defaults of a function of the API, looked up only when help is shown,
+    which takes a while."""
+
+    def __init__(self, module: str, function: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._module, self._function = module, function
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        with imports.quickly():
+            module = importlib.import_module(f".{self._module}", __package__)
+        parameters = inspect.signature(getattr(module, self._function)).parameters
+        for action in actions:
+            default = getattr(parameters.get(action.dest), "default", None)
+            if isinstance(default, float):
+                default = f"{default:g}"
+            if type(default) in (int, str) and default != "":
+                action.help = f"{action.help} (default: {default})"
+        super().add_arguments(actions)
+
+
 # stylize
 
 
@@ -154,14 +187,22 @@ def _add_stylize(commands: Commands) -> None:
         description="Paint images in a style. The result has the size, bit depth, "
         "transparency, colour profile and metadata of the image.",
         argument_default=argparse.SUPPRESS,
+        formatter_class=functools.partial(_ApiHelp, "engine", "stylize"),
     )
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="image, or folder of images")
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IN",
+        help="image, or folder whose images are painted (not those of folders in it)",
+    )
     add(
         *("-o", "--output"),
         required=True,
         metavar="OUT",
-        help="image to write, or folder for several",
+        help="image to write, its suffix chooses the format; or folder for several, "
+        "which keep theirs, or become PNG where it cannot be written",
     )
     add(
         "--style",
@@ -182,17 +223,21 @@ def _add_stylize(commands: Commands) -> None:
         "--grain",
         type=float,
         metavar="0..4",
-        help="noise added to flat areas such as skies (default 1); 0 makes the frames "
-        "of a panning film flicker less",
+        help="noise added to flat areas such as skies; 0 makes the frames of a panning "
+        "film flicker less",
     )
     add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
-    add("--device", help="cpu, cuda, cuda:1, mps or xpu")
-    add("--dtype", help="float32, bfloat16 or float16")
+    add("--device", help=_DEVICE_HELP)
+    add(
+        "--dtype",
+        help="float32, bfloat16 or float16 (default: the fastest that is safe there)",
+    )
     add(
         "--tile-size",
         type=int,
         metavar="PIXELS",
-        help="side of the square tile that is painted at once",
+        help="side of the square tile that is painted at once, at least 256 (default: "
+        "as the device allows)",
     )
     add(
         "--memory",
@@ -205,7 +250,7 @@ def _add_stylize(commands: Commands) -> None:
         "--max-pixels",
         type=_pixels,
         metavar="N",
-        help="read images up to this size",
+        help=_MAX_PIXELS_HELP,
     )
     add("--overwrite", action="store_true", help="overwrite existing files")
     parser.set_defaults(run=_stylize)
@@ -337,17 +382,25 @@ def _plan(
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
-    from .images import PICTURE_SUFFIXES
+    from .images import EXPORT_FIRST, PICTURE_SUFFIXES
 
-    pictures = sorted(
+    files = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
+        if not path.name.startswith(".") and path.is_file()
+    ]
+    unread = sum(path.suffix.lower() in EXPORT_FIRST for path in files)
+    if unread:
+        logger.warning(
+            "%s: HEIC and camera raw files are left out (%d); export them as JPEG or "
+            "TIFF first.",
+            *(folder, unread),
+        )
+    pictures = sorted(p for p in files if p.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:
-        raise InvalidImageError(f"{folder} holds no images; name another folder.")
+        raise InvalidImageError(
+            f"{folder} holds no images that can be read; name another folder."
+        )
     names = {picture.name for picture in pictures}
     return [  # the PNG beside a PSD is the same, exported
         picture
@@ -367,6 +420,7 @@ def _add_optimize(commands: Commands) -> None:
         "algorithm, which takes a minute where a style takes a moment. Ctrl-C writes "
         "the best picture so far.",
         argument_default=argparse.SUPPRESS,
+        formatter_class=functools.partial(_ApiHelp, "optimize", "optimize"),
     )
     add = parser.add_argument
     add("content", type=Path, metavar="CONTENT", help="image to paint")
@@ -390,15 +444,16 @@ def _add_optimize(commands: Commands) -> None:
         "--style-mask",
         action="append",
         metavar="IMAGE",
-        help="of the first style use only what is white here; give it again for the "
-        "next style, - for all of it",
+        help="use only the part of the first style picture that is white here; repeat "
+        "it for the next style, with - for all of it",
     )
     add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
     add(
         "--style-loss",
         action="append",
         metavar="NAME[:WEIGHT]",
-        help="what to match: gram, mean_std, wasserstein or nearest; several add up",
+        help="what to match: gram, mean_std, wasserstein or nearest; several add up "
+        "(default: gram:0.6 mean_std:0.2 wasserstein:0.2)",
     )
     for kind in ("content", "style", "tv"):
         add(
@@ -420,29 +475,36 @@ def _add_optimize(commands: Commands) -> None:
     )
     add(
         "--init",
-        metavar="STYLE",
-        help="start from content, noise, fast (what is seen of the style images at "
-        "once), or what a style makes of it",
+        metavar="NAME",
+        help="start from content, noise, fast (what 'stylize' makes of it with these "
+        "pictures), or what the style of this name makes of it",
     )
     add("--optimizer", metavar="NAME", help="lbfgs or adam")
     add("--iterations", type=int, metavar="N", help="iterations at the coarsest size")
-    add("--tolerance", type=float, metavar="X", help="improvement at which to stop")
+    add("--tolerance", type=float, metavar="0..1", help="improvement at which to stop")
     add("--seed", type=int, metavar="N", help="seed of the noise")
-    add("--loss-network", metavar="VGG", help="VGG-19: a file, or a Hub repository")
-    add("--device", help="cpu, cuda, cuda:1, mps or xpu")
-    add("--dtype", help="of the loss network: float32 or bfloat16")
+    add(
+        "--loss-network",
+        metavar="VGG",
+        help="VGG-19: a file, or a Hub repository (default: timm/vgg19.tv_in1k)",
+    )
+    add("--device", help=_DEVICE_HELP)
+    add(
+        "--dtype",
+        help="of the loss network: float32 or bfloat16 (default: the faster there)",
+    )
     add(
         "--memory",
         dest="memory_limit",
         type=_bytes,
         metavar="SIZE",
-        help="working memory to stay within, such as 2G",
+        help="working memory to stay within, such as 2G (default: 4G)",
     )
     add(
         "--max-pixels",
         type=_pixels,
         metavar="N",
-        help="read images up to this size",
+        help=_MAX_PIXELS_HELP,
     )
     add(
         "--snapshots",
@@ -570,8 +632,16 @@ def _add_list(commands: Commands) -> None:
 
 def _add_hub_filters(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--search", metavar="TEXT", help="on the Hub: whose name has this")
-    add("--license", metavar="SPDX", help="on the Hub: of this licence, such as mit")
+    add(
+        "--search",
+        metavar="TEXT",
+        help="on the Hub: only repositories whose name contains this",
+    )
+    add(
+        "--license",
+        metavar="SPDX",
+        help="on the Hub: only styles under this licence, such as mit",
+    )
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -629,7 +699,12 @@ def _as_json(info: StyleInfo) -> dict[str, Any]:
 
 
 def _add_info(commands: Commands) -> None:
-    parser = commands.add_parser("info", help="show what a style says about itself")
+    parser = commands.add_parser(
+        "info",
+        help="show what a style says about itself",
+        description="Show what a style says about itself: its artwork, the rights in "
+        "it, how it was trained and what was measured.",
+    )
     parser.add_argument("style", metavar="STYLE", help=_STYLE_FILE_HELP)
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.set_defaults(run=_info)
@@ -638,6 +713,7 @@ def _add_info(commands: Commands) -> None:
 def _info(args: argparse.Namespace) -> int:
     from .hub import locate, style_info
 
+    _refuse_picture(args.style, "")
     info = style_info(locate(args.style))
     fields = _as_json(info)
     if args.json:
@@ -650,8 +726,24 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_picture(style: str, or_else: str) -> None:
+    """Raise ``StyleplugError`` for a picture where only a style file will do."""
+    from .images import names_picture
+
+    if names_picture(style):
+        raise StyleplugError(
+            f"{style} is a picture; make a style of it with 'styleplug capture "
+            f"PICTURE -o NEW.safetensors'{or_else}."
+        )
+
+
 def _add_pull(commands: Commands) -> None:
-    parser = commands.add_parser("pull", help="download styles from the Hub")
+    parser = commands.add_parser(
+        "pull",
+        help="download styles from the Hub",
+        description="Download styles from the Hub, which then work without a network, "
+        "and print where they lie.",
+    )
     parser.add_argument(
         "styles",
         nargs="*",
@@ -690,7 +782,12 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _add_cache(commands: Commands) -> None:
-    parser = commands.add_parser("cache", help="show the styles kept from the Hub")
+    parser = commands.add_parser(
+        "cache",
+        help="show the styles kept from the Hub",
+        description="Show the styles that were downloaded from the Hub: commit, size, "
+        "licence, and the branches and tags that stand for them.",
+    )
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.set_defaults(run=_cache)
 
@@ -736,8 +833,15 @@ def _add_publish(commands: Commands) -> None:
         default=[],
         type=Path,
         metavar="IMAGE",
-        help="picture to show on the card; several are allowed",
+        help="picture to show on the card, uploaded without EXIF, XMP and comments; "
+        "several are allowed",
     )
+    for text in ("license", "artwork"):
+        add(
+            f"--{text}",
+            metavar="TEXT",
+            help=f"{_TEXT_HELP[text]} (default: as the file says)",
+        )
     add("--private", action="store_true", help="make the repository private")
     add("--dry-run", action="store_true", help="upload nothing, show what would be")
     parser.set_defaults(run=_publish)
@@ -752,6 +856,8 @@ def _publish(args: argparse.Namespace) -> int:
         private=args.private,
         dry_run=args.dry_run,
         samples=args.sample,
+        license=args.license,
+        artwork=args.artwork,
     )
     _print_table((name, f"{len(data):,}") for name, data in published.files.items())
     if args.dry_run:
@@ -768,6 +874,7 @@ def _add_convert(commands: Commands) -> None:
         "fast_neural_style, rrmina/fast-neural-style-pytorch or MSG-Net. Pickles are "
         "read as weights only; nothing in them is executed.",
         argument_default=argparse.SUPPRESS,
+        formatter_class=functools.partial(_ApiHelp, "convert", "convert"),
     )
     add = parser.add_argument
     add("old_path", type=Path, metavar="OLD", help="the checkpoint")
@@ -779,17 +886,12 @@ def _add_convert(commands: Commands) -> None:
         metavar="NEW.safetensors",
         help="style file to write",
     )
-    add("--license", required=True, metavar="SPDX", help="licence of the weights")
-    add("--artwork", required=True, metavar="TEXT", help="rights in the artwork")
-    add("--name", help="name of the style")
-    add("--title", help="title of the artwork")
-    add("--artist", help="who made the artwork")
-    add("--year", help="when")
+    _add_texts(parser, required=("license", "artwork"))
     add(
         "--base-size",
         type=int,
         metavar="PIXELS",
-        help="side of the pictures whose strokes look right",
+        help="side in pixels of a picture in which the strokes look right",
     )
     add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
     add(
@@ -797,6 +899,13 @@ def _add_convert(commands: Commands) -> None:
     )
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_convert)
+
+
+def _add_texts(parser: argparse.ArgumentParser, required: Sequence[str] = ()) -> None:
+    for text, told in _TEXT_HELP.items():
+        parser.add_argument(
+            f"--{text}", metavar="TEXT", required=text in required, help=told
+        )
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -836,8 +945,7 @@ def _add_capture(commands: Commands) -> None:
         metavar="FOLDER",
         help="what 'styleplug train --any' has written, to look at the picture with",
     )
-    for option in ("name", "title", "artist", "year", "license", "artwork"):
-        add(f"--{option}", help=f"{option} to record in the file")
+    _add_texts(parser)
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_capture)
 
@@ -862,7 +970,11 @@ def _capture(args: argparse.Namespace) -> int:
 
 
 def _add_sample(commands: Commands) -> None:
-    parser = commands.add_parser("sample", help="draw a landscape to try styles on")
+    parser = commands.add_parser(
+        "sample",
+        help="draw a landscape to try styles on",
+        description="Draw a little landscape of 960 x 640 pixels to try styles on.",
+    )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="image to write")
     add("--overwrite", action="store_true", help="overwrite an existing file")
@@ -888,8 +1000,17 @@ def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
 
         command.add_arguments(parser)
         parser.set_defaults(
-            run=command.run, command=shlex.join(["styleplug", *arguments])
+            run=command.run,
+            command=shlex.join(["styleplug", *map(_without_folder, arguments)]),
         )
+
+
+def _without_folder(argument: str) -> str:
+    """Shorten an absolute path to its last part, as others may read the command."""
+    path = re.sub(r"^(-\w(?=.)|--[\w-]+=)", "", argument)
+    if not os.path.isabs(path):
+        return argument
+    return argument.removesuffix(path) + Path(path).name
 
 
 def _add_demo(commands: Commands) -> None:
@@ -932,16 +1053,11 @@ def _demo(args: argparse.Namespace) -> int:
             "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
         ) from error
     from .hub import list_styles, locate, style_info
-    from .images import PICTURE_SUFFIXES
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     if "styles" in options:
         for name in options["styles"]:
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                raise StyleplugError(
-                    f"{name} is a picture; make a style of it with 'styleplug capture "
-                    "PICTURE -o NEW.safetensors', or add it on the page."
-                )
+            _refuse_picture(name, ", or add it on the page")
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
     launch(**{"inbrowser": True, **options})
@@ -950,7 +1066,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _add_worker(commands: Commands) -> None:
     parser = commands.add_parser(
-        "worker", help="serve another program on stdin and stdout"
+        "worker",
+        help="serve another program on stdin and stdout",
+        description="Paint for another program, such as GIMP, which asks on stdin and "
+        "is answered on stdout.",
     )
     parser.set_defaults(run=_worker)
 
@@ -965,14 +1084,21 @@ def _worker(args: argparse.Namespace) -> int:
 
 
 def _add_gimp(commands: Commands) -> None:
-    parser = commands.add_parser("gimp", help="install the filter for GIMP 3")
+    parser = commands.add_parser(
+        "gimp",
+        help="install the filter for GIMP 3",
+        description="Install the filter Neural Style for GIMP 3, which runs this "
+        "installation of styleplug, or find out what keeps it from running.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, run, text in (
         ("install", _gimp_install, "put the filter Neural Style into GIMP 3"),
         ("uninstall", _gimp_uninstall, "take it out again"),
         ("doctor", _gimp_doctor, "find out why it is not there or does not start"),
     ):
-        action = actions.add_parser(name, help=text)
+        action = actions.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
         action.add_argument(
             "--profile",
             type=Path,

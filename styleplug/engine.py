@@ -26,9 +26,9 @@ from .errors import (
     StyleNotFoundError,
 )
 from .images import (
-    PICTURE_SUFFIXES,
     Picture,
     load_mask,
+    names_picture,
     read_style_image,
     read_to_paint,
     write_picture,
@@ -95,7 +95,9 @@ class Stylizer:
     ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
     file, or an image of the types that :meth:`__call__` takes), or a sequence of
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
-    picture itself is left as it is in its style.
+    picture itself is left as it is in its style. Any file of this machine can be named
+    like that, and any repository is downloaded: never pass a stranger's text on
+    unchecked.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
     of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
@@ -373,7 +375,13 @@ class Stylizer:
         return cls(f"{repo_id}@{revision}" if revision else repo_id, **keywords)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        license: str | None = None,
+        artwork: str | None = None,
+        token: str | None = None,
     ) -> hub.Publication:
         """Publish the style as ``owner/name``, see :func:`.hub.publish`.
 
@@ -384,7 +392,14 @@ class Stylizer:
             raise ValueError(
                 f"{self._name} is {kind} and has no file; save it, and publish that."
             )
-        return hub.publish(self.info.path, repo_id, private=private, token=token)
+        return hub.publish(
+            self.info.path,
+            repo_id,
+            private=private,
+            license=license,
+            artwork=artwork,
+            token=token,
+        )
 
     def provenance(self, **options: Any) -> dict[str, Any]:
         """Return what a result's metadata says: style, revision and parameters."""
@@ -425,13 +440,15 @@ def stylize(
     ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
     Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
     is painted wholly.
-    ``tile_size``, the side of a square in pixels, and ``memory_limit`` in bytes of
-    working memory bound how much is rendered at once; the result does not depend on
-    them. ``progress`` is called with a rising fraction in [0, 1]; an exception raised
-    from it ends the rendering.
+    ``tile_size``, the side of a square in pixels from 256 to 65536, and
+    ``memory_limit`` in bytes of working memory, at least 1, bound how much is rendered
+    at once; the result does not depend on them beyond rounding. ``progress`` is called
+    with a rising fraction in [0, 1]; an exception raised from it ends the rendering.
 
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
-    and :class:`~styleplug.errors.MemoryLimitError`.
+    :class:`~styleplug.errors.MemoryLimitError` where there is too little memory for the
+    smallest tile, ``ValueError`` for what is out of its range or shape, and
+    ``TypeError`` for what is no image, number or flag.
     """
     stylizer = Stylizer(style, device=device, dtype=dtype)
     return stylizer(
@@ -555,7 +572,7 @@ def _load(
             raise type(error)(f"style: {error}") from error
         return capture(picture, "picture", predictor)
     path = Path(style)
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if not names_picture(path):
         return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
     if not path.is_file():
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
@@ -564,7 +581,7 @@ def _load(
 
 @once_per_file(32)
 def _load_file(path: Path) -> LoadedStyle:
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if names_picture(path):
         return _capture(path, STYLES_DIR)
     return load_style(path)._replace(info=hub.style_info(path))
 

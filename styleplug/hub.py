@@ -252,24 +252,37 @@ def publish(
     private: bool = False,
     dry_run: bool = False,
     samples: Sequence[str | os.PathLike[str]] = (),
+    license: str | None = None,
+    artwork: str | None = None,
     token: str | None = None,
 ) -> Publication:
     """Upload a style file to the Hub repository ``owner/name``, created if needed.
 
     Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
-    the pictures ``samples``, in one commit. ``dry_run`` makes no HTTP request.
+    the pictures ``samples``, in one commit. ``license`` of the weights and ``artwork``,
+    the rights in the artwork, stand in for those that the file names, or are missing in
+    it; the file itself stays as it is. Samples are written anew, without what tells
+    where and when a photograph was taken: EXIF, XMP and comments are left out, the
+    colour profile stays. ``dry_run`` makes no HTTP request.
 
     Raises :class:`InvalidStyleError` for a style that is damaged, too large to be
     pulled, holds weights that are not finite, or does not name its licence and the
-    rights in its artwork, ``ValueError`` for samples of the same file name, and
-    :class:`DownloadError` when the Hub cannot be reached or refuses.
+    rights in its artwork, :class:`~styleplug.errors.InvalidImageError` for samples that
+    cannot be read, ``ValueError`` for those of the same file name or of no image
+    suffix, and :class:`DownloadError` when the Hub cannot be reached or refuses.
     """
     import huggingface_hub as hf
 
     name, _ = _parse(repo_id)
     if name != repo_id:
         raise ValueError(f"repo_id must be 'owner/name', got {repo_id!r}")
-    files = _repository(Path(path), name, [Path(sample) for sample in samples])
+    rights = {"license": license, "artwork": artwork}
+    files = _repository(
+        Path(path),
+        name,
+        [Path(sample) for sample in samples],
+        {field: text for field, text in rights.items() if text is not None},
+    )
     url = f"{hf.constants.ENDPOINT}/{name}"
     if dry_run:
         return Publication(name, url, files, None)
@@ -290,28 +303,30 @@ def publish(
     return Publication(name, url, files, commit.oid)
 
 
-def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, bytes]:
+def _repository(
+    path: Path, name: str, samples: Sequence[Path], rights: Mapping[str, Any]
+) -> dict[str, bytes]:
     """Return the files of a style's repository."""
     from .images import IMAGE_SUFFIXES
     from .networks import complete_style, load_style
 
     loaded = load_style(path)
-    info = loaded.info
+    info = dataclasses.replace(loaded.info, **rights)
     for field, lack in (
         ("license", "name the licence of its weights"),
         ("artwork", "say who holds the rights in its artwork"),
     ):
         if not getattr(info, field).strip():
             raise InvalidStyleError(
-                f"{path} does not {lack}; make it again with --{field} (capture, "
-                f"convert), or with {field!r} in the file of --about (train)."
+                f"{path} does not {lack}; publish it with --{field} "
+                f"({field}= in Python)."
             )
-    if info.self_contained:
+    if info.self_contained and info == loaded.info:
         content = path.read_bytes()
     else:
         with tempfile.TemporaryDirectory() as folder:
             complete = Path(folder) / FILENAME
-            info = complete_style(loaded, complete)
+            info = complete_style(loaded._replace(info=info), complete)
             content = complete.read_bytes()
     if len(content) > MAX_STYLE_BYTES:
         raise InvalidStyleError(
@@ -324,7 +339,7 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
                 f"samples must be pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), got "
                 f"{sample}"
             )
-    pictures = {f"samples/{sample.name}": sample.read_bytes() for sample in samples}
+    pictures = {f"samples/{sample.name}": _bare_image(sample) for sample in samples}
     if len(pictures) < len(samples):
         raise ValueError(
             "samples must have different file names, got "
@@ -336,6 +351,18 @@ def _repository(path: Path, name: str, samples: Sequence[Path]) -> dict[str, byt
         "README.md": model_card(info, name, pictures).encode(),
         **pictures,
     }
+
+
+def _bare_image(path: Path) -> bytes:
+    """Return an image file that tells nothing but its pixels and their colours."""
+    from .images import read_picture, write_picture
+
+    picture = read_picture(path)
+    bare = dataclasses.replace(picture, exif=None, xmp=None, dpi=None)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        write_picture(bare, bare.pixels, copy, provenance={})
+        return copy.read_bytes()
 
 
 def loss_network_file(

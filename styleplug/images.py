@@ -120,6 +120,14 @@ PICTURE_SUFFIXES = IMAGE_SUFFIXES | {
     *(".psd", ".qoi"),
 }
 """Those by which a picture is told from a style file."""
+EXPORT_FIRST = frozenset(
+    [
+        *(".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef"),
+        *(".orf", ".raf", ".rw2"),
+    ]
+)
+"""Those of HEIC and camera raw. Some of the latter would be read as TIFF: the small
+picture in it, for a display."""
 
 # Whatever a decoder meets in a hostile file.
 _DECODER_ERRORS = (
@@ -451,6 +459,15 @@ def _pil_uint16(samples: Array, mode: str) -> Image.Image:
 # Reading files
 
 
+def names_picture(path: str | os.PathLike[str]) -> bool:
+    """Tell whether that is the name of a picture, not of a style.
+
+    It may be one that has to be exported first.
+    """
+    suffix = Path(path).suffix.lower()
+    return suffix in PICTURE_SUFFIXES or suffix in EXPORT_FIRST
+
+
 def read_style_image(path: str | os.PathLike[str]) -> Picture:
     """Do what :func:`read_picture` does, for a picture whose style is taken."""
     try:
@@ -558,6 +575,11 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
 
     ``Image.open`` itself would refuse a large image before its size can be told.
     """
+    if path.suffix.lower() in EXPORT_FIRST:
+        raise InvalidImageError(
+            f"{path} is HEIC or camera raw, which cannot be read; export it as JPEG or "
+            "TIFF first."
+        )
     file.seek(0)
     prefix = file.read(16).ljust(16, b"\0")  # Pillow stumbles over less
     reason = "not a format that Pillow can read"

@@ -846,12 +846,14 @@ def save_style(
 
 
 def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
-    """Write a style that lies beside its trunk, and the trunk, as one file, the weights
-    as they are; return its header."""
+    """Write the file of a style and, if that lies beside it, its trunk, as one file,
+    the weights as they are; return its header, that of ``style``."""
     assert style.info.path is not None
-    _, tensors = read_style(style.info.path)
+    tensors = load_file(style.info.path)
+    if not style.info.self_contained:
+        tensors = {**_trunk_tensors(style.network), **tensors}
     info = _describe(style.info, style.network)
-    write_tensors(complete, {**_trunk_tensors(style.network), **tensors}, info)
+    write_tensors(complete, tensors, info)
     return info
 
 

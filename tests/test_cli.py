@@ -25,8 +25,12 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
-from styleplug.cli import _bytes, main
+from styleplug.cli import _COMMANDS, _add_train, _bytes, main
 from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.hub import LOSS_NETWORK
+from styleplug.images import MAX_PIXELS
+from styleplug.optimize import _BLEND, _MEMORY, optimize
+from styleplug.rendering import SMALLEST_TILE
 from styleplug.style import read_info
 from tests.conftest import require
 
@@ -121,6 +125,49 @@ def test_every_option_is_a_parameter_of_the_api(
     assert names <= parameters
 
 
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([command, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_tells_the_defaults_of_the_api(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, function, told in (
+        ("stylize", stylize, {"strength": "1", "style_scale": "1", "grain": "1"}),
+        ("optimize", optimize, {"style_weight": "60", "init": "content", "seed": "0"}),
+    ):
+        text = help_of(command, capsys)
+        for name, default in told.items():
+            wanted = inspect.signature(function).parameters[name].default
+            assert type(wanted)(default) == wanted
+            option = f" --{name.replace('_', '-')} "
+            own = text.rsplit(option, 1)[1].split(" --", 1)[0]
+            assert own.endswith(f"(default: {default})")
+
+
+def test_help_tells_what_counts_where_the_api_has_no_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = help_of("stylize", capsys)
+    assert f"(default: {MAX_PIXELS})" in text
+    assert f"at least {SMALLEST_TILE} " in text
+    text = help_of("optimize", capsys)
+    blend = " ".join(f"{name}:{weight}" for name, weight in _BLEND.items())
+    assert f"(default: {blend})" in text
+    assert _bytes(re.findall(r"such as 2G \(default: (\w+)\)", text)[0]) == _MEMORY
+    assert f"Hub repository (default: {LOSS_NETWORK})" in text
+
+
+@pytest.mark.parametrize("command", [c.__name__[5:] for c in (*_COMMANDS, _add_train)])
+def test_every_command_says_what_it_does(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    _usage, description, *_ = capsys.readouterr().out.split("\n\n")
+    assert re.fullmatch(r"[A-Z][^\]]+\.", description)
+
+
 def test_styles_are_blended_by_weight(
     photo: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +242,33 @@ def test_a_folder_becomes_a_folder(
     assert len(capsys.readouterr().out.splitlines()) == 3
     with Image.open(out / "b.PNG") as result:
         assert result.mode == "L"
+
+
+def test_files_of_a_folder_that_have_to_be_exported_first_are_counted(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("d.HEIC", "e.dng"):
+        (folder / name).write_bytes(b"from a camera")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 0
+    assert len(list(out.iterdir())) == 3
+    told = f"styleplug: note: {folder}: HEIC and camera raw files are left out (2); "
+    assert capsys.readouterr().err == f"{told}export them as JPEG or TIFF first.\n"
+
+
+def test_run_again_a_folder_is_finished_and_what_is_there_is_told(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.jpg").write_text("painted before")
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 1
+    told = rf"styleplug: error: {re.escape(str(out / 'a.jpg'))} already exists.*\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
+    assert (out / "a.jpg").read_text() == "painted before"
 
 
 def test_a_psd_beside_its_png_is_not_painted_too(
@@ -349,6 +423,15 @@ def test_the_style_of_a_picture_is_captured(
     assert style.read_bytes() == before
     assert main([*map(str, fails_again), "--overwrite"]) == 0
     assert read_info(style).title == "Other"
+
+
+@pytest.mark.parametrize("command", ["capture", "convert"])
+def test_the_texts_of_a_style_are_explained(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(command, capsys)
+    assert "--artwork TEXT rights in the artwork" in text
+    assert "--license TEXT licence of the weights" in text
 
 
 def test_a_picture_of_any_suffix_is_captured(
@@ -535,6 +618,23 @@ def test_a_bad_style_picture_is_told(
     fails(capsys, "capture", clear, "-o", style, expect=".*wholly transparent")
     assert not out.exists()
     assert not style.exists()
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.CR2"])
+def test_what_has_to_be_exported_first_is_told_in_every_place(
+    name: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / name, tmp_path / "out.png"
+    told = rf".*{name} is HEIC or camera raw, .*export it as JPEG or TIFF first\."
+    Image.new("RGB", (8, 8)).save(raw, "TIFF")  # the small picture in some raw files
+    fails(capsys, "stylize", raw, "-o", out, "--style", "udnie", expect=told)
+    fails(capsys, "stylize", photo, "-o", out, "--style", raw, expect=told)
+    style = tmp_path / "mine.safetensors"
+    fails(capsys, "capture", raw, "-o", style, expect=told)
+    raw.unlink()
+    fails(capsys, "stylize", raw, "-o", out, "--style", "udnie", expect=".*not exist")
+    stylize_like = "stylize", photo, "-o", out, "--style"
+    fails(capsys, *stylize_like, raw, expect=f"There is no picture .*{name}")
 
 
 @pytest.mark.parametrize(
@@ -758,6 +858,12 @@ def test_info_of_an_unknown_style_is_told(capsys: pytest.CaptureFixture[str]) ->
     fails(capsys, "info", "no-such-style", expect="There is no style")
 
 
+def test_info_of_a_picture_says_how_it_becomes_a_style(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(capsys, "info", photo, expect=r".*is a picture; .*capture PICTURE -o .*'\.$")
+
+
 def test_list_shows_every_style(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     styles = json.loads(capsys.readouterr().out)
@@ -776,8 +882,9 @@ def test_pull_offline_says_why_for_every_style(
 
 
 def test_train_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help"]) == 0
-    assert "--content" in capsys.readouterr().out
+    text = help_of("train", capsys)
+    assert "[ARTWORK ...] Learn the styles of artworks" in text
+    assert "--content FOLDER" in text
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from styleplug import Stylizer, hub
-from styleplug.errors import InvalidStyleError
+from styleplug.cli import main
+from styleplug.errors import InvalidImageError, InvalidStyleError
 from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
 from styleplug.style import StyleInfo, read_info
 from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
@@ -156,7 +160,7 @@ def test_a_dry_run_shows_the_files_and_asks_the_hub_nothing(
     server: HubServer, client: HubClient, style: Path, tmp_path: Path
 ) -> None:
     sample = tmp_path / "after.jpg"
-    sample.write_bytes(b"a picture")
+    Image.new("RGB", (8, 8)).save(sample)
     shown = hub.publish(style, "owner/wave", dry_run=True, samples=[sample])
     assert shown.revision is None
     assert set(shown.files) == {
@@ -188,6 +192,25 @@ def test_the_card_has_what_the_hub_reads(style: Path) -> None:
     assert "Public domain" in card.text
 
 
+def test_the_card_explains_its_figures_and_leaves_out_what_did_not_count() -> None:
+    training = {
+        "command": "styleplug train artwork.jpg",
+        "activations": {"relu1_1": 21.5},
+        "any_share": 0.5,
+        "identity_weight": 300.0,
+        "style_weight": 60.0,
+    }
+    rights = {"license": "CC0-1.0", "artwork": "Public domain"}
+    figures = {"border_energy": 0.9}
+    info = StyleInfo("wave", **rights, figures=figures, training=training)
+    text = hub.model_card(info, "owner/wave")
+    assert "border energy the variance of the outer 8 pixels" in text
+    assert "| style weight | 60.0 |" in text
+    assert not re.search("activations|any share|identity", text)
+    training["command"] += " --any --styles artworks"
+    assert "| any share | 0.5 |" in hub.model_card(info, "owner/wave")
+
+
 @pytest.mark.parametrize(
     ("license", "told", "name"),
     [
@@ -211,13 +234,59 @@ def test_the_card_has_a_licence_that_the_hub_accepts(
 
 def test_samples_are_pictures_that_the_card_shows(style: Path, tmp_path: Path) -> None:
     sample = tmp_path / "my photo (1).jpg"
-    sample.write_bytes(b"a picture")
+    Image.new("RGB", (8, 8)).save(sample)
     files = hub.publish(style, "owner/wave", dry_run=True, samples=[sample]).files
     assert b"](samples/my%20photo%20%281%29.jpg)" in files["README.md"]
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
     with pytest.raises(ValueError, match=r"samples must be pictures.*notes\.txt"):
         hub.publish(style, "owner/wave", dry_run=True, samples=[notes])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_samples_do_not_tell_where_and_when_they_were_taken(
+    style: Path, tmp_path: Path, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera of Jane"
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N of Jane"}
+    exif.load(exif.tobytes())
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    told: dict[str, Any] = {"exif": exif, "xmp": b"<x:xmpmeta>Jane</x:xmpmeta>"}
+    if suffix == ".jpg":
+        told["comment"] = "by Jane"
+    if suffix == ".png":
+        told["pnginfo"] = PngInfo()
+        told["pnginfo"].add_text("Author", "Jane")
+        told["pnginfo"].add_itxt("XML:com.adobe.xmp", "Jane")
+    sample = tmp_path / f"painting{suffix}"
+    photo = Image.effect_noise((24, 16), 40).convert("RGB")
+    photo.save(sample, icc_profile=profile, dpi=(123, 123), **told)
+    if suffix == ".jpg":  # IPTC, which Pillow does not write
+        data = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x09\x1c\x02\x50\0\x04Jane"
+        segment = b"\xff\xed" + (2 + len(data)).to_bytes(2, "big") + data
+        sample.write_bytes(
+            sample.read_bytes().replace(b"\xff\xdb", segment + b"\xff\xdb", 1)
+        )
+    assert b"Jane" in sample.read_bytes()
+    files = hub.publish(style, "owner/wave", dry_run=True, samples=[sample]).files
+    uploaded = files[f"samples/painting{suffix}"]
+    assert b"Jane" not in uploaded
+    with Image.open(io.BytesIO(uploaded)) as shown:
+        assert ExifTags.IFD.GPSInfo not in shown.getexif()
+        assert shown.info["icc_profile"] == profile
+        upright = ImageOps.exif_transpose(Image.open(sample)).convert("RGB")
+        assert shown.size == upright.size
+        if suffix in (".png", ".tif"):
+            assert shown.tobytes() == upright.tobytes()
+
+
+def test_a_sample_that_is_no_image_is_told(style: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.png"
+    sample.write_text("no picture")
+    with pytest.raises(InvalidImageError, match=r"sample\.png is not an image"):
+        hub.publish(style, "owner/wave", dry_run=True, samples=[sample])
 
 
 def test_the_configuration_names_the_file_it_belongs_to(style: Path) -> None:
@@ -254,8 +323,35 @@ def test_a_style_beside_its_trunk_is_published_with_it(
 @pytest.mark.parametrize("field", ["license", "artwork"])
 def test_a_style_without_rights_is_refused(tmp_path: Path, field: str) -> None:
     path = write_style(tmp_path / "wave.safetensors", **{field: " "})
-    with pytest.raises(InvalidStyleError, match=field):
+    with pytest.raises(InvalidStyleError, match=rf"publish it with .*--{field}"):
         hub.publish(path, "owner/wave", dry_run=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rights_that_a_file_does_not_name_can_be_told_when_it_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype
+) -> None:
+    network = StyleNetwork((4, 4, 4), (1, 1))
+    path = tmp_path / "mine.safetensors"
+    style = network.new_style() + 1 / 3
+    save_style(path, style, network, StyleInfo("mine"), dtype=dtype)
+    before = path.read_bytes()
+    rights = {"license": "CC-BY-4.0", "artwork": "my own"}
+    files = hub.publish(path, "owner/mine", dry_run=True, **rights).files
+    published = tmp_path / "published.safetensors"
+    published.write_bytes(files["model.safetensors"])
+    info = read_info(published)
+    assert (info.name, info.license, info.artwork) == ("mine", *rights.values())
+    assert b"The artwork: my own" in files["README.md"]
+    given, uploaded = load_file(path), load_file(published)
+    assert given.keys() == uploaded.keys()
+    assert all(torch.equal(uploaded[name], given[name]) for name in given)
+    assert uploaded["style"].dtype == dtype
+    assert path.read_bytes() == before
+    options = [f"--{name}={text}" for name, text in rights.items()]
+    argv = ["publish", str(path), "--repo-id", "owner/mine", "--dry-run", *options]
+    assert main(argv) == 0
+    assert "The artwork: my own" in capsys.readouterr().out
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -278,7 +374,7 @@ def test_samples_of_the_same_name_are_refused(style: Path, tmp_path: Path) -> No
     samples = [tmp_path / "a.jpg", tmp_path / "other" / "a.jpg"]
     samples[1].parent.mkdir()
     for sample in samples:
-        sample.write_bytes(b"a picture")
+        Image.new("RGB", (8, 8)).save(sample)
     with pytest.raises(ValueError, match="different file names"):
         hub.publish(style, "owner/wave", dry_run=True, samples=samples)
 

@@ -124,7 +124,8 @@ def check_output(layer: Any, output: str) -> None:
     elif _is_generated(layer):
         message = "The pixels of a link or vector layer cannot be replaced."
     elif _is_locked(layer):
-        message = "The pixels of the layer are locked. Unlock them, or:"
+        message = "The pixels of the layer are locked."
+        advice = "Unlock them, or choose “New layer above” as the output."
     else:
         return
     raise LayerError(f"{message} {advice}")

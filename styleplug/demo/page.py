@@ -343,9 +343,11 @@ class _Desk:
         )
 
     def _lay_out_batch(self) -> None:
+        limits = self.studio.limits
         gr.Markdown(
             "Paint many pictures with the style and settings chosen on this page, and "
-            "download them as a zip file."
+            f"download them as a zip file: up to {limits.files} at a time, each of up "
+            f"to {limits.file_bytes >> 20} MB."
         )
         self.batch_files = gr.File(
             label="Pictures", file_count="multiple", height=220, elem_id="batch-files"
@@ -762,7 +764,8 @@ class _Desk:
         mask: str | None = None,
         style_image: str | None = None,
     ) -> str:
-        """Show at most 800 pixels of what stylize would paint, at once.
+        """Show a quick preview of what stylize would paint, at most 800 pixels on its
+        longer side.
 
         Args:
             image: The photo, a file of any raster format.

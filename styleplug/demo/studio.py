@@ -410,7 +410,7 @@ class Studio:
             raise ValueError("Choose some pictures first.")
         if len(paths) > self.limits.files:
             raise ValueError(
-                f"These are {len(paths)} pictures; choose at most {self.limits.files}."
+                f"You chose {len(paths)} pictures; the most is {self.limits.files}."
             )
         parts = self._parts(settings)
         archive = self._new_file("styleplug.zip")

@@ -34,7 +34,7 @@ from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
-from ..style import bundled_trunk
+from ..style import TEXTS, bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
@@ -121,11 +121,25 @@ _MODES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``styleplug train``."""
+    parser.description = (
+        "Learn the styles of artworks, on the bundled trunk and in a few minutes each. "
+        "With --new-trunk the trunk is trained too, in an hour or more; with --any one "
+        "is trained further, together with the predictor of any picture's style; with "
+        "--any --keep-trunk the predictor alone; with --only-strength what styles are "
+        "at lower strengths."
+    )
     add = parser.add_argument
-    add("artworks", nargs="*", type=Path, help="the pictures whose style is learned")
+    add(
+        "artworks",
+        nargs="*",
+        type=Path,
+        metavar="ARTWORK",
+        help="picture whose style is learned, or folder of such",
+    )
     add(
         "--content",
         type=Path,
+        metavar="FOLDER",
         default=PHOTOGRAPHS,
         help="a folder of photographs (default: the four that are bundled, enough to "
         "fit a style on a trunk)",
@@ -139,11 +153,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("-o", "--output", "--out"),
         type=Path,
         default=Path(),
+        metavar="OUT",
         help="folder for the style files, or for one artwork a .safetensors, which "
         "holds the trunk as well and needs nothing else (default: here)",
     )
     add("--new-trunk", action="store_true", help="train a trunk, not only styles")
-    add("--trunk", type=Path, help="the trunk to fit on (default: the bundled one)")
+    add(
+        "--trunk",
+        type=Path,
+        metavar="FILE",
+        help="the trunk to fit on (default: the bundled one)",
+    )
     add(
         "--from",
         dest="start",
@@ -159,7 +179,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train a predictor of any style, and the trunk on, from --styles",
     )
-    add("--styles", type=Path, help="folder of artworks for --any")
+    add("--styles", type=Path, metavar="FOLDER", help="artworks for --any")
     add(
         "--keep-trunk",
         action="store_true",
@@ -176,12 +196,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--hold-out",
         type=Path,
+        metavar="FILE",
         help="text file: names in --styles to leave out, one in each line",
     )
-    add("--about", type=Path, help="JSON: header fields by file name of the artwork")
-    add("--measure", type=Path, help="photographs to measure on, not trained on")
-    add("--checkpoint", type=Path, help="continue from here, and save here")
-    add("--sheet", type=Path, help="PNG of the progress, drawn every few minutes")
+    add(
+        "--about",
+        type=Path,
+        metavar="JSON",
+        help=f"file of what the styles say, any of {', '.join(TEXTS)}, by the file "
+        'name of the artwork: {"sea.jpg": {"license": "CC-BY-4.0", "artwork": "own"}}',
+    )
+    add(
+        "--measure",
+        type=Path,
+        metavar="FOLDER",
+        help="photographs to measure on, not trained on",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="continue from here, and save here",
+    )
+    add(
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="picture of the progress, drawn every few minutes",
+    )
     add("--overwrite", action="store_true", help="overwrite existing files")
     add("--device", help="where to train (default: the best there is)")
     for field in dataclasses.fields(TrainConfig):

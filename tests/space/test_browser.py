@@ -241,7 +241,7 @@ def test_search_and_groups(visitor: Visitor) -> None:
     assert shown() == ["The Starry Night"]
     search.send_keys(" nobody")
     assert shown() == []
-    assert "No style like that" in visitor.find("#picker")[0].text
+    assert "No style matches" in visitor.find("#picker")[0].text
 
 
 def test_the_visitor_s_own_paintings_are_styles(

@@ -11,6 +11,7 @@ import venv
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -56,6 +57,23 @@ def test_the_front_matter_is_what_the_hub_expects() -> None:
     requirements = (ROOT / "space/requirements.txt").read_text("utf-8")
     assert f"gradio[mcp]=={matter['sdk_version']}" in requirements
     assert len(matter["short_description"]) <= 60
+
+
+def test_the_space_tells_the_limits_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require(find_spec("gradio"), "needs gradio")
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "styleplug.demo.launch", lambda **options: asked.update(options)
+    )
+    runpy.run_path(str(ROOT / "space/app.py"))
+    limits = asked["limits"]
+    told = (
+        f"{limits.pixels // 1_000_000} megapixels and {limits.file_bytes >> 20} MB, "
+        f"a batch {limits.files} pictures"
+    )
+    assert told in " ".join((ROOT / "space/README.md").read_text("utf-8").split())
 
 
 def test_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

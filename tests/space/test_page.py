@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from styleplug.demo.studio import StoppedError, Studio
+from styleplug.demo.studio import Limits, StoppedError, Studio
 from styleplug.style import StyleInfo
 from tests.conftest import require
 from tests.space.conftest import server_environment
@@ -47,6 +47,18 @@ def test_a_style_that_cannot_be_painted_is_left_out_of_the_gallery(
     assert shown == ["melencolia", "starry-night", "udnie"]
     for info in bad:
         assert f"The style {info.name} is left out" in caplog.text
+
+
+def test_the_page_tells_what_a_batch_may_hold_before_it_is_chosen(
+    styles: list[StyleInfo],
+    open_desk: Callable[[Studio], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = open_desk(Studio(styles, limits=Limits(files=7, file_bytes=9 << 20)))
+    told: list[str] = []
+    monkeypatch.setattr("gradio.Markdown", told.append)
+    desk._lay_out_batch()
+    assert "up to 7 at a time, each of up to 9 MB." in told[0]
 
 
 def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(

@@ -426,7 +426,7 @@ def test_many_pictures_come_as_a_zip_of_unique_names(
     assert left_out == batch.refused[0] + "\n"
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
-    with pytest.raises(ValueError, match="at most 3"):
+    with pytest.raises(ValueError, match="the most is 3"):
         studio.paint_all([photo] * 4, STYLE)
     with pytest.raises(ValueError, match="Choose some pictures"):
         studio.paint_all([], STYLE)

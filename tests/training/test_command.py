@@ -5,6 +5,7 @@ import logging
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,20 @@ def asked(monkeypatch):
 def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
     words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
     assert main(words) == 0
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     assert shlex.split(asked["command"]) == ["styleplug", *words]
     assert not asked["overwrite"]
     assert not asked["self_contained"]
+
+
+def test_the_command_is_told_without_the_folders_of_this_machine(
+    asked, artwork, vgg, tmp_path
+):
+    assert artwork.is_absolute()
+    options = f"--loss-network={vgg}", f"-o{tmp_path / 'out'}", "--checkpoint", "../c"
+    assert main(["train", str(artwork), *options]) == 0
+    told = artwork.name, f"--loss-network={vgg.name}", "-oout", "--checkpoint", "../c"
+    assert shlex.split(asked["command"]) == ["styleplug", "train", *told]
 
 
 def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path):
