@@ -358,7 +358,7 @@ def _bare_image(path: Path) -> bytes:
     from .images import read_picture, write_picture
 
     picture = read_picture(path)
-    bare = dataclasses.replace(picture, exif=None, xmp=None, dpi=None)
+    bare = dataclasses.replace(picture, exif=None, xmp=None, iptc=None, dpi=None)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         write_picture(bare, bare.pixels, copy, provenance={})
