@@ -156,7 +156,11 @@ def install(
             (partial / "worker.json").write_text(
                 json.dumps({"command": command}, indent=2), encoding="utf-8"
             )
-            (partial / f"{PLUGIN}.py").chmod(0o755)  # GIMP ignores it otherwise
+            main = partial / f"{PLUGIN}.py"
+            main.chmod(0o755)  # GIMP ignores it otherwise
+            if _kept_apart(main):
+                _remove(partial)
+                raise StyleplugError(f"{_KEPT_APART}. {_OTHER_PYTHON}")
             _remove(target)
             partial.rename(target)
         except OSError as error:
@@ -179,6 +183,22 @@ def _unlike_settings(path: Path) -> str | None:
     if path.name == "plug-ins" or any(path.glob("3.*/")):
         return f"{path} has no settings of GIMP in it"
     return None
+
+
+_KEPT_APART = (
+    "This Python is from the Microsoft Store, and what it writes for GIMP is kept by "
+    "Windows where GIMP does not look"
+)
+_OTHER_PYTHON = (
+    "Install Python from python.org, styleplug into it, and run its "
+    "'styleplug gimp install'."
+)
+
+
+def _kept_apart(path: Path) -> bool:
+    """Whether Windows keeps the file for the app alone that wrote it."""
+    real = Path(os.path.realpath(path))
+    return real.parts.count("LocalCache") > path.parts.count("LocalCache")
 
 
 def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
@@ -224,6 +244,9 @@ def _examine(profile: Profile) -> Iterator[Finding]:
     yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
     if not main.is_file():
         yield Finding(False, f"the plug-in is not in {plugin}", again)
+        return
+    if _kept_apart(main):
+        yield Finding(False, _KEPT_APART, _OTHER_PYTHON)
         return
     yield Finding(True, f"the plug-in is in {plugin}")
     if not _same_files(plugin_source(), plugin):

@@ -145,6 +145,21 @@ def test_install_says_why_a_file_cannot_be_written(profile, monkeypatch):
         gimp.install([profile], STANDIN)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_what_windows_would_keep_from_gimp_is_told(profile, tmp_path):
+    """A link stands for what happens to the files of a Python from the Store."""
+    package = tmp_path / "Packages" / "PythonSoftwareFoundation.Python.3.12_qbz5"
+    kept = package / "LocalCache" / "Roaming" / "GIMP" / "3.0" / "plug-ins"
+    kept.mkdir(parents=True)
+    profile.plugin.parent.symlink_to(kept)
+    with pytest.raises(StyleplugError, match=r"Microsoft Store.*from python\.org"):
+        gimp.install([profile], STANDIN)
+    assert list(kept.iterdir()) == []
+    gimp.install([gimp.Profile(kept.parent)], STANDIN)  # a GIMP from the Store
+    assert "Microsoft Store" in failure(profile).text
+    assert "Microsoft Store" not in failure(gimp.Profile(kept.parent)).text
+
+
 def test_uninstall_leaves_nothing_and_other_plug_ins_alone(profile):
     gimp.install([profile], STANDIN)
     other = profile.plugin.with_name("other")
