@@ -70,21 +70,22 @@ def find_profiles(
         first = only.relative_to(home).parts[:1] if home in only.parents else ()
         return [Profile(only, inside.get("".join(first), "native"))]
     if platform == "win32":
-        roots = {
-            "native": Path(environ.get("APPDATA", home / "AppData/Roaming")) / "GIMP"
-        }
+        roaming = Path(environ.get("APPDATA", home / "AppData/Roaming"))
+        local = Path(environ.get("LOCALAPPDATA", home / "AppData/Local"))
+        from_store = local.glob("Packages/*GIMP*/LocalCache/Roaming")
+        roots = [("native", folder / "GIMP") for folder in (roaming, *from_store)]
     elif platform == "darwin":
-        roots = {"native": home / "Library/Application Support/GIMP"}
+        roots = [("native", home / "Library/Application Support/GIMP")]
     else:
         config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        roots = {
-            "native": config / "GIMP",
-            "flatpak": home / ".var/app" / FLATPAK_APP / "config/GIMP",
-            "snap": home / "snap/gimp/current/.config/GIMP",
-        }
+        roots = [
+            ("native", config / "GIMP"),
+            ("flatpak", home / ".var/app" / FLATPAK_APP / "config/GIMP"),
+            ("snap", home / "snap/gimp/current/.config/GIMP"),
+        ]
     profiles = [
         (int(match[1]), Profile(path, kind))
-        for kind, root in roots.items()
+        for kind, root in roots
         for path in (root.iterdir() if root.is_dir() else ())
         if (match := re.fullmatch(r"3\.(\d+)", path.name)) and path.is_dir()
     ]

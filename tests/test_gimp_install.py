@@ -52,6 +52,11 @@ def tool(folder, name, script):
         ("linux", "snap/gimp/current/.config/GIMP/3.0", "snap"),
         ("darwin", "Library/Application Support/GIMP/3.0", "native"),
         ("win32", "AppData/Roaming/GIMP/3.2", "native"),
+        (
+            "win32",
+            "AppData/Local/Packages/GIMP.43237F7_x/LocalCache/Roaming/GIMP/3.0",
+            "native",
+        ),
     ],
 )
 def test_profiles_are_found_where_each_packaging_puts_them(
