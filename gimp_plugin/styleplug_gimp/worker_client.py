@@ -75,6 +75,8 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if not name.startswith(_FOREIGN)
+        # On macOS GIMP has a cache of its own, which lacks the styles of the Hub.
+        and not (name == "XDG_CACHE_HOME" and "/GIMP/" in value)
     }
 
 
