@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from ..errors import TrainingError
-from ..files import check_free, replacing
+from ..files import check_free, check_writable, replacing
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -307,13 +307,7 @@ def check_places(
             f"{out} cannot be made ({error.strerror}); name another folder."
         ) from error
     for path in (*results, *progress):
-        if path.is_dir():
-            raise TrainingError(f"{path} is a folder; name a file.")
         try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+            check_writable(path)
         except OSError as error:
-            raise TrainingError(
-                f"{path} cannot be written ({error.strerror}); name another folder, "
-                "or create this one."
-            ) from error
+            raise TrainingError(str(error)) from error
