@@ -213,7 +213,8 @@ def load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what is still mapped cannot be replaced on Windows.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         progress = dict(json.loads(metadata["progress"]))
         found = _flat(json.loads(metadata["identity"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
