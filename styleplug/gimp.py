@@ -310,6 +310,7 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
             timeout=timeout,
             check=False,
         )

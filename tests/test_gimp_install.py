@@ -253,6 +253,13 @@ def test_doctor_finds_that_the_worker_does_not_start(profile, command, words):
     assert "install" in worker.advice
 
 
+def test_doctor_reads_what_is_told_in_another_encoding(profile, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as on Windows
+    gimp.install([profile], ["/nonexistent/größer"])
+    [worker] = [f for f in gimp.doctor([profile]) if "worker" in f.text]
+    assert "/nonexistent/größer" in worker.text
+
+
 def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):
     gimp.install([profile], STANDIN)
     (profile.path / "pluginrc").write_text('(proc-def "plug-in-styleplug" 1\n')

@@ -99,7 +99,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=clean_environment(os.environ),
+                env={**clean_environment(os.environ), "PYTHONIOENCODING": "utf-8"},
                 # python -m puts the working directory first on its path.
                 cwd=folder or None,
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
