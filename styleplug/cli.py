@@ -929,7 +929,7 @@ def _demo(args: argparse.Namespace) -> int:
         if error.name != "gradio":
             raise
         raise StyleplugError(
-            "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
+            'The page needs Gradio; install it with: pip install "styleplug[demo]"'
         ) from error
     from .hub import list_styles, locate, style_info
     from .images import PICTURE_SUFFIXES

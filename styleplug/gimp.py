@@ -238,8 +238,7 @@ def _examine(profile: Profile) -> Iterator[Finding]:
     if why_not := _unlike_settings(profile.path):
         yield Finding(False, why_not, _SETTINGS[0].upper() + _SETTINGS[1:])
         return
-    quoted = shlex.quote(str(profile.path))
-    place = "" if profile in find_profiles() else f" --profile {quoted}"
+    place = "" if profile in find_profiles() else f" --profile {_word(profile.path)}"
     again = f"Run 'styleplug gimp install{place}'."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
     yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
@@ -270,6 +269,13 @@ def _examine(profile: Profile) -> Iterator[Finding]:
         yield from _examine_snap(profile)
     yield _examine_worker(profile)
     yield _examine_menu(profile)
+
+
+def _word(path: Path, platform: str = sys.platform) -> str:
+    """Return ``path`` as a word of a command line."""
+    if platform == "win32":
+        return subprocess.list2cmdline([str(path)])
+    return shlex.quote(str(path))
 
 
 def _same_files(source: Path, target: Path) -> bool:

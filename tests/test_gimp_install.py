@@ -3,7 +3,6 @@
 import json
 import os
 import runpy
-import shlex
 import shutil
 import stat
 import subprocess
@@ -193,7 +192,9 @@ def test_doctor_finds_the_plug_in_missing(profile, monkeypatch):
     assert failure(profile).advice == elsewhere.format(profile.path)
     spaced = gimp.Profile(profile.path.parent / "3.0 of mine", "native")
     spaced.path.mkdir()
-    assert failure(spaced).advice == elsewhere.format(shlex.quote(str(spaced.path)))
+    quote = '"' if sys.platform == "win32" else "'"
+    assert failure(spaced).advice == elsewhere.format(f"{quote}{spaced.path}{quote}")
+    assert gimp._word(Path("My GIMP"), "win32") == '"My GIMP"'
     monkeypatch.setattr(gimp, "find_profiles", lambda: [profile])
     assert failure(profile).advice == "Run 'styleplug gimp install'."
 
