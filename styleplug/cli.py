@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
+    # A cache without links, as on most Windows, serves as well: a style is one file.
+    os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     with _notes_on_stderr():
         try:
             args = _parser(arguments).parse_args(arguments)
