@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import glob
 import io
 import json
 import logging
@@ -230,7 +231,7 @@ def _pixels(text: str) -> int:
 def _stylize(args: argparse.Namespace) -> int:
     options = vars(args).copy()
     del options["run"]
-    inputs, output = options.pop("inputs"), options.pop("output")
+    inputs, output = _expand(options.pop("inputs")), options.pop("output")
     style = _parse_pairs(options.pop("style"))
     failed = 0
     jobs: list[tuple[Path, Path]] = []
@@ -296,6 +297,20 @@ def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
         except ValueError:  # the colon belongs to the name, as in C:\style.safetensors
             pairs.append((text, 1.0))
     return pairs
+
+
+def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
+    """Return the files that a pattern such as ``*.jpg`` stands for in its place.
+
+    Shells do that themselves, but those of Windows do not.
+    """
+    if platform != "win32":
+        return list(inputs)
+    expanded: list[Path] = []
+    for given in inputs:
+        found = [] if os.path.exists(given) else sorted(glob.glob(str(given)))
+        expanded += map(Path, found) if found else [given]
+    return expanded
 
 
 def _plan(

@@ -25,7 +25,7 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
-from styleplug.cli import _bytes, main
+from styleplug.cli import _bytes, _expand, main
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.style import read_info
 
@@ -288,6 +288,18 @@ def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
     assert len(list(out.iterdir())) == 4
     err = capsys.readouterr().err
     assert err == f"styleplug: error: {locked}: Permission denied\n"
+
+
+def test_a_pattern_that_no_shell_of_windows_expands_stands_for_its_files(
+    tmp_path: Path,
+) -> None:
+    names = ["a[1].jpg", "b.jpg", "c.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    a, b, c = (tmp_path / name for name in names)
+    pattern, nothing = tmp_path / "*.jpg", tmp_path / "*.tif"
+    assert _expand([c, pattern, nothing, a], "win32") == [c, a, b, nothing, a]
+    assert _expand([pattern], "linux") == [pattern]
 
 
 def test_an_unknown_style_leaves_no_folder(
