@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import glob
 import importlib
 import inspect
 import io
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
+    # A cache without links, as on most Windows, serves as well: a style is one file.
+    os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     with _notes_on_stderr():
         try:
             args = _parser(arguments).parse_args(arguments)
@@ -273,7 +276,7 @@ def _pixels(text: str) -> int:
 def _stylize(args: argparse.Namespace) -> int:
     options = vars(args).copy()
     del options["run"]
-    inputs, output = options.pop("inputs"), options.pop("output")
+    inputs, output = _expand(options.pop("inputs")), options.pop("output")
     style = _parse_pairs(options.pop("style"))
     failed = 0
     jobs: list[tuple[Path, Path]] = []
@@ -339,6 +342,20 @@ def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
         except ValueError:  # the colon belongs to the name, as in C:\style.safetensors
             pairs.append((text, 1.0))
     return pairs
+
+
+def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
+    """Return the files that a pattern such as ``*.jpg`` stands for in its place.
+
+    Shells do that themselves, but those of Windows do not.
+    """
+    if platform != "win32":
+        return list(inputs)
+    expanded: list[Path] = []
+    for given in inputs:
+        found = [] if os.path.exists(given) else sorted(glob.glob(str(given)))
+        expanded += map(Path, found) if found else [given]
+    return expanded
 
 
 def _plan(
@@ -1050,7 +1067,7 @@ def _demo(args: argparse.Namespace) -> int:
         if error.name != "gradio":
             raise
         raise StyleplugError(
-            "The page needs Gradio; install it with: pip install 'styleplug[demo]'"
+            'The page needs Gradio; install it with: pip install "styleplug[demo]"'
         ) from error
     from .hub import list_styles, locate, style_info
 

@@ -318,7 +318,9 @@ class Stylizer:
                 return
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
-                broken = not full and isinstance(error, torch.AcceleratorError)
+                broken = not full and isinstance(
+                    error, (torch.AcceleratorError, NotImplementedError)
+                )
                 if device.type == "cpu" or not (full or broken):
                     raise
                 told = str(error).partition("\n")[0]  # and below, how to debug CUDA

@@ -26,7 +26,8 @@ def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
 def check_writable(path: Path) -> None:
     """Raise ``OSError``, with a sentence for a user, unless a file can be written there
     or replaced."""
-    folder = Path(os.path.realpath(path)).parent
+    target = Path(os.path.realpath(path))
+    folder = target.parent
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{path} cannot be written: there is no folder {folder}; create it first."
@@ -35,11 +36,25 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder; name a file in it.")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is not a regular file; name another one.")
-    writable = os.access(folder, os.W_OK | os.X_OK)
-    if not writable or (path.exists() and not os.access(path, os.W_OK)):
+    if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(
-            f"{path} cannot be written: permission denied; choose another folder."
+            f"{path} is write-protected; allow changes to it, or name another file."
         )
+    part = _part_of(target)
+    try:  # for a folder os.access is not to be relied on, least of all on Windows
+        try:
+            part.touch(exist_ok=False)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{path} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+
+
+def _part_of(target: Path) -> Path:
+    """Return a new name beside ``target`` for what is not yet whole."""
+    return target.with_name(f".styleplug-{os.urandom(8).hex()}.part")
 
 
 @contextlib.contextmanager
@@ -50,7 +65,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     by then, unless ``overwrite``.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".styleplug-{os.urandom(8).hex()}.part")
+    part = _part_of(target)
     claimed = False
     try:
         with part.open("xb") as file:

@@ -70,21 +70,22 @@ def find_profiles(
         first = only.relative_to(home).parts[:1] if home in only.parents else ()
         return [Profile(only, inside.get("".join(first), "native"))]
     if platform == "win32":
-        roots = {
-            "native": Path(environ.get("APPDATA", home / "AppData/Roaming")) / "GIMP"
-        }
+        roaming = Path(environ.get("APPDATA", home / "AppData/Roaming"))
+        local = Path(environ.get("LOCALAPPDATA", home / "AppData/Local"))
+        from_store = local.glob("Packages/*GIMP*/LocalCache/Roaming")
+        roots = [("native", folder / "GIMP") for folder in (roaming, *from_store)]
     elif platform == "darwin":
-        roots = {"native": home / "Library/Application Support/GIMP"}
+        roots = [("native", home / "Library/Application Support/GIMP")]
     else:
         config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        roots = {
-            "native": config / "GIMP",
-            "flatpak": home / ".var/app" / FLATPAK_APP / "config/GIMP",
-            "snap": home / "snap/gimp/current/.config/GIMP",
-        }
+        roots = [
+            ("native", config / "GIMP"),
+            ("flatpak", home / ".var/app" / FLATPAK_APP / "config/GIMP"),
+            ("snap", home / "snap/gimp/current/.config/GIMP"),
+        ]
     profiles = [
         (int(match[1]), Profile(path, kind))
-        for kind, root in roots.items()
+        for kind, root in roots
         for path in (root.iterdir() if root.is_dir() else ())
         if (match := re.fullmatch(r"3\.(\d+)", path.name)) and path.is_dir()
     ]
@@ -156,7 +157,11 @@ def install(
             (partial / "worker.json").write_text(
                 json.dumps({"command": command}, indent=2), encoding="utf-8"
             )
-            (partial / f"{PLUGIN}.py").chmod(0o755)  # GIMP ignores it otherwise
+            main = partial / f"{PLUGIN}.py"
+            main.chmod(0o755)  # GIMP ignores it otherwise
+            if _kept_apart(main):
+                _remove(partial)
+                raise StyleplugError(f"{_KEPT_APART}. {_OTHER_PYTHON}")
             _remove(target)
             partial.rename(target)
         except OSError as error:
@@ -179,6 +184,22 @@ def _unlike_settings(path: Path) -> str | None:
     if path.name == "plug-ins" or any(path.glob("3.*/")):
         return f"{path} has no settings of GIMP in it"
     return None
+
+
+_KEPT_APART = (
+    "This Python is from the Microsoft Store, and what it writes for GIMP is kept by "
+    "Windows where GIMP does not look"
+)
+_OTHER_PYTHON = (
+    "Install Python from python.org, styleplug into it, and run its "
+    "'styleplug gimp install'."
+)
+
+
+def _kept_apart(path: Path) -> bool:
+    """Whether Windows keeps the file for the app alone that wrote it."""
+    real = Path(os.path.realpath(path))
+    return real.parts.count("LocalCache") > path.parts.count("LocalCache")
 
 
 def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
@@ -217,13 +238,15 @@ def _examine(profile: Profile) -> Iterator[Finding]:
     if why_not := _unlike_settings(profile.path):
         yield Finding(False, why_not, _SETTINGS[0].upper() + _SETTINGS[1:])
         return
-    quoted = shlex.quote(str(profile.path))
-    place = "" if profile in find_profiles() else f" --profile {quoted}"
+    place = "" if profile in find_profiles() else f" --profile {_word(profile.path)}"
     again = f"Run 'styleplug gimp install{place}'."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
     yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
     if not main.is_file():
         yield Finding(False, f"the plug-in is not in {plugin}", again)
+        return
+    if _kept_apart(main):
+        yield Finding(False, _KEPT_APART, _OTHER_PYTHON)
         return
     yield Finding(True, f"the plug-in is in {plugin}")
     if not _same_files(plugin_source(), plugin):
@@ -246,6 +269,13 @@ def _examine(profile: Profile) -> Iterator[Finding]:
         yield from _examine_snap(profile)
     yield _examine_worker(profile)
     yield _examine_menu(profile)
+
+
+def _word(path: Path, platform: str = sys.platform) -> str:
+    """Return ``path`` as a word of a command line."""
+    if platform == "win32":
+        return subprocess.list2cmdline([str(path)])
+    return shlex.quote(str(path))
 
 
 def _same_files(source: Path, target: Path) -> bool:
@@ -286,6 +316,7 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
             timeout=timeout,
             check=False,
         )

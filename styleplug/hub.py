@@ -5,7 +5,8 @@ that bundled styles and files start as fast without it.
 
 What comes from the Hub is treated as a stranger's: one file name is ever asked for,
 its size is known and limited before its bytes are downloaded, its hash is checked
-before and every time it is used, and no pickle is read.
+before it is used (and, where the cache can hold links, every time), and no pickle is
+read.
 """
 
 from __future__ import annotations

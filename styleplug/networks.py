@@ -903,9 +903,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> No
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file in float32, checked to be finite."""
     try:
-        # What is cached must also serve who wants gradients.
+        # What is cached must also serve who wants gradients, and be no view of the
+        # file, which Windows would not let be replaced.
         with torch.inference_mode(False):
-            tensors = {name: t.float() for name, t in load_file(path).items()}
+            tensors = {
+                name: tensor.to(torch.float32, copy=True)
+                for name, tensor in load_file(path).items()
+            }
     except (OSError, SafetensorError) as error:
         raise InvalidStyleError(
             f"{path} is damaged ({error}); download it again."

@@ -402,9 +402,12 @@ def main(
     ``load`` gives the stylizer of a style, or of a list of styles with their weights;
     ``list_styles`` what ``hello`` announces.
     """
-    sink = os.dup(1)
+    source, sink = os.dup(0), os.dup(1)
+    # Libraries ask for the state of standard input when they are loaded; on Windows
+    # that would wait for the thread that reads the pipe, and so for the next request.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a stray print of any library must not get into the stream
-    _Server(0, sink, load, list_styles).run()
+    _Server(source, sink, load, list_styles).run()
 
 
 if __name__ == "__main__":

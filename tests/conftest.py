@@ -56,6 +56,17 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(Path, "replace", refuse)
 
 
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """A folder that takes no new file."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    if os.access(folder, os.W_OK):  # root may write anywhere but there
+        folder = Path("/proc")
+    require(folder.is_dir(), "root needs a /proc for this test")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     """The device that STYLEPLUG_TEST_DEVICE names, else the CPU."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from styleplug.files import check_free, replacing
+from styleplug.files import check_free, check_writable, replacing
 
 
 def write(path: Path, text: str, **options: bool) -> None:
@@ -106,3 +107,24 @@ def test_what_is_there_is_told_unless_it_may_be_overwritten(tmp_path: Path) -> N
     check_free(path, overwrite=True)
     with pytest.raises(FileExistsError, match=r"out\.txt already exists; .*elsewhere"):
         check_free(path, overwrite=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_folder_that_takes_no_file_is_told_before(locked: Path) -> None:
+    with pytest.raises(OSError, match=r"out\.txt cannot be .*another folder"):
+        check_writable(locked / "out.txt")
+
+
+def test_a_file_that_may_not_be_changed_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.txt"
+    check_writable(path)
+    assert not list(tmp_path.iterdir())
+    path.write_text("precious")
+    check_writable(path)
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"protected; .*name another file"):
+        check_writable(path)

@@ -3,7 +3,6 @@
 import json
 import os
 import runpy
-import shlex
 import shutil
 import stat
 import subprocess
@@ -52,6 +51,11 @@ def tool(folder, name, script):
         ("linux", "snap/gimp/current/.config/GIMP/3.0", "snap"),
         ("darwin", "Library/Application Support/GIMP/3.0", "native"),
         ("win32", "AppData/Roaming/GIMP/3.2", "native"),
+        (
+            "win32",
+            "AppData/Local/Packages/GIMP.43237F7_x/LocalCache/Roaming/GIMP/3.0",
+            "native",
+        ),
     ],
 )
 def test_profiles_are_found_where_each_packaging_puts_them(
@@ -145,6 +149,21 @@ def test_install_says_why_a_file_cannot_be_written(profile, monkeypatch):
         gimp.install([profile], STANDIN)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_what_windows_would_keep_from_gimp_is_told(profile, tmp_path):
+    """A link stands for what happens to the files of a Python from the Store."""
+    package = tmp_path / "Packages" / "PythonSoftwareFoundation.Python.3.12_qbz5"
+    kept = package / "LocalCache" / "Roaming" / "GIMP" / "3.0" / "plug-ins"
+    kept.mkdir(parents=True)
+    profile.plugin.parent.symlink_to(kept)
+    with pytest.raises(StyleplugError, match=r"Microsoft Store.*from python\.org"):
+        gimp.install([profile], STANDIN)
+    assert list(kept.iterdir()) == []
+    gimp.install([gimp.Profile(kept.parent)], STANDIN)  # a GIMP from the Store
+    assert "Microsoft Store" in failure(profile).text
+    assert "Microsoft Store" not in failure(gimp.Profile(kept.parent)).text
+
+
 def test_uninstall_leaves_nothing_and_other_plug_ins_alone(profile):
     gimp.install([profile], STANDIN)
     other = profile.plugin.with_name("other")
@@ -173,7 +192,9 @@ def test_doctor_finds_the_plug_in_missing(profile, monkeypatch):
     assert failure(profile).advice == elsewhere.format(profile.path)
     spaced = gimp.Profile(profile.path.parent / "3.0 of mine", "native")
     spaced.path.mkdir()
-    assert failure(spaced).advice == elsewhere.format(shlex.quote(str(spaced.path)))
+    quote = '"' if sys.platform == "win32" else "'"
+    assert failure(spaced).advice == elsewhere.format(f"{quote}{spaced.path}{quote}")
+    assert gimp._word(Path("My GIMP"), "win32") == '"My GIMP"'
     monkeypatch.setattr(gimp, "find_profiles", lambda: [profile])
     assert failure(profile).advice == "Run 'styleplug gimp install'."
 
@@ -231,6 +252,13 @@ def test_doctor_finds_that_the_worker_does_not_start(profile, command, words):
     assert not worker.ok
     assert words in worker.text
     assert "install" in worker.advice
+
+
+def test_doctor_reads_what_is_told_in_another_encoding(profile, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as on Windows
+    gimp.install([profile], ["/nonexistent/größer"])
+    [worker] = [f for f in gimp.doctor([profile]) if "worker" in f.text]
+    assert "/nonexistent/größer" in worker.text
 
 
 def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):

@@ -57,6 +57,23 @@ def style(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_cache_that_can_hold_no_links_is_nothing_to_tell(
+    server: HubServer, run: Run, style: Path, tmp_path: Path
+) -> None:
+    """As on Windows, where links are for developers and administrators."""
+    server.add("owner/wave", {"model.safetensors": style})
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "def refuse(*_, **__): raise OSError('no links')\n"
+        "os.symlink = refuse\n"
+    )
+    pulled = run("pull", "owner/wave", PYTHONPATH=str(tmp_path))
+    assert (pulled.returncode, pulled.stderr) == (0, "")
+    path = Path(pulled.stdout.strip())
+    assert not path.is_symlink()
+    assert path.read_bytes() == style.read_bytes()
+
+
 def test_styles_are_found_pulled_kept_and_used_offline(
     server: HubServer, run: Run, style: Path
 ) -> None:

@@ -981,18 +981,6 @@ def test_a_link_into_a_folder_that_is_missing_is_told_before(tmp_path: Path) -> 
         check_destination(tmp_path / "link.png")
 
 
-@pytest.mark.parametrize("forbidden", ["file", "folder"])
-def test_what_may_not_be_replaced_is_told_before(
-    forbidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "out.png"
-    path.write_bytes(b"")
-    locked = {"file": path, "folder": tmp_path}[forbidden]
-    monkeypatch.setattr(os, "access", lambda name, _mode: Path(name) != locked)
-    with pytest.raises(PermissionError, match="choose another folder"):
-        check_destination(path)
-
-
 def test_a_file_made_in_the_meantime_is_not_replaced_unasked(tmp_path: Path) -> None:
     picture = Picture.from_image(noise(4, 4, 3))
     path = tmp_path / "out.png"

@@ -17,6 +17,7 @@ from styleplug.networks import (
     first_factors,
     hash_trunk,
     load_style,
+    load_tensors,
     load_trunk,
     mix,
     save_style,
@@ -307,6 +308,15 @@ def test_what_is_loaded_while_rendering_can_be_trained_on_later(network, tmp_pat
     style = loaded.new_style().requires_grad_()
     loaded(torch.rand(1, 3, 16, 16), loaded.vector(style)).sum().backward()
     assert style.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_was_loaded_is_independent_of_its_file(dtype, tmp_path):
+    path = tmp_path / "any.safetensors"
+    save_file({"style": torch.ones(7, dtype=dtype)}, path)
+    loaded = load_tensors(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(loaded["style"], torch.ones(7))
 
 
 def test_a_vector_without_its_trunk_says_which_it_needs(network, tmp_path):

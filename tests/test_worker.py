@@ -340,6 +340,24 @@ def test_floats_that_cannot_be_painted_are_refused(connect, tiny_style, value):
     assert re.search("lower its exposure|convert it to integers", message["message"])
 
 
+LIBRARY = """
+import os, stat
+from styleplug import worker
+def load(style):
+    os.write(1, b"printed by a library\\n")
+    raise ValueError(f"pipe: {stat.S_ISFIFO(os.fstat(0).st_mode)}")
+"""
+
+
+def test_the_pipes_are_not_the_standard_streams_of_libraries(connect):
+    """Windows lets nobody ask about a pipe that another thread is reading."""
+    server = connect(serve(LIBRARY))
+    pixels = noise(4, 4, "uint8")
+    for _ in range(2):
+        server.send(stylize_header(pixels), pixels.tobytes())
+        assert error_of(server)["message"] == "pipe: False"
+
+
 BUG = """
 from styleplug import worker
 def check(header, size):

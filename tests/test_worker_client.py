@@ -87,6 +87,14 @@ def test_what_gimp_sets_for_its_own_python_is_kept_from_the_worker(monkeypatch):
     worker.close()
 
 
+def test_the_cache_is_that_of_the_terminal_not_gimps_own():
+    clean = worker_client.clean_environment
+    gimps = "/Users/me/Library/Application Support/GIMP/3.0/cache"
+    assert clean({"XDG_CACHE_HOME": gimps}) == {}
+    mine = {"XDG_CACHE_HOME": "/Volumes/large/cache"}
+    assert clean(mine) == mine
+
+
 def test_out_of_a_flatpak_the_worker_is_started_on_the_host(tmp_path, monkeypatch):
     words = tmp_path / "words"
     spawn = tmp_path / "flatpak-spawn"

@@ -75,7 +75,27 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if not name.startswith(_FOREIGN)
+        # On macOS GIMP has a cache of its own, which lacks the styles of the Hub.
+        and not (name == "XDG_CACHE_HOME" and "/GIMP/" in value)
     }
+
+
+@contextmanager
+def _without_gimps_libraries() -> Iterator[None]:
+    """Let programs that are started not look for libraries where GIMP has its own."""
+    if sys.platform != "win32":
+        yield  # clean_environment does it
+        return
+    import ctypes
+
+    system = ctypes.WinDLL("kernel32")
+    folder = ctypes.create_unicode_buffer(1 << 15)
+    system.GetDllDirectoryW(len(folder), folder)
+    system.SetDllDirectoryW(None)
+    try:
+        yield
+    finally:
+        system.SetDllDirectoryW(folder.value or None)
 
 
 class Worker:
@@ -92,16 +112,17 @@ class Worker:
             spawn = ["flatpak-spawn", "--host", "--watch-bus", f"--directory={folder}"]
             command, folder = [*spawn, *command], ""
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=clean_environment(os.environ),
-                # python -m puts the working directory first on its path.
-                cwd=folder or None,
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
+            with _without_gimps_libraries():
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**clean_environment(os.environ), "PYTHONIOENCODING": "utf-8"},
+                    # python -m puts the working directory first on its path.
+                    cwd=folder or None,
+                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                )
         except OSError as error:
             raise WorkerError(
                 "The Python that holds styleplug cannot be started: "

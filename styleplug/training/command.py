@@ -313,7 +313,8 @@ def _asked(args: argparse.Namespace) -> _Mode:
 def run(args: argparse.Namespace) -> int:
     """Run ``styleplug train``; return the exit code.
 
-    Started by ``torchrun`` with several processes, they train together.
+    Started by ``torchrun`` with several processes, they train together; on Windows
+    torchrun needs ``USE_LIBUV=0`` in the environment.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
     mode = _asked(args)

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from ..errors import TrainingError
-from ..files import check_free, replacing
+from ..files import check_free, check_writable, replacing
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -213,7 +213,8 @@ def load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what is still mapped cannot be replaced on Windows.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         progress = dict(json.loads(metadata["progress"]))
         found = _flat(json.loads(metadata["identity"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -307,13 +308,7 @@ def check_places(
             f"{out} cannot be made ({error.strerror}); name another folder."
         ) from error
     for path in (*results, *progress):
-        if path.is_dir():
-            raise TrainingError(f"{path} is a folder; name a file.")
         try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+            check_writable(path)
         except OSError as error:
-            raise TrainingError(
-                f"{path} cannot be written ({error.strerror}); name another folder, "
-                "or create this one."
-            ) from error
+            raise TrainingError(str(error)) from error

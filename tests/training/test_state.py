@@ -117,6 +117,14 @@ def test_a_checkpoint_that_keeps_no_good_state_is_one_itself(tmp_path):
     assert torch.equal(other, at_checkpoint)
 
 
+def test_what_was_read_of_a_checkpoint_is_independent_of_its_file(tmp_path):
+    path = tmp_path / "run.ckpt"
+    save_checkpoint(path, {"weight": torch.ones(3)}, {}, {}, "the checkpoint")
+    tensors, _ = load_checkpoint(path, {})
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(tensors["weight"], torch.ones(3))
+
+
 def test_a_checkpoint_that_must_not_be_read_is_not_called_damaged(
     tmp_path, monkeypatch
 ):
