@@ -51,6 +51,7 @@ from .rendering import (
     Region,
     Renderer,
     is_out_of_memory,
+    is_raised_by_caller,
     luma,
     tile_size_within,
     usual_tile_size,
@@ -317,7 +318,8 @@ class Stylizer:
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
                 broken = not full and isinstance(error, torch.AcceleratorError)
-                if device.type == "cpu" or not (full or broken):
+                ours = not is_raised_by_caller(error)
+                if device.type == "cpu" or not (ours and (full or broken)):
                     raise
                 told = str(error).partition("\n")[0]  # and below, how to debug CUDA
                 reason = f"cannot compute ({told})" if broken else "is out of memory"

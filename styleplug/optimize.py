@@ -13,6 +13,7 @@ gradient.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -20,7 +21,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,7 +61,7 @@ from .objective import (
     overlap_of,
 )
 from .predictor import PHOTOGRAPHS
-from .rendering import is_out_of_memory, luma
+from .rendering import call_back, is_out_of_memory, luma
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -444,8 +445,14 @@ class _Run:
                 "The mask, or every region in it, is black: the picture stays as it is."
             )
             return
-        try:
+        with self._memory_watched():
             self._descend()
+
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        """Tell what to do when memory runs out."""
+        try:
+            yield
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -512,7 +519,7 @@ class _Run:
             ended = len(least) >= level.iterations or _has_stalled(least, tolerance)
             if self.options.callback is not None:
                 fraction = level.end if ended else level.fraction
-                self.options.callback(fraction, self.snapshot)
+                call_back(self.options.callback, fraction, self.snapshot)
         height, width = level.size
         logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], len(least))
 
@@ -549,7 +556,8 @@ class _Run:
 
     def snapshot(self) -> Any:
         """Return the best picture so far."""
-        return self.show(self.pixels())
+        with self._memory_watched():
+            return self.show(self.pixels())
 
     def _levels(self) -> list[_Level]:
         """Return the levels, coarse to fine."""

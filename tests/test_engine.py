@@ -376,6 +376,35 @@ def test_an_error_of_the_progress_is_no_failing_device(
         stylizer(content_image)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("mine"), RuntimeError("out of memory"), MemoryLimitError("another's")],
+)
+@pytest.mark.parametrize("device", ["cpu", "other"])
+def test_an_error_of_the_progress_ends_the_rendering(
+    tiny_style, content_image, monkeypatch, caplog, error, device
+):
+    calls = []
+
+    def progress(fraction):
+        calls.append(fraction)
+        raise error
+
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
+    if device == "other":
+        stylizer.device = torch.device("meta")  # stands for one that computes
+        monkeypatch.setattr(
+            engine.Renderer,
+            "render",
+            lambda renderer, *_: rendering.call_back(renderer._progress, 0.5),
+        )
+    with pytest.raises(type(error)) as caught:
+        stylizer(content_image, progress=progress)
+    assert caught.value is error
+    assert len(calls) == 1
+    assert not caplog.records
+
+
 def test_a_small_memory_limit_is_no_full_device(tiny_style, content_image, caplog):
     stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
     stylizer.device = torch.device("meta")  # stands for any but the CPU

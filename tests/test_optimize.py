@@ -649,6 +649,33 @@ def test_an_exception_from_the_callback_ends_it(content_image, stripes, shallow)
         optimize(content_image, stripes, callback=callback, **shallow)
 
 
+@pytest.mark.parametrize("error", [MemoryError("mine"), RuntimeError("out of memory")])
+def test_an_exception_from_the_callback_is_no_lack_of_memory(
+    error, content_image, stripes, shallow
+):
+    calls = []
+
+    def callback(fraction, snapshot):
+        calls.append(fraction)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        optimize(content_image, stripes, callback=callback, **shallow)
+    assert caught.value is error
+    assert len(calls) == 1
+
+
+def test_a_snapshot_without_memory_tells_what_to_do(
+    content_image, stripes, shallow, monkeypatch
+):
+    def pixels(run):
+        raise MemoryError
+
+    monkeypatch.setattr(sys.modules["styleplug.optimize"]._Run, "pixels", pixels)
+    with pytest.raises(MemoryLimitError, match="lower --memory"):
+        optimize(content_image, stripes, callback=lambda _, shot: shot(), **shallow)
+
+
 # Files and names
 
 
