@@ -28,6 +28,7 @@ from .errors import (
 from .images import (
     PICTURE_SUFFIXES,
     Picture,
+    check_finite,
     load_mask,
     read_style_image,
     read_to_paint,
@@ -226,6 +227,7 @@ class Stylizer:
             raise TypeError(
                 f"pixels must be uint8, uint16 or float, got {pixels.dtype}"
             )
+        check_finite(pixels)
         if out is None:
             out = np.empty_like(pixels, order="C")
         elif out.shape != pixels.shape or out.dtype != pixels.dtype:

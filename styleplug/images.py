@@ -320,7 +320,19 @@ def _from_tensor(tensor: Any) -> Picture:
     return picture
 
 
+def check_finite(array: Array) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless there is a number everywhere."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("an image array must not be masked; fill it first (filled)")
+    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        raise ValueError(
+            "the image has values that are not finite; replace them "
+            "(numpy.nan_to_num), or convert it to integers"
+        )
+
+
 def _check_range(array: Array) -> None:
+    check_finite(array)
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return
     if array.dtype.kind != "f":
@@ -328,12 +340,7 @@ def _check_range(array: Array) -> None:
             f"an image array must be uint8, uint16 or a float in [0, 1], "
             f"not {array.dtype}"
         )
-    lowest, highest = float(array.min()), float(array.max())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise ValueError(
-            "the image has values that are not finite; replace them "
-            "(numpy.nan_to_num), or convert it to integers"
-        )
+    highest = float(array.max())
     if highest >= 128:
         raise ValueError(
             f"a float image is in [0, 1], this one goes to {highest:g}; "

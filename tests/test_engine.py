@@ -258,6 +258,16 @@ def test_misuse_names_the_value(stylizer, options, message):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), **options)
 
 
+def test_pixels_that_are_no_numbers_are_refused(stylizer):
+    pixels = np.full((8, 8, 3), 0.5, np.float32)
+    with pytest.raises(TypeError, match="masked; fill it"):
+        stylizer.render(np.ma.masked_greater(pixels, 0.4))
+    pixels[3, 4] = np.nan
+    for strength in (0, 1):
+        with pytest.raises(ValueError, match="not finite"):
+            stylizer.render(pixels, strength=strength)
+
+
 def test_a_value_that_is_no_number_is_named(stylizer):
     with pytest.raises(TypeError, match="strength must be a number, got '1'"):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), strength="1")

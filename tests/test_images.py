@@ -274,6 +274,9 @@ def test_tensors_come_back_with_dtype_and_values(dtype: torch.dtype) -> None:
         pytest.param(np.zeros((0, 4, 3)), ValueError, "(0, 4, 3)", id="no-pixels"),
         pytest.param(np.full((4, 4), 255.0), ValueError, "255", id="float-to-255"),
         pytest.param(np.full((4, 4), np.nan), ValueError, "not finite", id="nan"),
+        pytest.param(
+            np.ma.masked_invalid([[np.nan, 1.0]]), TypeError, "fill it", id="masked"
+        ),
         pytest.param(torch.zeros(3, 4, 4), ValueError, "(3, 4, 4)", id="no-batch"),
         pytest.param(
             torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TypeError, "uint8", id="bytes"
@@ -1363,6 +1366,12 @@ def test_a_mask_of_another_size_is_resized_with_a_note(
         pytest.param(np.array([[0.0, 1.5]]), ValueError, "1.5", id="above"),
         pytest.param(np.array([[-0.5, 1]]), ValueError, "-0.5", id="below"),
         pytest.param(np.array([[np.nan, 1]]), ValueError, "mask", id="nan"),
+        pytest.param(
+            np.ma.masked_equal([[True, False]], False),
+            TypeError,
+            "mask",
+            id="masked",
+        ),
         pytest.param(np.zeros(3), ValueError, "mask", id="1-dimension"),
         pytest.param([[0, 1]], TypeError, "mask", id="list"),
     ],
