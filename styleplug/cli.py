@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _notes_on_stderr():
+    with _notes_on_stderr(), warnings.catch_warnings():
+        # Of what is wrong with a file, the notes say what matters.
+        warnings.filterwarnings("ignore", module="PIL")
         try:
             args = _parser(arguments).parse_args(arguments)
             code = int(args.run(args))
@@ -250,7 +252,7 @@ def _stylize(args: argparse.Namespace) -> int:
     )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
     ahead = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) as reader:
         if jobs[0][1].parent.is_dir():
             ahead.append(reader.submit(read, *jobs[0]))  # while torch is imported
 

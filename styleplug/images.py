@@ -32,7 +32,6 @@ import re
 import struct
 import sys
 import threading
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +125,7 @@ _DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
     *(EOFError, AttributeError, AssertionError, RuntimeError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
+    Warning,  # where the application makes errors of them
 )
 # Whatever an encoder does when a value does not fit its format.
 _ENCODER_ERRORS = (
@@ -136,7 +136,7 @@ _UINT16_MAX = 65535
 # A white of the modes without one, and the largest value that it is taken for.
 _FLOAT_WHITES = ((1.0, 16.0), (255.0, 1.25 * 255), (65535.0, 1.25 * 65535))
 _INTEGER_WHITES = ((255.0, 255.0), (65535.0, 65535.0))
-_process_wide_lock = threading.Lock()
+_limit_lock = threading.Lock()
 
 
 @dataclass(eq=False)
@@ -481,18 +481,21 @@ def read_picture(
     format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
     """
     path = Path(path)
-    with _open_to_read(path) as file, _quiet_pillow(max_pixels):
+    with _open_to_read(path) as file:
         image = _identify(file, path)
         if image.width * image.height > max_pixels:
             raise _too_large(path, image, max_pixels)
         try:
-            image.info = _sound(image.info)  # Pillow would stumble over it, too
-            single = image.format in ("PSD", "MPO")  # layers; a photograph's thumbnail
-            if not single and getattr(image, "n_frames", 1) > 1:
-                logger.warning("The image has several frames; the first is painted.")
-            samples, alpha, mode = _decode(file, image, path)
-            orientation = _orientation(image)
-            metadata = _read_metadata(image)
+            with _pillow_allowing(image.width * image.height):
+                image.info = _sound(image.info)  # Pillow would stumble over it, too
+                single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
+                if not single and getattr(image, "n_frames", 1) > 1:
+                    logger.warning(
+                        "The image has several frames; the first is painted."
+                    )
+                samples, alpha, mode = _decode(file, image, path)
+                orientation = _orientation(image)
+                metadata = _read_metadata(image)
         except Image.DecompressionBombError as error:
             raise _too_large(path, image, max_pixels) from error
         except InvalidImageError as error:
@@ -544,20 +547,34 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
 
 
 @contextlib.contextmanager
-def _quiet_pillow(max_pixels: int = 0) -> Iterator[None]:
-    """Keep Pillow from warning, and let its decoders allow as much as the caller.
+def _pillow_allowing(pixels: int) -> Iterator[None]:
+    """Let Pillow's decoders go on with an image of that many pixels.
 
-    Both are set for the whole process, so one thread at a time is in here.
+    Their limit is the whole process's. Only where it is too low, or may be again once
+    another thread is done, one thread at a time is in here.
     """
-    with _process_wide_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or pixels <= min(limit, MAX_PIXELS):
+        yield
+        return
+    with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and max_pixels > 2 * limit:
-            Image.MAX_IMAGE_PIXELS = max_pixels
+        Image.MAX_IMAGE_PIXELS = pixels
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            if pixels == Image.MAX_IMAGE_PIXELS:  # nobody else has set it meanwhile
+                Image.MAX_IMAGE_PIXELS = limit
+
+
+def _renew_limit_lock() -> None:
+    """Forget the thread that was reading, which a forked process lacks."""
+    global _limit_lock
+    _limit_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_limit_lock)
 
 
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
@@ -992,8 +1009,7 @@ def _write_pil(
             logger.warning("The XMP data is too long for JPEG and is left out.")
             options["xmp"] = b""
         options["extra"] = _iptc_segment(metadata.iptc) if metadata.iptc else b""
-    with _quiet_pillow():
-        image.save(file, form.name, **options)
+    image.save(file, form.name, **options)
 
 
 def _iptc_segment(iptc: bytes) -> bytes:
