@@ -245,9 +245,10 @@ def _stylize(args: argparse.Namespace) -> int:
 
     from .images import read_to_paint
 
+    overwrite = options.pop("overwrite", False)
     read = functools.partial(
         read_to_paint,
-        overwrite=options.get("overwrite", False),
+        overwrite=overwrite,
         max_pixels=options.pop("max_pixels", None),
     )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
@@ -257,10 +258,11 @@ def _stylize(args: argparse.Namespace) -> int:
             ahead.append(reader.submit(read, *jobs[0]))  # while torch is imported
 
         with imports.quickly():
-            from .engine import Stylizer, paint_to_file
+            from .engine import Stylizer, checked_options, paint_to_file
 
         if len(jobs) == 1 and ahead:
             ahead[0].result()  # raises before a style is pulled or captured
+        checked_options(**options)
         stylizer = Stylizer(style, **where)
     for i, (source, target) in enumerate(jobs):
         started = time.perf_counter()
@@ -271,6 +273,7 @@ def _stylize(args: argparse.Namespace) -> int:
                 size = paint_to_file(
                     ahead.pop().result() if ahead else read(source, target),
                     *(target, stylizer),
+                    overwrite=overwrite,
                     progress=bar,
                     **options,
                 )

@@ -7,11 +7,12 @@ import copy
 import dataclasses
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -48,7 +49,6 @@ from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
     Canvas,
-    Finish,
     Region,
     Renderer,
     is_out_of_memory,
@@ -65,6 +65,11 @@ from .style import (
     read_info,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+else:  # typing has it from Python 3.11 on
+    Unpack = tuple
+
 OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
 Style = OneStyle | Sequence[tuple[OneStyle, float]]
 
@@ -72,6 +77,20 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", PIL.Image.Image, NDArray[Any], Tensor)
+
+
+class Options(TypedDict, total=False):
+    """The keywords of :meth:`Stylizer.__call__`."""
+
+    strength: float
+    style_scale: float
+    preserve_color: bool
+    grain: float
+    mask: Any
+    tile_size: int | None
+    memory_limit: int | None
+    progress: Progress | None
+
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _LARGEST_BASE = 2732
@@ -237,36 +256,19 @@ class Stylizer:
             )
         elif np.may_share_memory(out, pixels):
             pixels = pixels.copy()
-        _check_between("strength", strength, 0, 1)
-        _check_between("style_scale", style_scale, 0.25, 4)
-        _check_between("grain", grain, 0, 4)
-        if not isinstance(preserve_color, bool | np.bool_):
-            raise TypeError(
-                f"preserve_color must be True or False, got {preserve_color!r}"
-            )
-        if tile_size is not None:
-            _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
-        if memory_limit is not None:
-            _check_between("memory_limit", memory_limit, 1, sys.maxsize)
-        if mask is not None:
-            mask = load_mask(mask, pixels.shape[:2])
-        if strength > 0:
-            strength *= 1 - self._share_in(pixels)
-        if strength == 0:
-            out[:] = pixels
-            if progress is not None:
-                progress(1.0)
-            return out
         self._render(
             pixels,
             out,
-            strength,
-            style_scale,
-            grain,
-            functools.partial(_finish, preserve_color=preserve_color, mask=mask),
-            tile_size,
-            memory_limit,
-            progress and _rising(progress),
+            progress,
+            **checked_options(
+                strength=strength,
+                style_scale=style_scale,
+                preserve_color=preserve_color,
+                grain=grain,
+                mask=mask,
+                tile_size=tile_size,
+                memory_limit=memory_limit,
+            ),
         )
         return out
 
@@ -287,14 +289,27 @@ class Stylizer:
         self,
         pixels: NDArray[Any],
         out: NDArray[Any],
+        progress: Progress | None,
+        *,
         strength: float,
         style_scale: float,
+        preserve_color: bool,
         grain: float,
-        finish: Finish,
+        mask: Any,
         tile_size: int | None,
         memory_limit: int | None,
-        progress: Progress | None,
     ) -> None:
+        if mask is not None:
+            mask = load_mask(mask, pixels.shape[:2])
+        if strength > 0:
+            strength *= 1 - self._share_in(pixels)
+        if strength == 0:
+            out[:] = pixels
+            if progress is not None:
+                progress(1.0)
+            return
+        finish = functools.partial(_finish, preserve_color=preserve_color, mask=mask)
+        progress = progress and _rising(progress)
         device, dtype = self.device, self.dtype
         base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
         while True:
@@ -390,11 +405,11 @@ class Stylizer:
             )
         return hub.publish(self.info.path, repo_id, private=private, token=token)
 
-    def provenance(self, **options: Any) -> dict[str, Any]:
+    def provenance(self, **options: Unpack[Options]) -> dict[str, Any]:
         """Return what a result's metadata says: style, revision and parameters."""
         given = {
             name: value
-            for name, value in options.items()
+            for name, value in checked_options(**options).items()
             if name in ("strength", "style_scale", "preserve_color", "grain")
         }
         return {"style": self._name, **given}
@@ -437,9 +452,7 @@ def stylize(
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
     and :class:`~styleplug.errors.MemoryLimitError`.
     """
-    stylizer = Stylizer(style, device=device, dtype=dtype)
-    return stylizer(
-        image,
+    options = checked_options(
         strength=strength,
         style_scale=style_scale,
         preserve_color=preserve_color,
@@ -449,6 +462,7 @@ def stylize(
         memory_limit=memory_limit,
         progress=progress,
     )
+    return Stylizer(style, device=device, dtype=dtype)(image, **options)
 
 
 def stylize_file(
@@ -460,7 +474,7 @@ def stylize_file(
     max_pixels: int | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[int, int]:
     """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
 
@@ -474,6 +488,7 @@ def stylize_file(
     Raises what :func:`stylize` raises, :class:`~styleplug.errors.ImageTooLargeError`,
     ``ValueError`` for a suffix that is no image's, ``FileExistsError`` and ``OSError``.
     """
+    checked_options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
         style = Stylizer(style, device=device, dtype=dtype)
@@ -486,7 +501,7 @@ def paint_to_file(
     stylizer: Stylizer,
     *,
     overwrite: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[int, int]:
     """Stylize ``picture``, which was read for it, into the file ``dst``.
 
@@ -645,8 +660,49 @@ def _rising(progress: Progress) -> Progress:
     return report
 
 
-def _check_between(name: str, value: float, low: float, high: float) -> None:
-    if not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value <= high:
+def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
+    """Return the options that are given, numbers as Python's; a mask as it is.
+
+    Raises ``TypeError`` and ``ValueError`` that name the option.
+    """
+    checked: dict[str, Any] = {**options}
+    for name in checked:
+        if name not in Options.__annotations__:
+            known = ", ".join(Options.__annotations__)
+            raise TypeError(f"There is no option {name!r}; there are {known}.")
+    for name, low, high in (
+        ("strength", 0, 1),
+        ("style_scale", 0.25, 4),
+        ("grain", 0, 4),
+    ):
+        if name in checked:
+            checked[name] = checked_number(name, checked[name], low, high)
+    for name, low, high, whole in (
+        ("tile_size", SMALLEST_TILE, 1 << 16, True),
+        ("memory_limit", 1, sys.maxsize, False),
+    ):
+        if checked.get(name) is not None:
+            checked[name] = checked_number(name, checked[name], low, high, whole=whole)
+    keep = checked.get("preserve_color", False)
+    if not isinstance(keep, bool | np.bool_):
+        raise TypeError(f"preserve_color must be True or False, got {keep!r}")
+    if "preserve_color" in checked:
+        checked["preserve_color"] = bool(keep)
+    return checked
+
+
+def checked_number(
+    name: str, value: Any, low: float, high: float, *, whole: bool = False
+) -> Any:
+    """Return a finite number from ``low`` to ``high`` as Python's, also of NumPy's.
+
+    Raises ``TypeError`` and ``ValueError`` that name it.
+    """
+    if isinstance(value, np.generic):  # which overflow, or are of few digits
+        value = value.item()
+    if not isinstance(value, int if whole else int | float):
+        kind = "an integer" if whole else "a number"
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    if not low <= value <= high or value == math.inf:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+    return value

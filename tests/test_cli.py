@@ -67,6 +67,14 @@ def fails(
     assert re.match(rf"styleplug: error: .*{expect}", errors[0]), errors[0]
 
 
+def test_a_wrong_option_is_told_before_the_style_is_loaded(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = photo.with_name("none.safetensors")
+    argv = ["stylize", photo, "-o", photo.with_name("out.png"), "--style", style]
+    fails(capsys, *argv, "--strength", "2", expect="strength must be between 0 and 1")
+
+
 def test_a_damaged_file_is_told_in_one_line_and_not_by_pillow(
     photo: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

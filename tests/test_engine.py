@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -256,6 +257,51 @@ def test_out_receives_the_result(stylizer):
 def test_misuse_names_the_value(stylizer, options, message):
     with pytest.raises(ValueError, match=message):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": np.float16(0.5), "style_scale": np.float16(1.5)},
+        {"style_scale": np.float16(1)},
+        {"strength": np.True_, "grain": np.int8(2), "preserve_color": np.True_},
+        {"style_scale": np.float16(0.25), "tile_size": np.int16(256)},
+        {"memory_limit": np.int32(200 << 20)},
+    ],
+)
+def test_numbers_of_numpy_are_as_good_as_python_s(stylizer, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    plain = {name: value.item() for name, value in options.items()}
+    expected = stylizer.render(pixels, **plain)
+    assert np.array_equal(stylizer.render(pixels, **options), expected)
+    assert stylizer.provenance(**options) == stylizer.provenance(**plain)
+    json.dumps(stylizer.provenance(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": np.complex64(1)}, "strength must be a number"),
+        ({"tile_size": 300.5}, r"tile_size must be an integer, got 300\.5"),
+        ({"strenght": 0.5}, "There is no option 'strenght'; there are strength,"),
+        ({"out": np.zeros((64, 96, 3), np.uint8)}, "no option 'out'"),
+        ({"style_scale": "2"}, "style_scale must be a number"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_done(
+    options, message, tmp_path, content_image, monkeypatch
+):
+    def stylizer(*_, **__):
+        raise AssertionError("The style was loaded.")
+
+    monkeypatch.setattr(Stylizer, "__init__", stylizer)
+    content_image.save(tmp_path / "in.png")
+    files = tmp_path / "in.png", tmp_path / "out.png"
+    with pytest.raises(TypeError, match=message):
+        stylize_file(*files, "starry-night", **options)
+    if not {"strenght", "out"} & {*options}:  # which Python itself refuses
+        with pytest.raises(TypeError, match=message):
+            stylize(content_image, "starry-night", **options)
 
 
 def test_pixels_that_are_no_numbers_are_refused(stylizer):
