@@ -21,7 +21,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, Descent, resize
-from .engine import Stylizer, pick_device
+from .engine import Stylizer, checked_number, pick_device
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -152,11 +152,6 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
-        for name in ("iterations", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(
-                    f"{name} must be an integer, got {getattr(self, name)!r}"
-                )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -165,21 +160,13 @@ class Options:
             ("iterations", 1, math.inf),
             ("tolerance", 0, 1),
             ("seed", -(2**63), 2**63 - 1),
+            ("memory_limit", 1, sys.maxsize),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not low <= value <= high or value == math.inf:
-                raise ValueError(
-                    f"{name} must be between {low} and {high}, got {value}"
-                )
-        limit = self.memory_limit
-        if limit is not None and not (
-            isinstance(limit, int | float) and 0 < limit < math.inf
-        ):
-            raise ValueError(
-                f"memory_limit must be a finite number above 0, got {limit!r}"
-            )
+            if name != "memory_limit" or value is not None:
+                whole = name in ("iterations", "seed")
+                value = checked_number(name, value, low, high, whole=whole)
+                object.__setattr__(self, name, value)
         _ = self.weights
 
     @functools.cached_property
@@ -348,7 +335,7 @@ def optimize_file(
         write_picture,
         picture,
         path=dst,
-        provenance=_provenance(style, options),
+        provenance=_provenance(style, chosen, options),
         overwrite=overwrite,
     )
     try:
@@ -362,16 +349,16 @@ def optimize_file(
     return picture.size
 
 
-def _provenance(style: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a result's metadata says: style images and parameters."""
+def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str, Any]:
+    """Return what a result's metadata says: style images and the given parameters."""
     parts = _style_images(style)
     total = sum(float(part.weight) for part in parts)
     names = [f"{_name(part.image)}:{float(part.weight) / total:.2f}" for part in parts]
-    given = {name: options[name] for name in _TOLD if name in options}
-    if "init" in given:
-        given["init"] = _name(given["init"])
+    told = {name: getattr(options, name) for name in _TOLD if name in given}
+    if "init" in told:
+        told["init"] = _name(told["init"])
     style = " + ".join(names) if len(parts) > 1 else _name(parts[0].image)
-    return {"optimized": True, "style": style, **given}
+    return {"optimized": True, "style": style, **told}
 
 
 def _name(what: Any) -> str:
