@@ -99,7 +99,7 @@ bundled styles have this at the smallest stroke size."""
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Compute on the CPU as if no caller had set autocast or a default device."""
     with torch.autocast("cpu", enabled=False):
         if torch.get_default_device().type == "cpu":
@@ -137,7 +137,7 @@ class Stylizer:
     device: torch.device
     dtype: torch.dtype
 
-    @_undisturbed()
+    @undisturbed()
     def __init__(
         self,
         style: Style,
@@ -219,7 +219,7 @@ class Stylizer:
         result: ImageT = picture.to_image(pixels)
         return result
 
-    @_undisturbed()
+    @undisturbed()
     def render(
         self,
         pixels: NDArray[Any],
@@ -348,7 +348,7 @@ class Stylizer:
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
 
-    @_undisturbed()
+    @undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
         """Write the style, also of a picture or a blend, as one self-contained file.
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, Descent, resize
-from .engine import Stylizer, checked_number, pick_device
+from .engine import Stylizer, checked_number, pick_device, undisturbed
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -206,6 +206,7 @@ def _weights(
     return weights
 
 
+@undisturbed()
 def optimize(
     content: ImageT,
     style: Any,
@@ -312,6 +313,7 @@ def _optimize(content: ImageT, style: Any, options: Options) -> ImageT:
     return result
 
 
+@undisturbed()
 def optimize_file(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -421,7 +423,8 @@ class _Run:
         if options.preserve_color:
             for part in self.styles:
                 part.image = _match_statistics(part, self.content)
-        self.network = _loss_network(options, self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            self.network = _loss_network(options, self.device)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -432,7 +435,8 @@ class _Run:
                 "The mask, or every region in it, is black: the picture stays as it is."
             )
             return
-        with self._memory_watched():
+        # A caller's autocast counts no more, on whatever device.
+        with self._memory_watched(), torch.autocast(self.device.type, enabled=False):
             self._descend()
 
     @contextlib.contextmanager
@@ -608,8 +612,8 @@ class _Run:
             return self._grown(content)
         if self.options.init == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
-            noise = torch.rand(content.shape, generator=generator).to(content.device)
-            return self._kept(noise, content)
+            noise = torch.rand(content.shape, generator=generator, dtype=content.dtype)
+            return self._kept(noise.to(content.device), content)
         return self._kept(resize(self.sketch, content.shape[2:]).clone(), content)
 
     def _sketch(self) -> Tensor:
@@ -697,10 +701,11 @@ def _share_out(styles: Sequence[Style]) -> None:
     Where regions overlap, styles share by their weights. A region of half the picture
     has half the style loss, as it has half the content loss.
     """
-    whole = torch.ones(1, 1, 1, 1)
+    whole = torch.ones(1, 1, 1, 1, dtype=torch.float32)
     regions = [whole if s.region is None else s.region.cpu() for s in styles]
     cover = sum(
-        (s.share * r for s, r in zip(styles, regions, strict=True)), torch.zeros(1)
+        (s.share * r for s, r in zip(styles, regions, strict=True)),
+        torch.zeros(1, dtype=torch.float32),
     )
     for style, region in zip(styles, regions, strict=True):
         common = (region * cover).mean().item()

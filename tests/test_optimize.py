@@ -161,6 +161,33 @@ def test_the_same_call_gives_the_same_picture(
     assert np.array_equal(first, second)
 
 
+@pytest.fixture
+def default_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("setting", ["autocast", "device", "dtype"])
+def test_what_a_caller_has_set_for_torch_changes_nothing(
+    setting, content_image, stripes, shallow, request
+):
+    def run():
+        return optimize(content_image, stripes, init="noise", **shallow)
+
+    expected = run()
+    if setting == "dtype":
+        request.getfixturevalue("default_float64")
+        result = run()
+    else:
+        with {
+            "autocast": torch.autocast("cpu", torch.bfloat16),
+            "device": torch.device("meta"),  # stands for any but the CPU
+        }[setting]:
+            result = run()
+    assert np.array_equal(np.array(result), np.array(expected))
+
+
 def test_the_seed_is_that_of_the_noise(content_image, stripes, shallow):
     first, second = (
         np.array(optimize(content_image, stripes, init="noise", seed=s, **shallow))
