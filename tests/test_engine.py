@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -146,6 +147,34 @@ def test_a_blend_is_between_its_parts(tiny_style, other_style, content_image):
         for w in (0.2, 0.5, 0.8)
     ]
     assert 0 < shares[0] < shares[1] < shares[2] < np.abs(two - one).max()
+
+
+def test_a_style_file_is_read_again_when_another_takes_its_place(
+    tiny_style, other_style, tmp_path
+):
+    path = tmp_path / "style.safetensors"
+    infos = []
+    for name in ("one", "two"):
+        style = load_style(other_style if name == "two" else tiny_style)
+        new = tmp_path / name
+        save_style(new, style.vector, style.network, StyleInfo(name=name))
+        os.utime(new, ns=(0, 0))
+        new.replace(path)
+        infos.append((Stylizer(path, device="cpu").info.name, path.stat().st_size))
+    assert [name for name, _ in infos] == ["one", "two"]
+    assert infos[0][1] == infos[1][1]
+
+
+def test_a_relative_path_is_that_of_the_folder_one_is_in(
+    tiny_style, tmp_path, monkeypatch
+):
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.link(tiny_style, folder / "style.safetensors")
+        monkeypatch.chdir(folder)
+        path = Stylizer("style.safetensors", device="cpu").info.path
+        assert path == folder / "style.safetensors"
 
 
 def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
