@@ -331,7 +331,7 @@ class Stylizer:
                 )
                 with torch.inference_mode():
                     renderer.render(Canvas(pixels, device), Canvas(out, device), finish)
-                return
+                break
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
                 broken = not full and isinstance(error, torch.AcceleratorError)
@@ -347,6 +347,8 @@ class Stylizer:
                 logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
+        if mask is not None and out.dtype == np.float64:  # read as float32
+            np.copyto(out, pixels, where=mask[..., None] == 0)
 
     @undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:

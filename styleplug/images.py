@@ -243,11 +243,16 @@ def _from_pil(image: Image.Image) -> Picture:
         raise InvalidImageError(f"The image has no pixels: its size is {image.size}.")
     info = {k: v for k, v in image.info.items() if k != "transparency"}
     given = image.mode
+    premultiplied = image.copy() if given in ("La", "RGBa") else None
+    straight = samples
 
     def restore(samples: Array) -> Image.Image:
         result = _join_pil(samples, alpha, mode)
         if given in ("La", "RGBa", "RGBX"):
             result = result.convert(given)
+        if premultiplied is not None:  # which there is no exact way back to
+            same = (samples == straight).all(axis=-1)
+            result.paste(premultiplied, mask=Image.fromarray(same))
         elif given.startswith("I;16"):
             result = _pil_uint16(samples, given)
         result.info = dict(info)

@@ -109,8 +109,9 @@ def test_strokes_twice_as_large_are_those_of_half_the_base_size(
     assert paint(120, 2) == paint(60, 1) != paint(120, 1)
 
 
-def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer):
-    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer, dtype):
+    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(dtype)
     mask = np.zeros((30, 40), np.float32)
     mask[10:20, 10:20] = 1
     mask[20:25] = 0.5
