@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -116,7 +117,9 @@ class Stylizer:
     ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
     file, or an image of the types that :meth:`__call__` takes), or a sequence of
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
-    picture itself is left as it is in its style.
+    picture itself is left as it is in its style. What is seen of a picture differs with
+    the machine and the number of its threads; what :meth:`save` writes is one style
+    everywhere.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
     of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
@@ -545,16 +548,20 @@ def _parts(style: Any) -> list[tuple[Any, float]]:
     try:
         parts = [(name, float(weight)) for name, weight in style]
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(
-            "style must be a name, a path, a picture or (style, weight) pairs, got "
-            f"{style!r}"
-        ) from error
+        raise _no_style(style) from error
     weights = [weight for _, weight in parts]
     if not parts or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
         raise ValueError(
             f"style weights must be finite, not negative and not all 0, got {weights}"
         )
     return parts
+
+
+def _no_style(what: Any) -> TypeError:
+    return TypeError(
+        "style must be a name, a path, a picture or (style, weight) pairs, got "
+        f"{reprlib.repr(what)}"
+    )
 
 
 def _describe(info: StyleInfo, weight: float) -> str:
@@ -570,6 +577,8 @@ def _load(
     if isinstance(style, Picture):
         return capture(style, "picture", predictor)
     if not isinstance(style, str | os.PathLike):
+        if not isinstance(style, PIL.Image.Image | np.ndarray | Tensor):
+            raise _no_style(style)
         try:
             picture = Picture.from_image(style)
         except (TypeError, ValueError) as error:

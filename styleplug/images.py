@@ -305,7 +305,8 @@ def _from_array(array: Array) -> Picture:
 def _from_tensor(tensor: Any) -> Picture:
     if tensor.ndim != 4 or tensor.shape[:2] != (1, 3):
         raise ValueError(
-            f"an image tensor must be (1, 3, H, W), not {(*tensor.shape,)}"
+            "an image tensor must be (1, 3, H, W), or (B, 3, H, W) to paint, not "
+            f"{(*tensor.shape,)}"
         )
     if not tensor.is_floating_point():
         raise TypeError(

@@ -20,6 +20,7 @@ import itertools
 import logging
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -264,7 +265,8 @@ def optimize(
     ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
     each level of twice its size half as many; the last ends before when ten of them
     improved the loss by less than the fraction ``tolerance``, those before it by less
-    than ten times as much. The same call gives the same picture on the same machine.
+    than ten times as much. The same call gives the same picture on the same
+    machine with as many threads.
 
     ``loss_network`` is a VGG-19 as safetensors with torchvision's names: a file, a Hub
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
@@ -683,16 +685,23 @@ def _style_images(style: Any) -> list[StyleImage]:
                 for one in style
             ]
         except TypeError as error:
-            raise TypeError(
-                "style must be a picture, a StyleImage, or a sequence of these or of "
-                f"(picture, weight) pairs, got {style!r}"
-            ) from error
-    weights = [float(part.weight) for part in parts]
+            raise _no_style(style) from error
+    try:
+        weights = [float(part.weight) for part in parts]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _no_style(style) from error
     if not parts or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(
             f"style weights must be finite, not negative and not all 0, got {weights}"
         )
     return parts
+
+
+def _no_style(what: Any) -> TypeError:
+    return TypeError(
+        "style must be a picture, a StyleImage, or a sequence of these or of "
+        f"(picture, weight) pairs, got {reprlib.repr(what)}"
+    )
 
 
 def _share_out(styles: Sequence[Style]) -> None:

@@ -564,6 +564,16 @@ def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
     assert small.tobytes() != smallest.tobytes()
 
 
+@pytest.mark.parametrize(
+    "style", [{"starry-night": 1.0}, {}, None, [np.zeros((90, 90, 3)), 1.0]]
+)
+def test_what_can_be_a_style_is_told_of_what_is_none(style):
+    message = r"a name, a path, a picture or \(style, weight\) pairs"
+    with pytest.raises(TypeError, match=message) as caught:
+        Stylizer(style)
+    assert len(str(caught.value)) < 200
+
+
 def test_an_unknown_style_is_an_error():
     with pytest.raises(StyleNotFoundError):
         stylize(Image.new("RGB", (8, 8)), "no-such-style")

@@ -555,8 +555,10 @@ def test_styles_without_weight_are_refused(style, content_image, shallow):
 
 
 def test_what_is_no_picture_is_refused(content_image, shallow, tmp_path):
-    with pytest.raises(TypeError, match="style must be a picture"):
-        optimize(content_image, [1], **shallow)
+    for style in ([1], [(flat("red"), "a")], (np.zeros((9, 9, 3)), 1.0)):
+        with pytest.raises(TypeError, match="style must be a picture") as caught:
+            optimize(content_image, style, **shallow)
+        assert len(str(caught.value)) < 200
     path = tmp_path / "style.png"
     path.write_bytes(b"no picture")
     with pytest.raises(InvalidImageError, match=r"style\.png"):
