@@ -240,8 +240,9 @@ class Stylizer:
         """Return ``pixels`` stylized: (H, W, 3) uint8, uint16 or float.
 
         The result is written into ``out``, an array of the same shape and type, where
-        one is given. Floating-point values beyond [0, 1] are kept where nothing is
-        rendered (strength or mask 0). See :func:`stylize` for the rest.
+        one is given. Floating-point values are finite; those beyond [0, 1] are kept
+        where nothing is rendered (strength or mask 0). See :func:`stylize` for the
+        rest.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels must be (H, W, 3), got shape {pixels.shape}")
