@@ -68,14 +68,15 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: Any
     if name == "__version__":
-        value = _version()
+        globals()[name] = _version()
     else:
         home = _HOMES.get(name, "errors")
-        value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
+        module = importlib.import_module(f".{home}", __name__)
+        # With its siblings: the import put the module in the place of optimize.
+        for each in (name, *(n for n in _HOMES if _HOMES[n] == home)):
+            globals()[each] = getattr(module, each)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

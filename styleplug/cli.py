@@ -73,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     # A cache without links, as on most Windows, serves as well: a style is one file.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
-    with _notes_on_stderr():
+    with _notes_on_stderr(), warnings.catch_warnings():
+        # Of what is wrong with a file, the notes say what matters.
+        warnings.filterwarnings("ignore", module="PIL")
         try:
             args = _parser(arguments).parse_args(arguments)
             code = int(args.run(args))
@@ -291,22 +293,24 @@ def _stylize(args: argparse.Namespace) -> int:
 
     from .images import read_to_paint
 
+    overwrite = options.pop("overwrite", False)
     read = functools.partial(
         read_to_paint,
-        overwrite=options.get("overwrite", False),
+        overwrite=overwrite,
         max_pixels=options.pop("max_pixels", None),
     )
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
     ahead = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) as reader:
         if jobs[0][1].parent.is_dir():
             ahead.append(reader.submit(read, *jobs[0]))  # while torch is imported
 
         with imports.quickly():
-            from .engine import Stylizer, paint_to_file
+            from .engine import Stylizer, checked_options, paint_to_file
 
         if len(jobs) == 1 and ahead:
             ahead[0].result()  # raises before a style is pulled or captured
+        checked_options(**options)
         stylizer = Stylizer(style, **where)
     for i, (source, target) in enumerate(jobs):
         started = time.perf_counter()
@@ -317,6 +321,7 @@ def _stylize(args: argparse.Namespace) -> int:
                 size = paint_to_file(
                     ahead.pop().result() if ahead else read(source, target),
                     *(target, stylizer),
+                    overwrite=overwrite,
                     progress=bar,
                     **options,
                 )

@@ -168,9 +168,10 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 def _even_out(gradient: Tensor) -> Tensor:
     """Return (B, C, H, W) with each wave divided by its frequency."""
     height, width = gradient.shape[2:]
-    down = torch.fft.fftfreq(height, device=gradient.device)[:, None]
-    across = torch.fft.rfftfreq(width, device=gradient.device)
-    frequency = torch.hypot(down, across).clamp_(min=1 / max(height, width))
+    dtype, device = gradient.dtype, gradient.device
+    down = torch.fft.fftfreq(height, dtype=dtype, device=device)
+    across = torch.fft.rfftfreq(width, dtype=dtype, device=device)
+    frequency = torch.hypot(down[:, None], across).clamp_(min=1 / max(height, width))
     waves = torch.fft.rfft2(gradient).div_(frequency)
     even: Tensor = torch.fft.irfft2(waves, s=(height, width))
     return even

@@ -7,11 +7,13 @@ import copy
 import dataclasses
 import functools
 import logging
+import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -27,6 +29,7 @@ from .errors import (
 )
 from .images import (
     Picture,
+    check_finite,
     load_mask,
     names_picture,
     read_style_image,
@@ -47,10 +50,10 @@ from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
     Canvas,
-    Finish,
     Region,
     Renderer,
     is_out_of_memory,
+    is_raised_by_caller,
     luma,
     tile_size_within,
     usual_tile_size,
@@ -63,6 +66,11 @@ from .style import (
     read_info,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+else:  # typing has it from Python 3.11 on
+    Unpack = tuple
+
 OneStyle = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | Tensor | Picture
 Style = OneStyle | Sequence[tuple[OneStyle, float]]
 
@@ -71,6 +79,20 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[float], object]
 ImageT = TypeVar("ImageT", PIL.Image.Image, NDArray[Any], Tensor)
 
+
+class Options(TypedDict, total=False):
+    """The keywords of :meth:`Stylizer.__call__`."""
+
+    strength: float
+    style_scale: float
+    preserve_color: bool
+    grain: float
+    mask: Any
+    tile_size: int | None
+    memory_limit: int | None
+    progress: Progress | None
+
+
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
@@ -78,7 +100,7 @@ bundled styles have this at the smallest stroke size."""
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Compute on the CPU as if no caller had set autocast or a default device."""
     with torch.autocast("cpu", enabled=False):
         if torch.get_default_device().type == "cpu":
@@ -95,9 +117,10 @@ class Stylizer:
     ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
     file, or an image of the types that :meth:`__call__` takes), or a sequence of
     ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
-    picture itself is left as it is in its style. Any file of this machine can be named
-    like that, and any repository is downloaded: never pass a stranger's text on
-    unchecked.
+    picture itself is left as it is in its style. What is seen of a picture differs with
+    the machine and the number of its threads; what :meth:`save` writes is one style
+    everywhere. Any file of this machine can be named, and any repository is downloaded:
+    never pass a stranger's text on unchecked.
 
     ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
     of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
@@ -118,7 +141,7 @@ class Stylizer:
     device: torch.device
     dtype: torch.dtype
 
-    @_undisturbed()
+    @undisturbed()
     def __init__(
         self,
         style: Style,
@@ -200,7 +223,7 @@ class Stylizer:
         result: ImageT = picture.to_image(pixels)
         return result
 
-    @_undisturbed()
+    @undisturbed()
     def render(
         self,
         pixels: NDArray[Any],
@@ -218,8 +241,9 @@ class Stylizer:
         """Return ``pixels`` stylized: (H, W, 3) uint8, uint16 or float.
 
         The result is written into ``out``, an array of the same shape and type, where
-        one is given. Floating-point values beyond [0, 1] are kept where nothing is
-        rendered (strength or mask 0). See :func:`stylize` for the rest.
+        one is given. Floating-point values are finite; those beyond [0, 1] are kept
+        where nothing is rendered (strength or mask 0). See :func:`stylize` for the
+        rest.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels must be (H, W, 3), got shape {pixels.shape}")
@@ -227,6 +251,7 @@ class Stylizer:
             raise TypeError(
                 f"pixels must be uint8, uint16 or float, got {pixels.dtype}"
             )
+        check_finite(pixels)
         if out is None:
             out = np.empty_like(pixels, order="C")
         elif out.shape != pixels.shape or out.dtype != pixels.dtype:
@@ -236,36 +261,19 @@ class Stylizer:
             )
         elif np.may_share_memory(out, pixels):
             pixels = pixels.copy()
-        _check_between("strength", strength, 0, 1)
-        _check_between("style_scale", style_scale, 0.25, 4)
-        _check_between("grain", grain, 0, 4)
-        if not isinstance(preserve_color, bool | np.bool_):
-            raise TypeError(
-                f"preserve_color must be True or False, got {preserve_color!r}"
-            )
-        if tile_size is not None:
-            _check_between("tile_size", tile_size, SMALLEST_TILE, 1 << 16)
-        if memory_limit is not None:
-            _check_between("memory_limit", memory_limit, 1, sys.maxsize)
-        if mask is not None:
-            mask = load_mask(mask, pixels.shape[:2])
-        if strength > 0:
-            strength *= 1 - self._share_in(pixels)
-        if strength == 0:
-            out[:] = pixels
-            if progress is not None:
-                progress(1.0)
-            return out
         self._render(
             pixels,
             out,
-            strength,
-            style_scale,
-            grain,
-            functools.partial(_finish, preserve_color=preserve_color, mask=mask),
-            tile_size,
-            memory_limit,
-            progress and _rising(progress),
+            progress,
+            **checked_options(
+                strength=strength,
+                style_scale=style_scale,
+                preserve_color=preserve_color,
+                grain=grain,
+                mask=mask,
+                tile_size=tile_size,
+                memory_limit=memory_limit,
+            ),
         )
         return out
 
@@ -286,14 +294,27 @@ class Stylizer:
         self,
         pixels: NDArray[Any],
         out: NDArray[Any],
+        progress: Progress | None,
+        *,
         strength: float,
         style_scale: float,
+        preserve_color: bool,
         grain: float,
-        finish: Finish,
+        mask: Any,
         tile_size: int | None,
         memory_limit: int | None,
-        progress: Progress | None,
     ) -> None:
+        if mask is not None:
+            mask = load_mask(mask, pixels.shape[:2])
+        if strength > 0:
+            strength *= 1 - self._share_in(pixels)
+        if strength == 0:
+            out[:] = pixels
+            if progress is not None:
+                progress(1.0)
+            return
+        finish = functools.partial(_finish, preserve_color=preserve_color, mask=mask)
+        progress = progress and _rising(progress)
         device, dtype = self.device, self.dtype
         base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
         while True:
@@ -315,13 +336,14 @@ class Stylizer:
                 )
                 with torch.inference_mode():
                     renderer.render(Canvas(pixels, device), Canvas(out, device), finish)
-                return
+                break
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
                 broken = not full and isinstance(
                     error, (torch.AcceleratorError, NotImplementedError)
                 )
-                if device.type == "cpu" or not (full or broken):
+                ours = not is_raised_by_caller(error)
+                if device.type == "cpu" or not (ours and (full or broken)):
                     raise
                 told = str(error).partition("\n")[0]  # and below, how to debug CUDA
                 reason = f"cannot compute ({told})" if broken else "is out of memory"
@@ -332,8 +354,10 @@ class Stylizer:
                 logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
+        if mask is not None and out.dtype == np.float64:  # read as float32
+            np.copyto(out, pixels, where=mask[..., None] == 0)
 
-    @_undisturbed()
+    @undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
         """Write the style, also of a picture or a blend, as one self-contained file.
 
@@ -403,11 +427,11 @@ class Stylizer:
             token=token,
         )
 
-    def provenance(self, **options: Any) -> dict[str, Any]:
+    def provenance(self, **options: Unpack[Options]) -> dict[str, Any]:
         """Return what a result's metadata says: style, revision and parameters."""
         given = {
             name: value
-            for name, value in options.items()
+            for name, value in checked_options(**options).items()
             if name in ("strength", "style_scale", "preserve_color", "grain")
         }
         return {"style": self._name, **given}
@@ -452,9 +476,7 @@ def stylize(
     smallest tile, ``ValueError`` for what is out of its range or shape, and
     ``TypeError`` for what is no image, number or flag.
     """
-    stylizer = Stylizer(style, device=device, dtype=dtype)
-    return stylizer(
-        image,
+    options = checked_options(
         strength=strength,
         style_scale=style_scale,
         preserve_color=preserve_color,
@@ -464,6 +486,7 @@ def stylize(
         memory_limit=memory_limit,
         progress=progress,
     )
+    return Stylizer(style, device=device, dtype=dtype)(image, **options)
 
 
 def stylize_file(
@@ -475,7 +498,7 @@ def stylize_file(
     max_pixels: int | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[int, int]:
     """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
 
@@ -489,6 +512,7 @@ def stylize_file(
     Raises what :func:`stylize` raises, :class:`~styleplug.errors.ImageTooLargeError`,
     ``ValueError`` for a suffix that is no image's, ``FileExistsError`` and ``OSError``.
     """
+    checked_options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
     if not isinstance(style, Stylizer):
         style = Stylizer(style, device=device, dtype=dtype)
@@ -501,7 +525,7 @@ def paint_to_file(
     stylizer: Stylizer,
     *,
     overwrite: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[int, int]:
     """Stylize ``picture``, which was read for it, into the file ``dst``.
 
@@ -543,16 +567,20 @@ def _parts(style: Any) -> list[tuple[Any, float]]:
     try:
         parts = [(name, float(weight)) for name, weight in style]
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(
-            "style must be a name, a path, a picture or (style, weight) pairs, got "
-            f"{style!r}"
-        ) from error
+        raise _no_style(style) from error
     weights = [weight for _, weight in parts]
     if not parts or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
         raise ValueError(
             f"style weights must be finite, not negative and not all 0, got {weights}"
         )
     return parts
+
+
+def _no_style(what: Any) -> TypeError:
+    return TypeError(
+        "style must be a name, a path, a picture or (style, weight) pairs, got "
+        f"{reprlib.repr(what)}"
+    )
 
 
 def _describe(info: StyleInfo, weight: float) -> str:
@@ -568,6 +596,8 @@ def _load(
     if isinstance(style, Picture):
         return capture(style, "picture", predictor)
     if not isinstance(style, str | os.PathLike):
+        if not isinstance(style, PIL.Image.Image | np.ndarray | Tensor):
+            raise _no_style(style)
         try:
             picture = Picture.from_image(style)
         except (TypeError, ValueError) as error:
@@ -660,8 +690,49 @@ def _rising(progress: Progress) -> Progress:
     return report
 
 
-def _check_between(name: str, value: float, low: float, high: float) -> None:
-    if not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value <= high:
+def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
+    """Return the options that are given, numbers as Python's; a mask as it is.
+
+    Raises ``TypeError`` and ``ValueError`` that name the option.
+    """
+    checked: dict[str, Any] = {**options}
+    for name in checked:
+        if name not in Options.__annotations__:
+            known = ", ".join(Options.__annotations__)
+            raise TypeError(f"There is no option {name!r}; there are {known}.")
+    for name, low, high in (
+        ("strength", 0, 1),
+        ("style_scale", 0.25, 4),
+        ("grain", 0, 4),
+    ):
+        if name in checked:
+            checked[name] = checked_number(name, checked[name], low, high)
+    for name, low, high, whole in (
+        ("tile_size", SMALLEST_TILE, 1 << 16, True),
+        ("memory_limit", 1, sys.maxsize, False),
+    ):
+        if checked.get(name) is not None:
+            checked[name] = checked_number(name, checked[name], low, high, whole=whole)
+    keep = checked.get("preserve_color", False)
+    if not isinstance(keep, bool | np.bool_):
+        raise TypeError(f"preserve_color must be True or False, got {keep!r}")
+    if "preserve_color" in checked:
+        checked["preserve_color"] = bool(keep)
+    return checked
+
+
+def checked_number(
+    name: str, value: Any, low: float, high: float, *, whole: bool = False
+) -> Any:
+    """Return a finite number from ``low`` to ``high`` as Python's, also of NumPy's.
+
+    Raises ``TypeError`` and ``ValueError`` that name it.
+    """
+    if isinstance(value, np.generic):  # which overflow, or are of few digits
+        value = value.item()
+    if not isinstance(value, int if whole else int | float):
+        kind = "an integer" if whole else "a number"
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    if not low <= value <= high or value == math.inf:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+    return value

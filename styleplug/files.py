@@ -66,22 +66,19 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     part = _part_of(target)
-    claimed = False
     try:
         with part.open("xb") as file:
             yield file
         if not overwrite:
-            target.touch(exist_ok=False)
-            claimed = True
-        elif target.exists():
+            _take_free_place(part, target)
+            return
+        if target.exists():
             part.chmod(stat.S_IMODE(target.stat().st_mode))
         part.replace(target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.chmod(0o600)  # Windows removes nothing that is read-only
             part.unlink()
-        if claimed:
-            target.unlink(missing_ok=True)
         if (
             isinstance(error, OSError)
             and error.errno is not None
@@ -89,3 +86,20 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
         ):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _take_free_place(part: Path, target: Path) -> None:
+    """Rename ``part`` to ``target``, unless there is one already."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, where it is empty for a moment
+        target.touch(exist_ok=False)
+        try:
+            part.replace(target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+    else:
+        part.unlink()

@@ -36,6 +36,7 @@ from .errors import (
     StyleplugError,
     TrainingError,
 )
+from .files import replacing
 from .style import StyleInfo, bundled_styles, read_info
 
 if TYPE_CHECKING:
@@ -391,10 +392,8 @@ def loss_network_file(
     repo_id, revision = _parse(name)
     with _explained(name):
         path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
-        if path.is_file():
-            if vgg.has_its_hash(path):
-                return path
-            path.unlink()
+        if path.is_file() and vgg.has_its_hash(path):
+            return path
         return _download_tensors(repo_id, revision, shapes, path, token)
 
 
@@ -446,12 +445,8 @@ def _download_tensors(
     origin = {"source": f"{repo_id}@{remote.commit_hash}"}
     origin["sha256"] = vgg.hash_tensors(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(save(tensors, metadata=origin))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(save(tensors, metadata=origin))
     return path
 
 

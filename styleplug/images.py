@@ -32,7 +32,6 @@ import re
 import struct
 import sys
 import threading
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +133,7 @@ _DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
     *(EOFError, AttributeError, AssertionError, RuntimeError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
+    Warning,  # where the application makes errors of them
 )
 # Whatever an encoder does when a value does not fit its format.
 _ENCODER_ERRORS = (
@@ -144,7 +144,7 @@ _UINT16_MAX = 65535
 # A white of the modes without one, and the largest value that it is taken for.
 _FLOAT_WHITES = ((1.0, 16.0), (255.0, 1.25 * 255), (65535.0, 1.25 * 65535))
 _INTEGER_WHITES = ((255.0, 255.0), (65535.0, 65535.0))
-_process_wide_lock = threading.Lock()
+_limit_lock = threading.Lock()
 
 
 @dataclass(eq=False)
@@ -251,11 +251,16 @@ def _from_pil(image: Image.Image) -> Picture:
         raise InvalidImageError(f"The image has no pixels: its size is {image.size}.")
     info = {k: v for k, v in image.info.items() if k != "transparency"}
     given = image.mode
+    premultiplied = image.copy() if given in ("La", "RGBa") else None
+    straight = samples
 
     def restore(samples: Array) -> Image.Image:
         result = _join_pil(samples, alpha, mode)
         if given in ("La", "RGBa", "RGBX"):
             result = result.convert(given)
+        if premultiplied is not None:  # which there is no exact way back to
+            same = (samples == straight).all(axis=-1)
+            result.paste(premultiplied, mask=Image.fromarray(same))
         elif given.startswith("I;16"):
             result = _pil_uint16(samples, given)
         result.info = dict(info)
@@ -308,7 +313,8 @@ def _from_array(array: Array) -> Picture:
 def _from_tensor(tensor: Any) -> Picture:
     if tensor.ndim != 4 or tensor.shape[:2] != (1, 3):
         raise ValueError(
-            f"an image tensor must be (1, 3, H, W), not {(*tensor.shape,)}"
+            "an image tensor must be (1, 3, H, W), or (B, 3, H, W) to paint, not "
+            f"{(*tensor.shape,)}"
         )
     if not tensor.is_floating_point():
         raise TypeError(
@@ -328,7 +334,19 @@ def _from_tensor(tensor: Any) -> Picture:
     return picture
 
 
+def check_finite(array: Array) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless there is a number everywhere."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("an image array must not be masked; fill it first (filled)")
+    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        raise ValueError(
+            "the image has values that are not finite; replace them "
+            "(numpy.nan_to_num), or convert it to integers"
+        )
+
+
 def _check_range(array: Array) -> None:
+    check_finite(array)
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return
     if array.dtype.kind != "f":
@@ -336,12 +354,7 @@ def _check_range(array: Array) -> None:
             f"an image array must be uint8, uint16 or a float in [0, 1], "
             f"not {array.dtype}"
         )
-    lowest, highest = float(array.min()), float(array.max())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise ValueError(
-            "the image has values that are not finite; replace them "
-            "(numpy.nan_to_num), or convert it to integers"
-        )
+    highest = float(array.max())
     if highest >= 128:
         raise ValueError(
             f"a float image is in [0, 1], this one goes to {highest:g}; "
@@ -491,18 +504,21 @@ def read_picture(
     format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
     """
     path = Path(path)
-    with _open_to_read(path) as file, _quiet_pillow(max_pixels):
+    with _open_to_read(path) as file:
         image = _identify(file, path)
         if image.width * image.height > max_pixels:
             raise _too_large(path, image, max_pixels)
         try:
-            image.info = _sound(image.info)  # Pillow would stumble over it, too
-            single = image.format in ("PSD", "MPO")  # layers; a photograph's thumbnail
-            if not single and getattr(image, "n_frames", 1) > 1:
-                logger.warning("The image has several frames; the first is painted.")
-            samples, alpha, mode = _decode(file, image, path)
-            orientation = _orientation(image)
-            metadata = _read_metadata(image)
+            with _pillow_allowing(image.width * image.height):
+                image.info = _sound(image.info)  # Pillow would stumble over it, too
+                single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
+                if not single and getattr(image, "n_frames", 1) > 1:
+                    logger.warning(
+                        "The image has several frames; the first is painted."
+                    )
+                samples, alpha, mode = _decode(file, image, path)
+                orientation = _orientation(image)
+                metadata = _read_metadata(image)
         except Image.DecompressionBombError as error:
             raise _too_large(path, image, max_pixels) from error
         except InvalidImageError as error:
@@ -554,20 +570,34 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
 
 
 @contextlib.contextmanager
-def _quiet_pillow(max_pixels: int = 0) -> Iterator[None]:
-    """Keep Pillow from warning, and let its decoders allow as much as the caller.
+def _pillow_allowing(pixels: int) -> Iterator[None]:
+    """Let Pillow's decoders go on with an image of that many pixels.
 
-    Both are set for the whole process, so one thread at a time is in here.
+    Their limit is the whole process's. Only where it is too low, or may be again once
+    another thread is done, one thread at a time is in here.
     """
-    with _process_wide_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or pixels <= min(limit, MAX_PIXELS):
+        yield
+        return
+    with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and max_pixels > 2 * limit:
-            Image.MAX_IMAGE_PIXELS = max_pixels
+        Image.MAX_IMAGE_PIXELS = pixels
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            if pixels == Image.MAX_IMAGE_PIXELS:  # nobody else has set it meanwhile
+                Image.MAX_IMAGE_PIXELS = limit
+
+
+def _renew_limit_lock() -> None:
+    """Forget the thread that was reading, which a forked process lacks."""
+    global _limit_lock
+    _limit_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_limit_lock)
 
 
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
@@ -1007,8 +1037,7 @@ def _write_pil(
             logger.warning("The XMP data is too long for JPEG and is left out.")
             options["xmp"] = b""
         options["extra"] = _iptc_segment(metadata.iptc) if metadata.iptc else b""
-    with _quiet_pillow():
-        image.save(file, form.name, **options)
+    image.save(file, form.name, **options)
 
 
 def _iptc_segment(iptc: bytes) -> bytes:

@@ -56,7 +56,10 @@ class LossNetwork(nn.Module):
         path = vgg.find_file(Path(path), shapes)
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in shapes}
+                # Copies: what is mapped changes with the file, or ends the process.
+                tensors = {
+                    name: file.get_tensor(name).to(dtype, copy=True) for name in shapes
+                }
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"The loss network {path} cannot be read ({error}); give a VGG-19 "

@@ -777,16 +777,20 @@ def once_per_file(
 
     def decorate(load: Callable[[Path], T]) -> Callable[[Path], T]:
         @functools.lru_cache(maxsize=count)
-        def kept(path: Path, _changed: tuple[int, int]) -> T:
+        def kept(path: Path, *_state: int) -> T:
             return load(path)
 
         @functools.wraps(load)
         def loaded(path: Path) -> T:
             try:
-                found = path.stat()
+                is_now = path.stat()
             except OSError:
                 return load(path)  # which says what is wrong
-            return kept(path, (found.st_mtime_ns, found.st_size))
+            return kept(
+                path.absolute(),
+                *(is_now.st_dev, is_now.st_ino, is_now.st_size),
+                *(is_now.st_mtime_ns, is_now.st_ctime_ns),
+            )
 
         return loaded
 

@@ -354,7 +354,7 @@ class Objective:
 
     def _style(self, found: Sequence[Statistics]) -> Tensor:
         """Return the part of the loss that is about statistics of the whole."""
-        total = torch.zeros(())
+        total = torch.zeros((), dtype=torch.float32)
         for target, statistics in zip(self.targets, found, strict=True):
             for layer, measured in statistics.items():
                 weight = target.share * self.weights.style_layers[layer]

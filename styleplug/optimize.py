@@ -13,14 +13,16 @@ gradient.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
 import logging
 import math
 import os
+import reprlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +35,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, Descent, resize
-from .engine import Stylizer, pick_device
+from .engine import Stylizer, checked_number, pick_device, undisturbed
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -60,7 +62,7 @@ from .objective import (
     overlap_of,
 )
 from .predictor import PHOTOGRAPHS
-from .rendering import is_out_of_memory, luma
+from .rendering import call_back, is_out_of_memory, luma
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -151,11 +153,6 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
-        for name in ("iterations", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(
-                    f"{name} must be an integer, got {getattr(self, name)!r}"
-                )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -164,21 +161,13 @@ class Options:
             ("iterations", 1, math.inf),
             ("tolerance", 0, 1),
             ("seed", -(2**63), 2**63 - 1),
+            ("memory_limit", 1, sys.maxsize),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not low <= value <= high or value == math.inf:
-                raise ValueError(
-                    f"{name} must be between {low} and {high}, got {value}"
-                )
-        limit = self.memory_limit
-        if limit is not None and not (
-            isinstance(limit, int | float) and 0 < limit < math.inf
-        ):
-            raise ValueError(
-                f"memory_limit must be a finite number above 0, got {limit!r}"
-            )
+            if name != "memory_limit" or value is not None:
+                whole = name in ("iterations", "seed")
+                value = checked_number(name, value, low, high, whole=whole)
+                object.__setattr__(self, name, value)
         _ = self.weights
 
     @functools.cached_property
@@ -218,6 +207,7 @@ def _weights(
     return weights
 
 
+@undisturbed()
 def optimize(
     content: ImageT,
     style: Any,
@@ -275,7 +265,8 @@ def optimize(
     ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
     each level of twice its size half as many; the last ends before when ten of them
     improved the loss by less than the fraction ``tolerance``, those before it by less
-    than ten times as much. The same call gives the same picture on the same machine.
+    than ten times as much. The same call gives the same picture on the same
+    machine with as many threads.
 
     ``loss_network`` is a VGG-19 as safetensors with torchvision's names: a file, a Hub
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
@@ -324,6 +315,7 @@ def _optimize(content: ImageT, style: Any, options: Options) -> ImageT:
     return result
 
 
+@undisturbed()
 def optimize_file(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -347,7 +339,7 @@ def optimize_file(
         write_picture,
         picture,
         path=dst,
-        provenance=_provenance(style, options),
+        provenance=_provenance(style, chosen, options),
         overwrite=overwrite,
     )
     try:
@@ -361,16 +353,16 @@ def optimize_file(
     return picture.size
 
 
-def _provenance(style: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a result's metadata says: style images and parameters."""
+def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str, Any]:
+    """Return what a result's metadata says: style images and the given parameters."""
     parts = _style_images(style)
     total = sum(float(part.weight) for part in parts)
     names = [f"{_name(part.image)}:{float(part.weight) / total:.2f}" for part in parts]
-    given = {name: options[name] for name in _TOLD if name in options}
-    if "init" in given:
-        given["init"] = _name(given["init"])
+    told = {name: getattr(options, name) for name in _TOLD if name in given}
+    if "init" in told:
+        told["init"] = _name(told["init"])
     style = " + ".join(names) if len(parts) > 1 else _name(parts[0].image)
-    return {"optimized": True, "style": style, **given}
+    return {"optimized": True, "style": style, **told}
 
 
 def _name(what: Any) -> str:
@@ -433,7 +425,8 @@ class _Run:
         if options.preserve_color:
             for part in self.styles:
                 part.image = _match_statistics(part, self.content)
-        self.network = _loss_network(options, self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            self.network = _loss_network(options, self.device)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -444,8 +437,15 @@ class _Run:
                 "The mask, or every region in it, is black: the picture stays as it is."
             )
             return
-        try:
+        # A caller's autocast counts no more, on whatever device.
+        with self._memory_watched(), torch.autocast(self.device.type, enabled=False):
             self._descend()
+
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        """Tell what to do when memory runs out."""
+        try:
+            yield
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -512,7 +512,7 @@ class _Run:
             ended = len(least) >= level.iterations or _has_stalled(least, tolerance)
             if self.options.callback is not None:
                 fraction = level.end if ended else level.fraction
-                self.options.callback(fraction, self.snapshot)
+                call_back(self.options.callback, fraction, self.snapshot)
         height, width = level.size
         logger.info("%d x %d: loss %.4g after %d", width, height, least[-1], len(least))
 
@@ -549,7 +549,8 @@ class _Run:
 
     def snapshot(self) -> Any:
         """Return the best picture so far."""
-        return self.show(self.pixels())
+        with self._memory_watched():
+            return self.show(self.pixels())
 
     def _levels(self) -> list[_Level]:
         """Return the levels, coarse to fine."""
@@ -613,8 +614,8 @@ class _Run:
             return self._grown(content)
         if self.options.init == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
-            noise = torch.rand(content.shape, generator=generator).to(content.device)
-            return self._kept(noise, content)
+            noise = torch.rand(content.shape, generator=generator, dtype=content.dtype)
+            return self._kept(noise.to(content.device), content)
         return self._kept(resize(self.sketch, content.shape[2:]).clone(), content)
 
     def _sketch(self) -> Tensor:
@@ -684,16 +685,23 @@ def _style_images(style: Any) -> list[StyleImage]:
                 for one in style
             ]
         except TypeError as error:
-            raise TypeError(
-                "style must be a picture, a StyleImage, or a sequence of these or of "
-                f"(picture, weight) pairs, got {style!r}"
-            ) from error
-    weights = [float(part.weight) for part in parts]
+            raise _no_style(style) from error
+    try:
+        weights = [float(part.weight) for part in parts]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _no_style(style) from error
     if not parts or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(
             f"style weights must be finite, not negative and not all 0, got {weights}"
         )
     return parts
+
+
+def _no_style(what: Any) -> TypeError:
+    return TypeError(
+        "style must be a picture, a StyleImage, or a sequence of these or of "
+        f"(picture, weight) pairs, got {reprlib.repr(what)}"
+    )
 
 
 def _share_out(styles: Sequence[Style]) -> None:
@@ -702,10 +710,11 @@ def _share_out(styles: Sequence[Style]) -> None:
     Where regions overlap, styles share by their weights. A region of half the picture
     has half the style loss, as it has half the content loss.
     """
-    whole = torch.ones(1, 1, 1, 1)
+    whole = torch.ones(1, 1, 1, 1, dtype=torch.float32)
     regions = [whole if s.region is None else s.region.cpu() for s in styles]
     cover = sum(
-        (s.share * r for s, r in zip(styles, regions, strict=True)), torch.zeros(1)
+        (s.share * r for s, r in zip(styles, regions, strict=True)),
+        torch.zeros(1, dtype=torch.float32),
     )
     for style, region in zip(styles, regions, strict=True):
         common = (region * cover).mean().item()

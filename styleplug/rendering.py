@@ -75,6 +75,8 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++ and cuBLAS word it
     "bad_alloc",
     "alloc_failed",
 )
+_RAISED_BY_CALLER = "_styleplug_raised_by_caller"
+"""Attribute of an error that :func:`call_back` marks."""
 _KEPT = 40_000_000
 """Pixels of a picture, at most, for its half to be kept: it is read four times. That of
 a larger one is averaged each time and takes no memory."""
@@ -563,7 +565,7 @@ class Renderer:
     def _report(self, work: int) -> None:
         self._done += work
         if self._progress is not None:
-            self._progress(min(1.0, self._done / self._work))
+            call_back(self._progress, min(1.0, self._done / self._work))
 
 
 @functools.cache
@@ -875,8 +877,27 @@ def _with_neighbours(x: Tensor, share: float) -> Tensor:
     return x
 
 
+def call_back(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a caller's function and mark what it raises, which ends the work."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        error.__dict__[_RAISED_BY_CALLER] = True
+        raise
+
+
+def is_raised_by_caller(error: Exception) -> bool:
+    """Tell whether an error came out of a function of the caller."""
+    return _RAISED_BY_CALLER in error.__dict__
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says, as devices word it, that memory ran out."""
+    """Tell whether an error says, as devices word it, that memory ran out.
+
+    That of a function of the caller never does.
+    """
+    if is_raised_by_caller(error):
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

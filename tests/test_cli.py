@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import types
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,27 @@ def fails(
     errors = [line for line in err.splitlines() if "note:" not in line]
     assert len(errors) == 1, err
     assert re.match(rf"styleplug: error: .*{expect}", errors[0]), errors[0]
+
+
+def test_a_wrong_option_is_told_before_the_style_is_loaded(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = photo.with_name("none.safetensors")
+    argv = ["stylize", photo, "-o", photo.with_name("out.png"), "--style", style]
+    fails(capsys, *argv, "--strength", "2", expect="strength must be between 0 and 1")
+
+
+def test_a_damaged_file_is_told_in_one_line_and_not_by_pillow(
+    photo: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(photo) as image:
+        image.save(photo.with_name("in.jpg"), exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    out = photo.with_name("out.png")
+    argv = ["stylize", str(photo.with_name("in.jpg")), "-o", str(out)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([*argv, "--style", str(tiny_style), "--device", "cpu"]) == 0
+    assert "Warning" not in capsys.readouterr().err
 
 
 def test_a_file_is_stylized_and_reported(

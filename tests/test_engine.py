@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import os
 import re
 import subprocess
 import sys
@@ -108,8 +110,9 @@ def test_strokes_twice_as_large_are_those_of_half_the_base_size(
     assert paint(120, 2) == paint(60, 1) != paint(120, 1)
 
 
-def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer):
-    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer, dtype):
+    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(dtype)
     mask = np.zeros((30, 40), np.float32)
     mask[10:20, 10:20] = 1
     mask[20:25] = 0.5
@@ -146,6 +149,34 @@ def test_a_blend_is_between_its_parts(tiny_style, other_style, content_image):
         for w in (0.2, 0.5, 0.8)
     ]
     assert 0 < shares[0] < shares[1] < shares[2] < np.abs(two - one).max()
+
+
+def test_a_style_file_is_read_again_when_another_takes_its_place(
+    tiny_style, other_style, tmp_path
+):
+    path = tmp_path / "style.safetensors"
+    infos = []
+    for name in ("one", "two"):
+        style = load_style(other_style if name == "two" else tiny_style)
+        new = tmp_path / name
+        save_style(new, style.vector, style.network, StyleInfo(name=name))
+        os.utime(new, ns=(0, 0))
+        new.replace(path)
+        infos.append((Stylizer(path, device="cpu").info.name, path.stat().st_size))
+    assert [name for name, _ in infos] == ["one", "two"]
+    assert infos[0][1] == infos[1][1]
+
+
+def test_a_relative_path_is_that_of_the_folder_one_is_in(
+    tiny_style, tmp_path, monkeypatch
+):
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.link(tiny_style, folder / "style.safetensors")
+        monkeypatch.chdir(folder)
+        path = Stylizer("style.safetensors", device="cpu").info.path
+        assert path == folder / "style.safetensors"
 
 
 def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
@@ -257,6 +288,61 @@ def test_out_receives_the_result(stylizer):
 def test_misuse_names_the_value(stylizer, options, message):
     with pytest.raises(ValueError, match=message):
         stylizer.render(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": np.float16(0.5), "style_scale": np.float16(1.5)},
+        {"style_scale": np.float16(1)},
+        {"strength": np.True_, "grain": np.int8(2), "preserve_color": np.True_},
+        {"style_scale": np.float16(0.25), "tile_size": np.int16(256)},
+        {"memory_limit": np.int32(200 << 20)},
+    ],
+)
+def test_numbers_of_numpy_are_as_good_as_python_s(stylizer, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    plain = {name: value.item() for name, value in options.items()}
+    expected = stylizer.render(pixels, **plain)
+    assert np.array_equal(stylizer.render(pixels, **options), expected)
+    assert stylizer.provenance(**options) == stylizer.provenance(**plain)
+    json.dumps(stylizer.provenance(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": np.complex64(1)}, "strength must be a number"),
+        ({"tile_size": 300.5}, r"tile_size must be an integer, got 300\.5"),
+        ({"strenght": 0.5}, "There is no option 'strenght'; there are strength,"),
+        ({"out": np.zeros((64, 96, 3), np.uint8)}, "no option 'out'"),
+        ({"style_scale": "2"}, "style_scale must be a number"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_done(
+    options, message, tmp_path, content_image, monkeypatch
+):
+    def stylizer(*_, **__):
+        raise AssertionError("The style was loaded.")
+
+    monkeypatch.setattr(Stylizer, "__init__", stylizer)
+    content_image.save(tmp_path / "in.png")
+    files = tmp_path / "in.png", tmp_path / "out.png"
+    with pytest.raises(TypeError, match=message):
+        stylize_file(*files, "starry-night", **options)
+    if not {"strenght", "out"} & {*options}:  # which Python itself refuses
+        with pytest.raises(TypeError, match=message):
+            stylize(content_image, "starry-night", **options)
+
+
+def test_pixels_that_are_no_numbers_are_refused(stylizer):
+    pixels = np.full((8, 8, 3), 0.5, np.float32)
+    with pytest.raises(TypeError, match="masked; fill it"):
+        stylizer.render(np.ma.masked_greater(pixels, 0.4))
+    pixels[3, 4] = np.nan
+    for strength in (0, 1):
+        with pytest.raises(ValueError, match="not finite"):
+            stylizer.render(pixels, strength=strength)
 
 
 def test_a_value_that_is_no_number_is_named(stylizer):
@@ -385,6 +471,35 @@ def test_an_error_of_the_progress_is_no_failing_device(
         stylizer(content_image)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("mine"), RuntimeError("out of memory"), MemoryLimitError("another's")],
+)
+@pytest.mark.parametrize("device", ["cpu", "other"])
+def test_an_error_of_the_progress_ends_the_rendering(
+    tiny_style, content_image, monkeypatch, caplog, error, device
+):
+    calls = []
+
+    def progress(fraction):
+        calls.append(fraction)
+        raise error
+
+    stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
+    if device == "other":
+        stylizer.device = torch.device("meta")  # stands for one that computes
+        monkeypatch.setattr(
+            engine.Renderer,
+            "render",
+            lambda renderer, *_: rendering.call_back(renderer._progress, 0.5),
+        )
+    with pytest.raises(type(error)) as caught:
+        stylizer(content_image, progress=progress)
+    assert caught.value is error
+    assert len(calls) == 1
+    assert not caplog.records
+
+
 def test_a_small_memory_limit_is_no_full_device(tiny_style, content_image, caplog):
     stylizer = Stylizer(tiny_style, device="cpu", dtype="float32")
     stylizer.device = torch.device("meta")  # stands for any but the CPU
@@ -456,6 +571,16 @@ def test_strokes_differ_down_to_the_smallest_scale(tiny_style, content_image):
     stylizer.info = dataclasses.replace(stylizer.info, base_size=683)
     small, smallest = (stylizer(content_image, style_scale=s) for s in (0.3, 0.25))
     assert small.tobytes() != smallest.tobytes()
+
+
+@pytest.mark.parametrize(
+    "style", [{"starry-night": 1.0}, {}, None, [np.zeros((90, 90, 3)), 1.0]]
+)
+def test_what_can_be_a_style_is_told_of_what_is_none(style):
+    message = r"a name, a path, a picture or \(style, weight\) pairs"
+    with pytest.raises(TypeError, match=message) as caught:
+        Stylizer(style)
+    assert len(str(caught.value)) < 200
 
 
 def test_an_unknown_style_is_an_error():

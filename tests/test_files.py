@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -79,8 +80,39 @@ def test_a_file_made_in_the_meantime_stays_unless_it_may_be_replaced(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_could_not_take_its_place_leaves_no_empty_one(
+def test_a_file_that_may_replace_no_other_is_never_seen_empty(
     tmp_path: Path, fill_disk: Callable[[], None]
+) -> None:
+    fill_disk()  # which an empty file that is to be replaced would meet
+    path = tmp_path / "out.txt"
+    write(path, "whole", overwrite=False)
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be no hard links, as on FAT."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def test_without_hard_links_no_file_is_replaced_unasked_either(
+    tmp_path: Path, no_links: None
+) -> None:
+    path = tmp_path / "out.txt"
+    write(path, "first", overwrite=False)
+    with pytest.raises(FileExistsError, match=r"out\.txt"):
+        write(path, "second", overwrite=False)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_could_not_take_its_place_leaves_no_empty_one(
+    tmp_path: Path, fill_disk: Callable[[], None], no_links: None
 ) -> None:
     fill_disk()
     with pytest.raises(OSError, match="No space left"):

@@ -7,6 +7,8 @@ import math
 import os
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 from styleplug import hub
 from styleplug.errors import TrainingError
 from tests.conftest import require
-from tests.hub_client import HubClient, RemoteError
+from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
 from tests.hub_server import Blob, Fault, HubServer
 
 VGG19 = {
@@ -138,6 +140,31 @@ def test_a_cached_file_that_rotted_is_fetched_again(
     file.write_bytes(content[:-1] + b"\xff")
     assert client("hub.loss_network_file", "relu1_2") == str(file)
     assert file.read_bytes()[-1000:] == content[-1000:]
+
+
+def test_threads_that_need_it_at_once_do_not_disturb_each_other(
+    server: HubServer, tmp_path: Path, weights: tuple[Path, dict[str, bytes]]
+) -> None:
+    serve(server, hub.LOSS_NETWORK, weights[0])
+    code = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from styleplug.hub import loss_network_file
+
+both_wrote, replace = threading.Barrier(2, timeout=60), Path.replace
+
+def replace_together(path, target):
+    both_wrote.wait()
+    return replace(path, target)
+
+Path.replace = replace_together
+with ThreadPoolExecutor(2) as threads:
+    first, second = threads.map(loss_network_file, ["relu1_2", "relu1_2"])
+assert first == second and [*first.parent.iterdir()] == [first]
+"""
+    environment = hub_environment(server.url, tmp_path / "huggingface")
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
 
 
 @pytest.mark.parametrize(

@@ -369,3 +369,15 @@ def test_far_distances_count_as_they_are_and_near_ones_squared():
     torch.testing.assert_close(found, torch.tensor([0.0, 0.04, 0.25, 0.75]))
     found.sum().backward()
     assert squared.grad.tolist() == [1.0, 1.0, 1.0, 0.5]
+
+
+def test_a_file_that_is_overwritten_changes_no_network_that_was_loaded(
+    shallow_vgg, tmp_path
+):
+    path = tmp_path / "vgg.safetensors"
+    save_file({name: t.float() for name, t in load_file(shallow_vgg).items()}, path)
+    network, image = LossNetwork(path, ["relu1_1"]), torch.rand(1, 3, 16, 16)
+    before = network(image)["relu1_1"]
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    assert torch.equal(network(image)["relu1_1"], before)

@@ -161,6 +161,33 @@ def test_the_same_call_gives_the_same_picture(
     assert np.array_equal(first, second)
 
 
+@pytest.fixture
+def default_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("setting", ["autocast", "device", "dtype"])
+def test_what_a_caller_has_set_for_torch_changes_nothing(
+    setting, content_image, stripes, shallow, request
+):
+    def run():
+        return optimize(content_image, stripes, init="noise", **shallow)
+
+    expected = run()
+    if setting == "dtype":
+        request.getfixturevalue("default_float64")
+        result = run()
+    else:
+        with {
+            "autocast": torch.autocast("cpu", torch.bfloat16),
+            "device": torch.device("meta"),  # stands for any but the CPU
+        }[setting]:
+            result = run()
+    assert np.array_equal(np.array(result), np.array(expected))
+
+
 def test_the_seed_is_that_of_the_noise(content_image, stripes, shallow):
     first, second = (
         np.array(optimize(content_image, stripes, init="noise", seed=s, **shallow))
@@ -510,11 +537,10 @@ def test_content_and_style_may_differ_wildly_in_size(shallow):
         ({"tolerance": 2}, "tolerance must be between 0 and 1"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
         ({"style_layers": "pool5"}, "style_layers must be one of"),
-        ({"memory_limit": math.inf}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": math.inf}, "memory_limit must be between 1"),
         ({"seed": 10**20}, "seed must be between"),
-        ({"memory_limit": 0}, "memory_limit must be a finite number above 0"),
-        ({"memory_limit": -1}, "memory_limit must be a finite number above 0"),
-        ({"memory_limit": "2G"}, "memory_limit must be a finite number above 0"),
+        ({"memory_limit": 0}, "memory_limit must be between 1"),
+        ({"memory_limit": -1}, "memory_limit must be between 1"),
     ],
 )
 def test_misuse_is_named(keywords, message, content_image, stripes, shallow):
@@ -529,8 +555,10 @@ def test_styles_without_weight_are_refused(style, content_image, shallow):
 
 
 def test_what_is_no_picture_is_refused(content_image, shallow, tmp_path):
-    with pytest.raises(TypeError, match="style must be a picture"):
-        optimize(content_image, [1], **shallow)
+    for style in ([1], [(flat("red"), "a")], (np.zeros((9, 9, 3)), 1.0)):
+        with pytest.raises(TypeError, match="style must be a picture") as caught:
+            optimize(content_image, style, **shallow)
+        assert len(str(caught.value)) < 200
     path = tmp_path / "style.png"
     path.write_bytes(b"no picture")
     with pytest.raises(InvalidImageError, match=r"style\.png"):
@@ -573,6 +601,28 @@ def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shall
 def test_a_seed_is_an_integer(content_image, stripes, shallow):
     with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
         optimize(content_image, stripes, seed=1.5, **shallow)
+
+
+def test_a_memory_limit_is_a_number(content_image, stripes, shallow):
+    with pytest.raises(TypeError, match="memory_limit must be a number, got '2G'"):
+        optimize(content_image, stripes, memory_limit="2G", **shallow)
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s(
+    content_image, stripes, shallow, tmp_path
+):
+    source, target = tmp_path / "photo.png", tmp_path / "out.png"
+    content_image.save(source)
+    shallow["iterations"] = np.int64(2)
+    options = {"seed": np.uint8(7), "style_weight": np.float32(60), "init": "noise"}
+    optimize_file(source, target, stripes, **options, **shallow)
+    expected = optimize(
+        content_image, stripes, **{**shallow, "iterations": 2}, seed=7, init="noise"
+    )
+    with Image.open(target) as result:
+        assert np.array_equal(np.array(result), np.array(expected))
+        told = json.loads(result.info["Software"].split(maxsplit=2)[2])
+    assert (told["iterations"], told["seed"], told["style_weight"]) == (2, 7, 60)
 
 
 def test_a_huge_style_image_is_to_be_made_smaller(content_image, shallow, tmp_path):
@@ -647,6 +697,33 @@ def test_an_exception_from_the_callback_ends_it(content_image, stripes, shallow)
 
     with pytest.raises(StopError):
         optimize(content_image, stripes, callback=callback, **shallow)
+
+
+@pytest.mark.parametrize("error", [MemoryError("mine"), RuntimeError("out of memory")])
+def test_an_exception_from_the_callback_is_no_lack_of_memory(
+    error, content_image, stripes, shallow
+):
+    calls = []
+
+    def callback(fraction, snapshot):
+        calls.append(fraction)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        optimize(content_image, stripes, callback=callback, **shallow)
+    assert caught.value is error
+    assert len(calls) == 1
+
+
+def test_a_snapshot_without_memory_tells_what_to_do(
+    content_image, stripes, shallow, monkeypatch
+):
+    def pixels(run):
+        raise MemoryError
+
+    monkeypatch.setattr(sys.modules["styleplug.optimize"]._Run, "pixels", pixels)
+    with pytest.raises(MemoryLimitError, match="lower --memory"):
+        optimize(content_image, stripes, callback=lambda _, shot: shot(), **shallow)
 
 
 # Files and names
