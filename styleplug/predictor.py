@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from .losses import (
     style_loss,
     tv_loss,
 )
+from .muon import Muon
 from .networks import (
     LoadedStyle,
     StyleNetwork,
@@ -62,10 +63,13 @@ _EPS = 4e-3
 """Gradients far below this are noise: what they point to stays where it is."""
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
-_KERNEL_RATE = 0.03
+_KERNEL_RATE = 0.06
 """Learning rate of the first step on what a style changes kernels by: after a third
 of the steps. From the start, what is learned would hang on chance, such as in which
 size the picture comes."""
+_MOMENTUM = 0.8
+"""Share of past gradients that a step keeps: it forgets them in a few steps, as there
+are no more."""
 _GLANCE = 128
 """Pixels of a side at which a content is compared with the picture of the style."""
 _SAME, _OTHER = 0.3, 0.5
@@ -222,20 +226,13 @@ def refine(
             each.requires_grad_(True) for pair in factors.values() for each in pair
         ]
         strength = torch.ones(len(vectors), device=vectors.device)
-        # It forgets its past in a few steps: there are no more.
-        optimizer = torch.optim.Adam(
-            [
-                {"params": [vectors], "lr": _RATE},
-                {"params": changes, "lr": _KERNEL_RATE},
-            ],
-            betas=(0.8, 0.95),
-            eps=_EPS,
-        )
-        count = len(contents)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, [_falling(0, count), _falling(count // 3, count)]
-        )
-        for content in contents:
+        betas, count = (_MOMENTUM, 0.95), len(contents)
+        descents: list[tuple[torch.optim.Optimizer, float, int]]
+        descents = [(torch.optim.Adam([vectors], betas=betas, eps=_EPS), _RATE, 0)]
+        if changes:
+            muon = Muon(changes, momentum=_MOMENTUM)
+            descents.append((muon, _KERNEL_RATE, count // 3))
+        for step, content in enumerate(contents):
             styles = with_changes(vectors, factors)
             painted = paint(network, content, styles, strength, dtype=dtype)
             with autocast(vectors.device, dtype):
@@ -245,23 +242,20 @@ def refine(
                 + _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
                 + _TV_WEIGHT * tv_loss(painted)
             )
-            optimizer.zero_grad()
             loss.sum().backward()
-            optimizer.step()
-            schedule.step()
+            for descent, rate, first in descents:
+                descent.param_groups[0]["lr"] = rate * _falling(step, first, count)
+                descent.step()
+                descent.zero_grad()
         return with_changes(vectors, factors).detach()
 
 
-def _falling(first: int, count: int) -> Callable[[int], float]:
-    """Return the share of a learning rate by step: none before the first, then all of
-    it, and ever less until there were ``count``."""
-
-    def share(step: int) -> float:
-        if step < first:
-            return 0.0
-        return 0.55 + 0.45 * math.cos(math.pi * (step - first) / (count - first or 1))
-
-    return share
+def _falling(step: int, first: int, count: int) -> float:
+    """Return the share of a learning rate: none before the first step, then all of it,
+    and ever less until there were ``count``."""
+    if step < first:
+        return 0.0
+    return 0.55 + 0.45 * math.cos(math.pi * (step - first) / (count - first))
 
 
 def capture(

@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 
 from ..errors import TrainingError
 from ..files import check_free, check_writable, replacing
+from ..muon import Muon
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ SAVE_EVERY = 180.0
 """Seconds between two checkpoints."""
 VECTORS = "vectors"
 """Name of the parameter that is learned at a rate of its own."""
+FACTORS = "factors."
+"""What parameters are called by first that are matrices, which Muon learns: a style is
+nearer to its artwork after as many steps than with Adam."""
 _SQUARES_KEPT = 0.99
 """Adam's decay of squared gradients. A style is learned in some hundreds of steps, in
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
@@ -54,10 +58,17 @@ class State:
         self._learned = learned
         self._identity = identity
         vectors = [p for name, p in learned.items() if name == VECTORS]
-        others = [p for name, p in learned.items() if name != VECTORS]
+        factors = {name: p for name, p in learned.items() if name.startswith(FACTORS)}
+        known = {*vectors, *factors.values()}
+        others = [p for p in learned.values() if p not in known]
         rates = [(others, 1.0), (vectors, config.vector_rate)]
         groups = [{"params": p, "times": times} for p, times in rates if p]
-        self._optimizer = torch.optim.Adam(groups, betas=(0.9, _SQUARES_KEPT))
+        adam = torch.optim.Adam(groups, betas=(0.9, _SQUARES_KEPT))
+        self._optimizers: dict[str, torch.optim.Optimizer]
+        self._optimizers = dict.fromkeys(learned, adam)
+        if factors:
+            muon = Muon([{"params": [*factors.values()], "times": 1.0}])
+            self._optimizers |= dict.fromkeys(factors, muon)
         self._slowdown = 1.0
         self._average = 0.0
         """Of the loss, over the last hundred steps or so."""
@@ -74,16 +85,18 @@ class State:
     def descend(self, loss: Tensor) -> None:
         """Take one step; from a loss that is not finite, step back and slow down."""
         rate = self._config.learning_rate * one_cycle(self.step / self.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * self._slowdown * group["times"]
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._learned.values():
+            parameter.grad = None
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._learned.values(), 1.0)
         self.step += 1
         if not torch.isfinite(norm):
             self._step_back()
             return
-        self._optimizer.step()
+        for optimizer in dict.fromkeys(self._optimizers.values()):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self._slowdown * group["times"]
+            optimizer.step()
         if self.step % _KEEP_EVERY == 0:
             self._good = self._tensors()
         self._watch(loss.detach())
@@ -114,25 +127,25 @@ class State:
         self._load(self._good)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return copies of the weights and of Adam's moments."""
+        """Return copies of the weights and of what the optimizers know of them."""
         tensors = {}
         for name, parameter in self._learned.items():
             tensors[name] = parameter.detach().clone().contiguous()
-            for key, value in self._optimizer.state[parameter].items():
+            for key, value in self._optimizers[name].state[parameter].items():
                 tensors[f"{name}#{key}"] = value.clone().contiguous()
         return tensors
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self._learned.items():
             parameter.data.copy_(tensors[name])
-            adam = {
+            known = {
                 key: tensors[f"{name}#{key}"].clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{name}#{key}" in tensors
             }
-            for key in adam.keys() - {"step"}:
-                adam[key] = adam[key].to(parameter.device)
-            self._optimizer.state[parameter] = adam
+            for key in known.keys() - {"step"}:
+                known[key] = known[key].to(parameter.device)
+            self._optimizers[name].state[parameter] = known
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; when that fails, say so and keep the last one."""

@@ -53,6 +53,33 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     assert "was not written" in caplog.text
 
 
+def test_matrices_that_change_kernels_are_learned_by_muon_and_resumed(tmp_path):
+    def begun():
+        learned = {
+            "vectors": nn.Parameter(torch.ones(1, 4)),
+            "factors.down4_a": nn.Parameter(1 + 2 * torch.eye(2, 8)[None]),
+        }
+        return learned, State(learned, TrainConfig(steps=10, learning_rate=0.1), {})
+
+    def descend(learned, state):
+        state.descend(sum(p.square().sum() for p in learned.values()))
+
+    learned, state = begun()
+    before = learned["factors.down4_a"].detach().clone()
+    descend(learned, state)
+    change = learned["factors.down4_a"].detach() - before
+    lengths = torch.linalg.svdvals(change).flatten()  # Adam's would be of rank 1
+    assert lengths.min() > 0.5 * lengths.max()
+
+    state.save(tmp_path / "run.ckpt")
+    other, resumed = begun()
+    resumed.resume(tmp_path / "run.ckpt")
+    descend(learned, state)
+    descend(other, resumed)
+    for name, parameter in learned.items():
+        assert torch.equal(parameter, other[name])
+
+
 def test_the_learning_rate_warms_up_and_ends_near_0():
     rates = [one_cycle(step / 1000) for step in range(1001)]
     assert rates[0] < 0.05
