@@ -855,7 +855,7 @@ def _add_publish(commands: Commands) -> None:
         default=[],
         type=Path,
         metavar="IMAGE",
-        help="picture to show on the card, uploaded without EXIF, XMP and comments; "
+        help="picture to show on the card, uploaded without its EXIF, XMP and IPTC; "
         "several are allowed",
     )
     for text in ("license", "artwork"):
@@ -1032,7 +1032,7 @@ def _without_folder(argument: str) -> str:
     path = re.sub(r"^(-\w(?=.)|--[\w-]+=)", "", argument)
     if not os.path.isabs(path):
         return argument
-    return argument.removesuffix(path) + Path(path).name
+    return argument.removesuffix(path) + (Path(path).name or path)
 
 
 def _add_demo(commands: Commands) -> None:

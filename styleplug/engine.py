@@ -502,8 +502,9 @@ def stylize_file(
 ) -> tuple[int, int]:
     """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
 
-    Keeps EXIF (the orientation applied), ICC profile, XMP, resolution, 16-bit depth
-    and alpha where the format can, and notes style and parameters in the metadata.
+    Keeps EXIF (the orientation applied), ICC profile, XMP, IPTC, resolution, 16-bit
+    depth and alpha where the format can, and notes style and parameters in the
+    metadata.
     ``dst`` appears whole or not at all; an existing one is replaced only with
     ``overwrite``. A :class:`Stylizer` as the ``style`` has a ``device`` and ``dtype``
     already. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns the
@@ -728,7 +729,9 @@ def checked_number(
 
     Raises ``TypeError`` and ``ValueError`` that name it.
     """
-    if isinstance(value, np.generic):  # which overflow, or are of few digits
+    if isinstance(value, np.floating):  # which overflow, or are of few digits
+        value = float(value)
+    elif isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, int if whole else int | float):
         kind = "an integer" if whole else "a number"

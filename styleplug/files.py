@@ -102,4 +102,5 @@ def _take_free_place(part: Path, target: Path) -> None:
             target.unlink(missing_ok=True)
             raise
     else:
-        part.unlink()
+        with contextlib.suppress(OSError):  # what was to be written is there
+            part.unlink()

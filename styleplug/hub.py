@@ -264,8 +264,8 @@ def publish(
     the pictures ``samples``, in one commit. ``license`` of the weights and ``artwork``,
     the rights in the artwork, stand in for those that the file names, or are missing in
     it; the file itself stays as it is. Samples are written anew, without what tells
-    where and when a photograph was taken: EXIF, XMP and comments are left out, the
-    colour profile stays. ``dry_run`` makes no HTTP request.
+    where and when a photograph was taken: its EXIF, XMP, IPTC and comments are left
+    out, the colour profile stays. ``dry_run`` makes no HTTP request.
 
     Raises :class:`InvalidStyleError` for a style that is damaged, too large to be
     pulled, holds weights that are not finite, or does not name its licence and the
@@ -356,7 +356,8 @@ def _repository(
 
 
 def _bare_image(path: Path) -> bytes:
-    """Return an image file that tells nothing but its pixels and their colours."""
+    """Return an image file anew, with nothing of what ``path`` tells but the pixels and
+    their colours."""
     from .images import read_picture, write_picture
 
     picture = read_picture(path)

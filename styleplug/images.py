@@ -754,7 +754,8 @@ def _read_metadata(image: ImageFile.ImageFile) -> dict[str, Any]:
 
 
 def _read_iptc(image: ImageFile.ImageFile) -> bytes:
-    """Return the IPTC records of a JPEG or TIFF, but for those of 32 kB and more."""
+    """Return the IPTC records of a JPEG or TIFF, but for empty ones and those of 32 kB
+    and more."""
     try:
         records = IptcImagePlugin.getiptcinfo(image) or {}
     except _DECODER_ERRORS as error:
@@ -764,7 +765,7 @@ def _read_iptc(image: ImageFile.ImageFile) -> bytes:
         struct.pack(">3BH", 0x1C, *name, len(text)) + text
         for name, texts in records.items()
         for text in (texts if isinstance(texts, list) else [texts])
-        if len(text) < 0x8000
+        if text is not None and len(text) < 0x8000
     )
 
 

@@ -689,7 +689,11 @@ def test_iptc_in_words_as_photoshop_writes_it_is_kept(
 
 @pytest.mark.parametrize(
     "data",
-    [b"no records", IPTC[:3], IPTC[:-2], b"\x1c\x02\x19\x84\0\1\0\0" + bytes(2**16)],
+    [
+        *(b"no records", IPTC[:3], IPTC[:-2]),
+        b"\x1c\x02\x19\0\0" + IPTC,  # an empty record
+        b"\x1c\x02\x19\x84\0\1\0\0" + bytes(2**16),
+    ],
 )
 def test_damaged_iptc_does_not_keep_a_picture_from_being_read(
     data: bytes, tmp_path: Path

@@ -138,14 +138,16 @@ class State:
     def _load(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self._learned.items():
             parameter.data.copy_(tensors[name])
+            optimizer = self._optimizers[name]
+            moments = () if isinstance(optimizer, Muon) else ("step", "exp_avg_sq")
             known = {
                 key: tensors[f"{name}#{key}"].clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}#{key}" in tensors
+                for key in ("exp_avg", *moments)  # checkpoints of earlier versions
+                if f"{name}#{key}" in tensors  # had those of Adam for all
             }
             for key in known.keys() - {"step"}:
                 known[key] = known[key].to(parameter.device)
-            self._optimizers[name].state[parameter] = known
+            optimizer.state[parameter] = known
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; when that fails, say so and keep the last one."""

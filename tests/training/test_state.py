@@ -71,13 +71,22 @@ def test_matrices_that_change_kernels_are_learned_by_muon_and_resumed(tmp_path):
     lengths = torch.linalg.svdvals(change).flatten()  # Adam's would be of rank 1
     assert lengths.min() > 0.5 * lengths.max()
 
-    state.save(tmp_path / "run.ckpt")
+    path = tmp_path / "run.ckpt"
+    state.save(path)
+    tensors, progress = load_checkpoint(path, {})
+    earlier = {
+        "factors.down4_a#exp_avg_sq": before,
+        "factors.down4_a#step": torch.ones(()),
+    }
+    save_checkpoint(path, tensors | earlier, {}, progress, "one with Adam's moments")
     other, resumed = begun()
-    resumed.resume(tmp_path / "run.ckpt")
+    resumed.resume(path)
     descend(learned, state)
     descend(other, resumed)
     for name, parameter in learned.items():
         assert torch.equal(parameter, other[name])
+    resumed.save(path)
+    assert not load_checkpoint(path, {})[0].keys() & earlier.keys()
 
 
 def test_the_learning_rate_warms_up_and_ends_near_0():
