@@ -735,7 +735,7 @@ def _add_info(commands: Commands) -> None:
 def _info(args: argparse.Namespace) -> int:
     from .hub import locate, style_info
 
-    _refuse_picture(args.style, "")
+    _refuse_picture(args.style)
     info = style_info(locate(args.style))
     fields = _as_json(info)
     if args.json:
@@ -748,7 +748,7 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_picture(style: str, or_else: str) -> None:
+def _refuse_picture(style: str, or_else: str = "") -> None:
     """Raise ``StyleplugError`` for a picture where only a style file will do."""
     from .images import names_picture
 

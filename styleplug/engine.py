@@ -504,8 +504,7 @@ def stylize_file(
 
     Keeps EXIF (the orientation applied), ICC profile, XMP, IPTC, resolution, 16-bit
     depth and alpha where the format can, and notes style and parameters in the
-    metadata.
-    ``dst`` appears whole or not at all; an existing one is replaced only with
+    metadata. ``dst`` appears whole or not at all; an existing one is replaced only with
     ``overwrite``. A :class:`Stylizer` as the ``style`` has a ``device`` and ``dtype``
     already. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns the
     (width, height) of the image.
@@ -714,10 +713,10 @@ def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
     ):
         if checked.get(name) is not None:
             checked[name] = checked_number(name, checked[name], low, high, whole=whole)
-    keep = checked.get("preserve_color", False)
-    if not isinstance(keep, bool | np.bool_):
-        raise TypeError(f"preserve_color must be True or False, got {keep!r}")
     if "preserve_color" in checked:
+        keep = checked["preserve_color"]
+        if not isinstance(keep, bool | np.bool_):
+            raise TypeError(f"preserve_color must be True or False, got {keep!r}")
         checked["preserve_color"] = bool(keep)
     return checked
 

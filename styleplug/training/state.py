@@ -30,9 +30,9 @@ SAVE_EVERY = 180.0
 """Seconds between two checkpoints."""
 VECTORS = "vectors"
 """Name of the parameter that is learned at a rate of its own."""
-FACTORS = "factors."
-"""What parameters are called by first that are matrices, which Muon learns: a style is
-nearer to its artwork after as many steps than with Adam."""
+_FACTORS = "factors."
+"""How names begin of matrices that change kernels. Muon learns them: as many steps
+bring a style nearer to its artwork than Adam's."""
 _SQUARES_KEPT = 0.99
 """Adam's decay of squared gradients. A style is learned in some hundreds of steps, in
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
@@ -58,7 +58,7 @@ class State:
         self._learned = learned
         self._identity = identity
         vectors = [p for name, p in learned.items() if name == VECTORS]
-        factors = {name: p for name, p in learned.items() if name.startswith(FACTORS)}
+        factors = {name: p for name, p in learned.items() if name.startswith(_FACTORS)}
         known = {*vectors, *factors.values()}
         others = [p for p in learned.values() if p not in known]
         rates = [(others, 1.0), (vectors, config.vector_rate)]
@@ -139,11 +139,12 @@ class State:
         for name, parameter in self._learned.items():
             parameter.data.copy_(tensors[name])
             optimizer = self._optimizers[name]
+            # Earlier checkpoints have Adam's moments of what Muon learns now.
             moments = () if isinstance(optimizer, Muon) else ("step", "exp_avg_sq")
             known = {
                 key: tensors[f"{name}#{key}"].clone()
-                for key in ("exp_avg", *moments)  # checkpoints of earlier versions
-                if f"{name}#{key}" in tensors  # had those of Adam for all
+                for key in ("exp_avg", *moments)
+                if f"{name}#{key}" in tensors
             }
             for key in known.keys() - {"step"}:
                 known[key] = known[key].to(parameter.device)
