@@ -231,10 +231,17 @@ def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):
 
 
 def test_memory_limit_and_tile_size_do_not_change_the_result(stylizer):
-    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
-    whole = stylizer.render(pixels, tile_size=1024).astype(int)
-    for options in ({"tile_size": 256}, {"memory_limit": 10**8}):
-        tiled = stylizer.render(pixels, **options)
+    pixels = np.random.default_rng(0).integers(0, 256, (450, 460, 3), np.uint8)
+
+    def paint(**options) -> tuple[np.ndarray, int]:
+        seen: list[float] = []
+        out = stylizer.render(pixels, style_scale=4, progress=seen.append, **options)
+        return out.astype(int), len(seen)
+
+    whole, fewest = paint(tile_size=1024)
+    for options in ({"tile_size": 256}, {"memory_limit": 6 * 10**7}):
+        tiled, more = paint(**options)
+        assert more > fewest
         assert np.abs(tiled - whole).max() <= 1
 
 
@@ -257,7 +264,7 @@ def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
 
 
 def test_the_result_may_replace_the_content(stylizer):
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (450, 460, 3), np.uint8)
     expected = stylizer.render(pixels, tile_size=256, style_scale=4)
     stylizer.render(pixels, out=pixels, tile_size=256, style_scale=4)
     assert np.array_equal(pixels, expected)
