@@ -93,6 +93,14 @@ def test_a_light_painting_fades_into_the_content(stylizer, content_image):
     assert distances[1] < 0.3 * distances[5]
 
 
+def test_grain_is_as_much_as_is_asked_for(stylizer):
+    card = np.full((64, 96, 3), 128, np.uint8)
+    smooth, grained = (
+        stylizer.render(card, grain=grain).std(axis=(0, 1)) for grain in (0, 4)
+    )
+    assert (grained > 2 * smooth + 1).all()
+
+
 def test_style_scale_changes_the_strokes_not_the_size(stylizer, content_image):
     fine, coarse = (stylizer(content_image, style_scale=scale) for scale in (0.5, 2))
     assert fine.size == coarse.size == content_image.size
@@ -112,11 +120,12 @@ def test_strokes_twice_as_large_are_those_of_half_the_base_size(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer, dtype):
-    pixels = np.random.default_rng(0).normal(0.5, 2, (30, 40, 3)).astype(dtype)
-    mask = np.zeros((30, 40), np.float32)
-    mask[10:20, 10:20] = 1
-    mask[20:25] = 0.5
+@pytest.mark.parametrize("size", [(30, 40), (560, 530)])
+def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer, size, dtype):
+    pixels = np.random.default_rng(0).normal(0.5, 2, (*size, 3)).astype(dtype)
+    mask = np.zeros(size, np.float32)
+    mask[-20:-10, -15:-5] = 1
+    mask[-8:-3, :15] = 0.5
     out = stylizer.render(pixels, mask=mask)
     assert np.array_equal(out[mask == 0], pixels[mask == 0])
     whole = stylizer.render(pixels)
@@ -231,10 +240,17 @@ def test_styles_of_different_trunks_are_not_blended(tiny_style, tmp_path):
 
 
 def test_memory_limit_and_tile_size_do_not_change_the_result(stylizer):
-    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
-    whole = stylizer.render(pixels, tile_size=1024).astype(int)
-    for options in ({"tile_size": 256}, {"memory_limit": 10**8}):
-        tiled = stylizer.render(pixels, **options)
+    pixels = np.random.default_rng(0).integers(0, 256, (450, 460, 3), np.uint8)
+
+    def paint(**options) -> tuple[np.ndarray, int]:
+        seen: list[float] = []
+        out = stylizer.render(pixels, style_scale=4, progress=seen.append, **options)
+        return out.astype(int), len(seen)
+
+    whole, fewest = paint(tile_size=1024)
+    for options in ({"tile_size": 256}, {"memory_limit": 6 * 10**7}):
+        tiled, more = paint(**options)
+        assert more > fewest
         assert np.abs(tiled - whole).max() <= 1
 
 
@@ -257,7 +273,7 @@ def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
 
 
 def test_the_result_may_replace_the_content(stylizer):
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (450, 460, 3), np.uint8)
     expected = stylizer.render(pixels, tile_size=256, style_scale=4)
     stylizer.render(pixels, out=pixels, tile_size=256, style_scale=4)
     assert np.array_equal(pixels, expected)

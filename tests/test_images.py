@@ -28,7 +28,7 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from styleplug import color, images
+from styleplug import color, images, rendering
 from styleplug.errors import ImageTooLargeError, InvalidImageError
 from styleplug.images import (
     Picture,
@@ -458,6 +458,32 @@ def test_float_colour_is_written_with_16_bits(suffix: str, tmp_path: Path) -> No
     again = read_picture(save(picture, tmp_path / f"out{suffix}"))
     assert again.pixels.dtype == np.uint16
     assert np.abs(again.pixels / 65535 - picture.pixels).max() <= 0.51 / 65535
+
+
+@pytest.mark.parametrize(("suffix", "white"), [(".png", 65535), (".jpg", 255)])
+def test_highlights_are_white_where_a_format_has_none(
+    suffix: str, white: int, tmp_path: Path
+) -> None:
+    values = np.linspace(0, 1.5, 64 * 64, dtype=np.float32).reshape(64, 64)
+    path = save(Picture.from_image(Image.fromarray(values)), tmp_path / f"out{suffix}")
+    with Image.open(path) as result:
+        assert np.asarray(result)[-1].min() == white
+
+
+@pytest.mark.parametrize(("dtype", "white"), [("uint8", 255), ("uint16", 65535)])
+def test_integers_have_nothing_beyond_black_and_white(dtype: str, white: int) -> None:
+    beyond = np.array([[-0.5, 1.5]], np.float32)
+    assert color.change_depth(beyond, dtype).tolist() == [[0, white]]
+
+
+def test_grey_is_that_of_pillow() -> None:
+    pixels = noise(40, 50, 3)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), int)
+    assert np.array_equal(color.to_grey(pixels)[..., 0], grey)
+    light = (pixels / 255).astype(np.float32)
+    tensor = torch.from_numpy(light).permute(2, 0, 1)[None]
+    for found in (color.to_grey(light)[..., 0], rendering.luma(tensor)[0, 0].numpy()):
+        assert np.abs(255 * found - grey).max() < 0.51
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

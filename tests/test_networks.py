@@ -78,6 +78,39 @@ def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(
     torch.testing.assert_close(torch.sigmoid(frozen(content))[inside], live[inside])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_paints_without_gradients_what_it_paints_with_them(network, dtype):
+    content = torch.rand(1, 3, 64, 96)
+    vector = network.vector(random_style(network))
+
+    def paint():
+        moments = {}
+        painted = network(content, vector, moments)
+        return (
+            painted,
+            moments,
+            network.freeze(vector, moments, dtype)(content.to(dtype)),
+        )
+
+    *plain, logits = paint()
+    with torch.inference_mode():
+        *fast, fast_logits = paint()
+    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(fast_logits, logits, atol=tolerance, rtol=0)
+
+
+def test_a_box_is_that_part_of_the_whole(network):
+    content = torch.rand(1, 3, 96, 128)
+    vector = network.vector(random_style(network))
+    moments = {}
+    with torch.inference_mode():
+        network(content, vector, moments)
+        frozen = network.freeze(vector, moments, torch.float32)
+        part, whole = frozen(content, (37, 29, 61, 90)), frozen(content)
+    torch.testing.assert_close(part, whole[..., 37:61, 29:90])
+
+
 def test_where_onednn_cannot_rectify_the_picture_is_the_same(network, monkeypatch):
     def refuse(*_arguments):
         raise RuntimeError("bf16 path needs the cpu support avx512bw")

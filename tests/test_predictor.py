@@ -24,7 +24,7 @@ from styleplug.errors import (
     StyleNotFoundError,
 )
 from styleplug.images import Picture, read_picture
-from styleplug.losses import style_loss
+from styleplug.losses import CONTENT_LAYERS, content_loss, style_loss
 from styleplug.networks import (
     StyleNetwork,
     hash_trunk,
@@ -260,6 +260,21 @@ def test_refined_vectors_paint_nearer_to_their_styles(studio):
     with torch.no_grad():
         before, after = (
             style_loss(encoder(network(contents, network.vector(v))), wanted)
+            for v in (vectors, refined)
+        )
+    assert (after < 0.9 * before).all()
+
+
+def test_refining_holds_to_the_content(studio, monkeypatch):
+    for name, value in ("_STYLE_WEIGHT", 0.0), ("_TV_WEIGHT", 0.0), ("_EPS", 1e-8):
+        monkeypatch.setattr(styleplug.predictor, name, value)
+    network, encoder, vectors, wanted, contents = studio
+    refined = refine(network, encoder, vectors, wanted, [contents] * 10)
+    with torch.no_grad():
+        seen = encoder(contents)
+        seen = {layer: seen[layer] for layer in CONTENT_LAYERS}
+        before, after = (
+            content_loss(encoder(network(contents, network.vector(v))), seen)
             for v in (vectors, refined)
         )
     assert (after < 0.9 * before).all()

@@ -118,6 +118,24 @@ def test_a_stylizer_is_pushed_and_comes_back_with_its_commit(
     )
 
 
+def test_a_stylizer_opens_a_private_style_with_its_token_in_its_cache(
+    server: HubServer, style: Path, tmp_path: Path
+) -> None:
+    server.add("owner/mine", {"model.safetensors": style}, private=True)
+    code = (
+        "import sys; from styleplug import Stylizer; folder, token = sys.argv[1:]; "
+        "keywords = {'cache_dir': folder, 'token': token}; "
+        "opened = Stylizer('owner/mine', device='cpu', **keywords); "
+        "assert opened.info.path.is_relative_to(folder), opened.info"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "cache", OWNER_TOKEN],
+        check=True,
+        cwd=ROOT,
+        env=hub_environment(server.url, tmp_path / "huggingface"),
+    )
+
+
 def test_a_folder_with_a_style_in_it_is_a_pretrained_one(tmp_path: Path) -> None:
     write_style(tmp_path / "model.safetensors")
     assert Stylizer.from_pretrained(str(tmp_path), device="cpu").info.name == "wave"

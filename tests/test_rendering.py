@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from styleplug import rendering
 from styleplug.errors import MemoryLimitError
 from styleplug.networks import FrozenNetwork, StyleNetwork
 from styleplug.rendering import (
@@ -123,6 +124,14 @@ def test_a_half_of_a_half_reads_what_averaging_twice_gives(region):
     )
 
 
+def test_halves_of_one_colour_have_it_up_to_odd_edges():
+    card = np.full((101, 75, 3), (200, 120, 40), np.uint8)
+    quarter = _Half(_Half(Canvas(card, CPU)))
+    colors = quarter.read(quarter.bounds)[0].flatten(1).T
+    wanted = torch.tensor([200, 120, 40]) / 255
+    torch.testing.assert_close(colors, wanted.expand_as(colors), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("base_size", [32.0, 128.0, 256.0])
 def test_floating_point_results_are_in_range(network, base_size, strength):
@@ -139,6 +148,16 @@ def test_the_result_does_not_depend_on_the_tile_size(network):
         difference = np.abs(render(network, pixels, tile_size=tile_size) - whole)
         assert difference.mean() < 1e-5
         assert difference.max() < 5e-4  # a step of the float16 kept between levels
+
+
+@pytest.mark.parametrize("base_size", [32, 130, 300])
+def test_the_result_does_not_depend_on_the_blocks(network, base_size, monkeypatch):
+    pixels = picture(301, 411, "float32")
+    whole = render(network, pixels, base_size=base_size)
+    monkeypatch.setitem(rendering._BLOCK_SIDES, "cpu", 48)
+    difference = np.abs(render(network, pixels, base_size=base_size) - whole)
+    assert difference.mean() < 1e-5
+    assert difference.max() < 5e-4
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,23 @@ def test_grain_varies_what_is_flat_in_the_same_way_each_time(network):
     assert smooth.std(axis=(0, 1)).max() < 1
     assert painted.std(axis=(0, 1)).min() > 3
     assert np.array_equal(painted, again)
+
+
+def test_grain_is_laid_on_what_is_flat_alone(network):
+    x = torch.full((1, 3, 96, 128), 0.5)
+    x[..., 64:] = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(48, 32)
+    renderer = Renderer(
+        network,
+        network.vector(network.new_style()),
+        1.0,
+        base_size=96,
+        grain=1.0,
+        dtype=torch.float32,
+        tile_size=1 << 12,
+    )
+    grain = renderer._grained(x) - x
+    assert grain[..., 16:48].std() > 0.005
+    assert grain[..., 80:112].abs().max() < 1e-4
 
 
 def test_the_grain_of_two_resolutions_agrees(network):
@@ -277,6 +313,21 @@ def test_a_grey_painting_stays_grey_in_the_finest_detail(network, ratio):
     out = render(network, pixels, base_size=240 / ratio)
     assert out.std() > 0.05
     assert np.ptp(out, axis=2).max() < 0.01
+
+
+def test_the_finest_detail_has_no_more_colour_than_the_photograph(network):
+    network.weights["leave"].data *= 5
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0.5, 0.02, (240, 240, 3)).astype(np.float32)
+
+    def finest_color(image: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(image).permute(2, 0, 1)[None]
+        x = x - rendering.luma(x)
+        return x - _halved(x).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    before = finest_color(pixels)
+    after = finest_color(render(network, pixels, base_size=240 / 7))
+    assert (after * before).sum() < 1.05 * before.square().sum()
 
 
 def test_the_last_octave_of_a_large_picture_is_the_photographs(network):

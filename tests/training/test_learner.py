@@ -6,7 +6,13 @@ from styleplug.losses import CONTENT_LAYERS, LossNetwork, gram_matrix
 from styleplug.networks import StyleNetwork, paint, with_changes
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
-from styleplug.training.learner import Batch, Learner, load_loss_network
+from styleplug.training.learner import (
+    Batch,
+    Learner,
+    Losses,
+    load_loss_network,
+    total_loss,
+)
 
 
 @pytest.fixture
@@ -54,6 +60,31 @@ def test_the_same_look_twice_is_steady(look):
     assert noisy.instability.min() > 0
     assert torch.equal(still.style, noisy.style)
     assert look(None).instability.tolist() == [0.0, 0.0]
+
+
+def test_the_total_loss_of_a_hand_computed_example():
+    losses = Losses(
+        content=torch.tensor([1.0, 3.0]),
+        style=torch.tensor([9.0, 4.0]),
+        variation=torch.tensor([0.25, 0.5]),
+        difference=torch.tensor([0.5, 7.0]),
+        instability=torch.tensor([0.125, 0.0625]),
+    )
+    config = TrainConfig(
+        content_weight=2,
+        style_weight=8,
+        far=0.5,
+        tv_weight=4,
+        identity_weight=16,
+        stability_weight=32,
+    )
+    itself, strength = torch.tensor([True, False]), torch.tensor([1.0, 0.5])
+    nothing = torch.empty(0)
+    batch = Batch(nothing, {}, strength, nothing, [], {}, itself, None, (0, 0))
+    far = 0.5 * (2 * 4.0**0.5 - 0.5)
+    first = 2 * 1.0 + 16 * 0.5 + 4 * 0.25 + 32 * 0.125
+    second = 2 * 3.0 + 8 * 0.5**3 * far + 4 * 0.5 + 32 * 0.0625
+    assert total_loss(losses, batch, config).item() == (first + second) / 2
 
 
 def test_learning_begins_at_the_styles_given(network):
