@@ -21,7 +21,6 @@ ALLOWED: dict[str, set[str]] = {
     "imports": set(),
     "style": {"errors", "files"},
     "color": set(),
-    "sample": set(),
     "files": set(),
     "images": {"color", "errors", "files", "__init__"},
     "foreign": {"networks"},
@@ -99,7 +98,7 @@ def test_only_hub_imports_huggingface_hub(module: Path) -> None:
     "module",
     [
         *("__init__", "cli", "color", "errors", "files", "hub", "images", "imports"),
-        *("sample", "style"),
+        "style",
     ],
 )
 def test_what_must_start_fast_imports_no_torch(module: str) -> None:
