@@ -36,16 +36,7 @@ from .images import (
     read_to_paint,
     write_picture,
 )
-from .networks import (
-    BYTES_PER_PIXEL,
-    LoadedStyle,
-    StyleNetwork,
-    computes_bfloat16,
-    load_style,
-    once_per_file,
-    save_style,
-    stack_styles,
-)
+from .networks import BYTES_PER_PIXEL, StyleNetwork, computes_bfloat16, stack_styles
 from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
@@ -65,6 +56,7 @@ from .style import (
     check_style_destination,
     read_info,
 )
+from .weights import LoadedStyle, load_style, once_per_file, save_style
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -310,7 +310,7 @@ def _repository(
 ) -> dict[str, bytes]:
     """Return the files of a style's repository."""
     from .images import IMAGE_SUFFIXES
-    from .networks import complete_style, load_style
+    from .weights import complete_style, load_style
 
     loaded = load_style(path)
     info = dataclasses.replace(loaded.info, **rights)

@@ -15,8 +15,9 @@ import styleplug
 from styleplug import engine, predictor, rendering
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
-from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
+from styleplug.networks import StyleNetwork, with_changes
 from styleplug.style import StyleInfo, read_info
+from styleplug.weights import load_style, save_style
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "color": set(),
     "files": set(),
     "images": {"color", "errors", "files", "__init__"},
+    "networks": set(),
     "foreign": {"networks"},
-    "networks": {"errors", "files", "foreign", "style"},
+    "weights": {"errors", "files", "foreign", "networks", "style"},
 }
 ABOVE = {
     *("cli", "worker", "gimp", "demo", "imports"),

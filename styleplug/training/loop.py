@@ -25,15 +25,7 @@ from ..losses import (
     content_loss,
     style_loss,
 )
-from ..networks import (
-    StyleNetwork,
-    hash_trunk,
-    load_style,
-    paint,
-    save_style,
-    save_trunk,
-    stack_styles,
-)
+from ..networks import StyleNetwork, paint, stack_styles
 from ..predictor import capture, save_predictor
 from ..style import (
     TEXTS,
@@ -43,6 +35,7 @@ from ..style import (
     is_style_name,
     read_info,
 )
+from ..weights import hash_trunk, load_style, save_style, save_trunk
 from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
 from .controls import Controls, measure_controls
