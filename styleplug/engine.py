@@ -36,7 +36,13 @@ from .images import (
     read_to_paint,
     write_picture,
 )
-from .networks import BYTES_PER_PIXEL, StyleNetwork, computes_bfloat16, stack_styles
+from .networks import (
+    BYTES_PER_PIXEL,
+    StyleNetwork,
+    checked_dtype,
+    computes_bfloat16,
+    stack_styles,
+)
 from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
@@ -206,7 +212,7 @@ class Stylizer:
         if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
             return torch.cat(
                 [
-                    self(one, progress=_share(progress, i, len(image)), **options)
+                    self(one, progress=part_of(progress, i, len(image)), **options)
                     for i, one in enumerate(image.split(1))
                 ]
             )
@@ -560,11 +566,7 @@ def _parts(style: Any) -> list[tuple[Any, float]]:
         parts = [(name, float(weight)) for name, weight in style]
     except (TypeError, ValueError, OverflowError) as error:
         raise _no_style(style) from error
-    weights = [weight for _, weight in parts]
-    if not parts or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-        raise ValueError(
-            f"style weights must be finite, not negative and not all 0, got {weights}"
-        )
+    check_weights([weight for _, weight in parts])
     return parts
 
 
@@ -648,14 +650,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """Return ``dtype``, or the fastest that ``device`` computes in, not emulates."""
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, dtype)
     if dtype is not None:
-        if dtype not in BYTES_PER_PIXEL:
-            raise ValueError(
-                f"dtype must be float32, bfloat16 or float16, got {dtype!r}"
-            )
-        return dtype
+        return checked_dtype(dtype, BYTES_PER_PIXEL)
     if computes_bfloat16(device):
         return torch.bfloat16
     if device.type == "cpu":
@@ -663,7 +659,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
     return torch.float16
 
 
-def _share(progress: Progress | None, i: int, count: int) -> Progress | None:
+def part_of(progress: Progress | None, i: int, count: int) -> Progress | None:
     """Return a progress callback for the ``i``-th of ``count`` equal parts."""
     if progress is None:
         return None
@@ -711,6 +707,14 @@ def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
             raise TypeError(f"preserve_color must be True or False, got {keep!r}")
         checked["preserve_color"] = bool(keep)
     return checked
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise ``ValueError`` for weights that styles cannot be blended by."""
+    if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(
+            f"style weights must be finite, not negative and not all 0, got {weights}"
+        )
 
 
 def checked_number(

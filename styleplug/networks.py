@@ -10,7 +10,7 @@ are added to them once for a picture.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -360,6 +360,18 @@ def computes_bfloat16(device: torch.device) -> bool:
 def training_dtype(device: torch.device) -> torch.dtype:
     """Return what gradients are computed in: bfloat16 where the device has it."""
     return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+
+
+def checked_dtype(
+    dtype: str | torch.dtype, known: Collection[torch.dtype]
+) -> torch.dtype:
+    """Return a type that may be given by name; ``ValueError`` for one not ``known``."""
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if isinstance(dtype, torch.dtype) and dtype in known:
+        return dtype
+    *others, last = (str(one).removeprefix("torch.") for one in known)
+    raise ValueError(f"dtype must be {', '.join(others)} or {last}, got {dtype!r}")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
