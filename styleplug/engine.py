@@ -181,44 +181,24 @@ class Stylizer:
         )
         logger.info("styleplug renders on %s in %s", self.device, self.dtype)
 
-    def __call__(
-        self,
-        image: ImageT,
-        *,
-        strength: float = 1.0,
-        style_scale: float = 1.0,
-        preserve_color: bool = False,
-        grain: float = 1.0,
-        mask: Any = None,
-        tile_size: int | None = None,
-        memory_limit: int | None = None,
-        progress: Progress | None = None,
-    ) -> ImageT:
+    def __call__(self, image: ImageT, **options: Unpack[Options]) -> ImageT:
         """Return the stylized image, of the type, size and depth of ``image``.
 
         ``image`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
-        uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. See
-        :func:`stylize` for the rest.
+        uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``options`` are
+        the keywords of :func:`stylize` but for ``device`` and ``dtype``.
         """
-        options: dict[str, Any] = {
-            "strength": strength,
-            "style_scale": style_scale,
-            "preserve_color": preserve_color,
-            "grain": grain,
-            "mask": mask,
-            "tile_size": tile_size,
-            "memory_limit": memory_limit,
-        }
+        given = checked_options(**options)
         if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
+            progress = given.pop("progress", None)
             return torch.cat(
                 [
-                    self(one, progress=part_of(progress, i, len(image)), **options)
+                    self(one, progress=part_of(progress, i, len(image)), **given)
                     for i, one in enumerate(image.split(1))
                 ]
             )
         picture = Picture.from_image(image)
-        pixels = self.render(picture.pixels, progress=progress, **options)
-        result: ImageT = picture.to_image(pixels)
+        result: ImageT = picture.to_image(self.render(picture.pixels, **given))
         return result
 
     @undisturbed()

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
 from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, main
-from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.engine import stylize, stylize_file
 from styleplug.hub import LOSS_NETWORK
 from styleplug.images import MAX_PIXELS
 from styleplug.optimize import _BLEND, _MEMORY, optimize
@@ -142,7 +142,7 @@ def test_every_option_is_a_parameter_of_the_api(
     )
     renamed = {"output": "dst", "memory": "memory_limit"}
     names = {renamed.get(o, o.replace("-", "_")) for o in options}
-    functions = (stylize_file, Stylizer.__call__)
+    functions = (stylize_file, stylize)
     parameters = {p for f in functions for p in inspect.signature(f).parameters}
     assert names <= parameters
 
