@@ -332,8 +332,10 @@ class Stylizer:
                 logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
-        if mask is not None and out.dtype == np.float64:  # read as float32
-            np.copyto(out, pixels, where=mask[..., None] == 0)
+        if mask is not None:
+            kept = mask == 0
+            for channel in range(3):  # several times as fast as all of them at once
+                np.copyto(out[..., channel], pixels[..., channel], where=kept)
 
     @undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
@@ -534,7 +536,7 @@ def _finish(
     if mask is not None:
         part = mask[region.top : region.bottom, region.left : region.right]
         amount = torch.from_numpy(np.array(part)).to(pixels.device)
-        stylized = torch.where(amount == 0, pixels, pixels.lerp(stylized, amount))
+        stylized = pixels.lerp(stylized, amount)
     return stylized
 
 
