@@ -94,6 +94,8 @@ class StyleNetwork(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
         self.light = nn.Parameter(torch.empty(2, self.style_size))
         self.photo: Tensor
+        """(K,) where styles begin that no predictor sees: learned by earlier versions,
+        neutral in a new trunk."""
         self.register_buffer("photo", torch.empty(self.style_size))
         if not self.photo.is_meta:  # on meta this would load torch's compiler
             self._initialize()

@@ -370,7 +370,7 @@ def _first_styles(
     """Return the styles (N, K), or with a rank longer ones, that a trunk begins with.
 
     They are those of the files ``start``; without any, what the predictor beside the
-    trunk or the bundled one sees, if it is this trunk's, else the photograph's.
+    trunk or the bundled one sees, if it is this trunk's, else the trunk's ``photo``.
     """
     if start:
         styles = styles_to_begin_from(network, artworks, start)
