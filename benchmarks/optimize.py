@@ -51,7 +51,6 @@ from styleplug.losses import (
     gram_loss,
     mean_std_loss,
     moments,
-    sliced_wasserstein_distance,
 )
 from styleplug.networks import training_dtype
 from styleplug.training.data import load_artwork
@@ -331,6 +330,34 @@ def peak(what: str, size: int) -> None:
         del large
         optimize(pixels, style, loss_network=network, iterations=16, tolerance=0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def sliced_wasserstein_distance(
+    features: Tensor, style: Tensor, directions: int = 64, seed: int = 0
+) -> Tensor:
+    """Return (B,): squared 2-Wasserstein distance along random directions, relative.
+
+    ``features`` and ``style`` are (B, C, h, w) of any sizes; the mean is over
+    ``directions``. Heitz, Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss
+    for Neural Texture Synthesis", arXiv 2006.07229.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(directions, features.shape[1], generator=generator)
+    basis = torch.nn.functional.normalize(basis, dim=1).to(features)
+    count = min(features[0, 0].numel(), style[0, 0].numel())
+    found, wanted = (
+        quantiles((basis @ f.flatten(2)).float(), count) for f in (features, style)
+    )
+    power = wanted.square().mean(dim=(1, 2)).clamp(min=1e-12)
+    return (found - wanted).square().mean(dim=(1, 2)) / power
+
+
+def quantiles(values: Tensor, count: int) -> Tensor:
+    """Return (B, K, count) quantiles, evenly spaced, of (B, K, N) values."""
+    ordered = values.sort(dim=2).values
+    if values.shape[2] == count:
+        return ordered
+    return torch.nn.functional.interpolate(ordered, count, mode="linear")
 
 
 class Rod:

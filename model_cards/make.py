@@ -18,7 +18,6 @@ from PIL import Image
 
 from styleplug import hub
 from styleplug.engine import Stylizer
-from styleplug.sample import draw_scene
 from styleplug.style import bundled_styles
 
 HERE = Path(__file__).parent
@@ -36,7 +35,7 @@ STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 def photographs() -> list[Image.Image]:
     """Return a landscape, a portrait, a pet and a still life, square."""
-    scene = draw_scene()
+    scene = Image.open(HERE.parent / "styleplug" / "sample.jpg")
     images = [scene.crop((0, 0, scene.height, scene.height))]
     for name in ("astronaut", "chelsea", "coffee"):
         image = Image.fromarray(getattr(skimage.data, name)())

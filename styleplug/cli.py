@@ -994,8 +994,8 @@ def _capture(args: argparse.Namespace) -> int:
 def _add_sample(commands: Commands) -> None:
     parser = commands.add_parser(
         "sample",
-        help="draw a landscape to try styles on",
-        description="Draw a little landscape of 960 x 640 pixels to try styles on.",
+        help="write a landscape to try styles on",
+        description="Write a little landscape of 960 x 640 pixels to try styles on.",
     )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="image to write")
@@ -1004,11 +1004,10 @@ def _add_sample(commands: Commands) -> None:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from .images import Picture, write_picture
-    from .sample import draw_scene
+    from .images import read_picture, write_picture
 
     check_free(args.file, overwrite=args.overwrite)
-    picture = Picture.from_image(draw_scene())
+    picture = read_picture(Path(__file__).parent / "sample.jpg")
     write_picture(picture, picture.pixels, args.file, provenance={"sample": "lake"})
     print(args.file)
     return 0

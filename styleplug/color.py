@@ -23,6 +23,8 @@ Array = NDArray[Any]
 Conversion = Callable[[Array], Array]
 
 PIXELS_PER_BAND = 1 << 20
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in lightness (ITU-R BT.601)."""
 
 # Linear sRGB to CIE XYZ under D50, the white of ICC profiles (IEC 61966-2-1).
 _SRGB_TO_XYZ = np.array(
@@ -83,7 +85,7 @@ def bands(shape: tuple[int, ...]) -> Iterator[slice]:
 def luma(pixels: Array) -> Array:
     """Return the grey (..., 1) of sRGB pixels (..., 3); exact where they are grey."""
     if pixels.dtype.kind == "f":
-        grey: Array = pixels.astype(np.float64) @ np.array([[0.299], [0.587], [0.114]])
+        grey: Array = pixels.astype(np.float64) @ np.array(LUMA)[:, None]
         return grey.astype(pixels.dtype)
     weights = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, as Pillow does
     weighted: Array = (pixels * weights).sum(axis=-1, dtype=np.uint32, keepdims=True)

@@ -25,8 +25,8 @@ from .errors import InvalidStyleError
 from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_style_image
-from .networks import save_style
 from .style import StyleInfo, check_style_destination
+from .weights import save_style
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ that cannot be read or written (``OSError``).
     ├── DeviceError           a device that is not there or cannot compute
     ├── MemoryLimitError      the smallest tile does not fit the memory limit
     └── TrainingError         training data or a checkpoint that cannot be used
-
-Misuse of the API is a ``ValueError`` or ``TypeError`` that names the value.
 """
 
 

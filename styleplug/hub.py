@@ -171,17 +171,10 @@ def cache_info(*, cache_dir: str | os.PathLike[str] | None = None) -> list[Cache
     return sorted(styles, key=lambda s: (s.info.repo_id or "", s.info.revision or ""))
 
 
-def cached_styles(
-    *, cache_dir: str | os.PathLike[str] | None = None
-) -> list[StyleInfo]:
-    """Return the styles in the Hub cache, by repository. Makes no HTTP request."""
-    return [style.info for style in cache_info(cache_dir=cache_dir)]
-
-
 def list_styles(*, cache_dir: str | os.PathLike[str] | None = None) -> list[StyleInfo]:
     """Return the bundled styles and those in the Hub cache."""
     bundled = [read_info(path) for path in bundled_styles().values()]
-    return bundled + cached_styles(cache_dir=cache_dir)
+    return bundled + [style.info for style in cache_info(cache_dir=cache_dir)]
 
 
 @dataclass(frozen=True)
@@ -196,10 +189,7 @@ class HubStyle:
 
 
 def list_hub_styles(
-    search: str | None = None,
-    license: str | None = None,
-    *,
-    token: str | None = None,
+    search: str | None = None, license: str | None = None
 ) -> list[HubStyle]:
     """Return the styles on the Hub, those with the most downloads first.
 
@@ -213,7 +203,7 @@ def list_hub_styles(
     with _explained("the list of styles"):
         _reach()
         models = list(
-            _api(token).list_models(
+            _api().list_models(
                 filter=wanted,
                 search=search,
                 sort="downloads",
@@ -310,7 +300,7 @@ def _repository(
 ) -> dict[str, bytes]:
     """Return the files of a style's repository."""
     from .images import IMAGE_SUFFIXES
-    from .networks import complete_style, load_style
+    from .weights import complete_style, load_style
 
     loaded = load_style(path)
     info = dataclasses.replace(loaded.info, **rights)
@@ -369,10 +359,7 @@ def _bare_image(path: Path) -> bytes:
 
 
 def loss_network_file(
-    last_layer: str = "relu4_1",
-    *,
-    source: str | os.PathLike[str] | None = None,
-    token: str | None = None,
+    last_layer: str = "relu4_1", *, source: str | os.PathLike[str] | None = None
 ) -> Path:
     """Return a safetensors file with the VGG-19 convolutions down to ``last_layer``.
 
@@ -395,15 +382,11 @@ def loss_network_file(
         path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
         if path.is_file() and vgg.has_its_hash(path):
             return path
-        return _download_tensors(repo_id, revision, shapes, path, token)
+        return _download_tensors(repo_id, revision, shapes, path)
 
 
 def _download_tensors(
-    repo_id: str,
-    revision: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    path: Path,
-    token: str | None,
+    repo_id: str, revision: str, shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> Path:
     """Write the wanted tensors of a repository's weights to ``path``."""
     import huggingface_hub as hf
@@ -413,16 +396,14 @@ def _download_tensors(
     httpx = _httpx()
     url = hf.hf_hub_url(repo_id, FILENAME, revision=revision)
     broken = (httpx.ReadError, httpx.RemoteProtocolError, _DamagedError)
-    remote = _patiently(
-        lambda: hf.get_hf_file_metadata(url, token=token, **_caller()), *broken
-    )
+    remote = _patiently(lambda: hf.get_hf_file_metadata(url, **_caller()), *broken)
     if remote.size is None or not _COMMIT.fullmatch(remote.commit_hash or ""):
         raise hf.errors.FileMetadataError
     url = hf.hf_hub_url(repo_id, FILENAME, revision=remote.commit_hash)
 
     def read(start: int, stop: int) -> bytes:
         return _patiently(
-            lambda: _read_range(url, start, stop, remote.size or 0, token), *broken
+            lambda: _read_range(url, start, stop, remote.size or 0), *broken
         )
 
     try:
@@ -451,11 +432,11 @@ def _download_tensors(
     return path
 
 
-def _read_range(url: str, start: int, stop: int, size: int, token: str | None) -> bytes:
+def _read_range(url: str, start: int, stop: int, size: int) -> bytes:
     """Return the bytes ``start`` to ``stop`` of a file of ``size`` on the Hub."""
     from huggingface_hub import constants, get_session
 
-    headers = _utils().build_hf_headers(token=token, **_caller())
+    headers = _utils().build_hf_headers(**_caller())
     headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     stream = get_session().stream("GET", url, headers=headers, timeout=timeout)
@@ -648,7 +629,7 @@ def _reach() -> None:
     get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
-def _api(token: str | None) -> HfApi:
+def _api(token: str | None = None) -> HfApi:
     from huggingface_hub import HfApi
 
     return HfApi(token=token, **_caller())

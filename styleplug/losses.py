@@ -469,34 +469,6 @@ _CHUNK = 1 << 12
 """Positions whose neighbours are searched at once, to bound the memory."""
 
 
-def sliced_wasserstein_distance(
-    features: Tensor, style: Tensor, directions: int = 64, seed: int = 0
-) -> Tensor:
-    """Return (B,): squared 2-Wasserstein distance along random directions, relative.
-
-    ``features`` and ``style`` are (B, C, h, w) of any sizes; the mean is over
-    ``directions``. Heitz, Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss
-    for Neural Texture Synthesis", arXiv 2006.07229.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    basis = torch.randn(directions, features.shape[1], generator=generator)
-    basis = nn.functional.normalize(basis, dim=1).to(features)
-    count = min(features[0, 0].numel(), style[0, 0].numel())
-    found, wanted = (
-        _quantiles((basis @ f.flatten(2)).float(), count) for f in (features, style)
-    )
-    power = wanted.square().mean(dim=(1, 2)).clamp(min=1e-12)
-    return (found - wanted).square().mean(dim=(1, 2)) / power
-
-
-def _quantiles(values: Tensor, count: int) -> Tensor:
-    """Return (B, K, count) quantiles, evenly spaced, of (B, K, N) values."""
-    ordered = values.sort(dim=2).values
-    if values.shape[2] == count:
-        return ordered
-    return nn.functional.interpolate(ordered, count, mode="linear")
-
-
 def tv_loss(image: Tensor) -> Tensor:
     """Return (B,): mean squared difference of neighbours in (B, 3, H, W).
 

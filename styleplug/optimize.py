@@ -35,7 +35,7 @@ from torch import Tensor
 
 from . import color, hub, vgg
 from .descent import DESCENTS, Descent, resize
-from .engine import Stylizer, checked_number, pick_device, undisturbed
+from .engine import Stylizer, check_weights, checked_number, pick_device, undisturbed
 from .errors import (
     DownloadError,
     MemoryLimitError,
@@ -51,7 +51,7 @@ from .images import (
     write_picture,
 )
 from .losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
-from .networks import training_dtype
+from .networks import checked_dtype, training_dtype
 from .objective import (
     LEAST_SIDE,
     STYLE_LOSSES,
@@ -690,10 +690,7 @@ def _style_images(style: Any) -> list[StyleImage]:
         weights = [float(part.weight) for part in parts]
     except (TypeError, ValueError, OverflowError) as error:
         raise _no_style(style) from error
-    if not parts or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(
-            f"style weights must be finite, not negative and not all 0, got {weights}"
-        )
+    check_weights(weights)
     return parts
 
 
@@ -819,7 +816,10 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
             f"downloaded: {error} Or give a file with --loss-network (loss_network= in "
             "Python)."
         ) from error
-    network = LossNetwork(path, layers, _pick_dtype(options.dtype, device)).to(device)
+    dtype = training_dtype(device)
+    if options.dtype is not None:
+        dtype = checked_dtype(options.dtype, _BYTES_PER_PIXEL)
+    network = LossNetwork(path, layers, dtype).to(device)
     size = _CALIBRATION, _CALIBRATION
     photographs = [
         resize(_tensor(read_picture(path).pixels, device), size)
@@ -827,17 +827,6 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
     ]
     network.calibrate(torch.cat(photographs))
     return network
-
-
-def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return ``dtype``, or bfloat16 where the device computes in it, else float32."""
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, dtype)
-    if dtype is not None:
-        if dtype not in _BYTES_PER_PIXEL:
-            raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
-        return dtype
-    return training_dtype(device)
 
 
 class _Callable(ModuleType):

@@ -35,19 +35,15 @@ from .losses import (
 )
 from .muon import Muon
 from .networks import (
-    LoadedStyle,
     StyleNetwork,
     autocast,
     first_factors,
-    load_tensors,
-    load_trunk,
-    once_per_file,
     paint,
     training_dtype,
     with_changes,
-    write_tensors,
 )
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
+from .weights import LoadedStyle, load_tensors, load_trunk, once_per_file, write_tensors
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """Photographs that are always at hand; drawn scenes in their place serve less well."""

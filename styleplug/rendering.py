@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .color import LUMA
 from .errors import MemoryLimitError
 from .networks import (
     BYTES_PER_PIXEL,
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_TILE = 256
 _LARGEST_TILE = 4096
-_LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in lightness (ITU-R BT.601)."""
 FINER = 1.7
 """How much larger than the base a picture is at least when it is painted again."""
 _FINE_WEIGHT = 0.5
@@ -659,8 +658,8 @@ def _upon(x: Tensor, finer: Tensor) -> Tensor:
 def luma(x: Tensor) -> Tensor:
     """Return the lightness (B, 1, H, W) of (B, 3, H, W)."""
     red, green, blue = x.split(1, dim=1)
-    light: Tensor = _LUMA[0] * red
-    return light.add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    light: Tensor = LUMA[0] * red
+    return light.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _colorfulness(x: Tensor) -> float:
@@ -675,7 +674,7 @@ def _colorfulness(x: Tensor) -> float:
 
 def _gray(device: torch.device) -> Tensor:
     """Return the matrix (3, 3) that makes rows of pixels (N, 3) gray."""
-    return torch.tensor(_LUMA, dtype=torch.float32, device=device).expand(3, 3).T
+    return torch.tensor(LUMA, dtype=torch.float32, device=device).expand(3, 3).T
 
 
 class _Octave:

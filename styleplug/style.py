@@ -10,7 +10,7 @@ styles float32:
     (R, 9 I) and (O, R), perhaps: their product B A is what the style adds to the kernel
     (O, I, 3, 3) of a layer, flattened;
 ``photo``
-    (K,) the vector that new styles begin at;
+    (K,) the vector where styles begin that no predictor sees;
 ``light``
     (2, K) what styles are multiplied by, and what is added, at half strength;
 everything else

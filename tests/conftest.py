@@ -78,8 +78,9 @@ def tiny_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-contained style file of 8 channels with seeded random weights."""
     import torch
 
-    from styleplug.networks import StyleNetwork, save_style
+    from styleplug.networks import StyleNetwork
     from styleplug.style import StyleInfo
+    from styleplug.weights import save_style
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

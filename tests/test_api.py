@@ -90,4 +90,10 @@ def test_commands_that_compute_nothing_load_no_torch(command: str) -> None:
 
 
 def test_images_load_no_torch() -> None:
-    assert loaded_by("import styleplug.images, styleplug.sample") == {"numpy", "PIL"}
+    assert loaded_by("import styleplug.images") == {"numpy", "PIL"}
+
+
+def test_the_sample_loads_no_torch(tmp_path: Path) -> None:
+    argv = ["sample", str(tmp_path / "scene.png")]
+    code = f"from styleplug.cli import main\nmain({argv!r})"
+    assert loaded_by(code) == {"numpy", "PIL"}

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
 from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, main
-from styleplug.engine import Stylizer, stylize, stylize_file
+from styleplug.engine import stylize, stylize_file
 from styleplug.hub import LOSS_NETWORK
 from styleplug.images import MAX_PIXELS
 from styleplug.optimize import _BLEND, _MEMORY, optimize
@@ -35,6 +35,7 @@ from styleplug.rendering import SMALLEST_TILE
 from styleplug.style import read_info
 
 ROOT = Path(__file__).parents[1]
+LANDSCAPE = ROOT / "styleplug" / "sample.jpg"
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_every_option_is_a_parameter_of_the_api(
     )
     renamed = {"output": "dst", "memory": "memory_limit"}
     names = {renamed.get(o, o.replace("-", "_")) for o in options}
-    functions = (stylize_file, Stylizer.__call__)
+    functions = (stylize_file, stylize)
     parameters = {p for f in functions for p in inspect.signature(f).parameters}
     assert names <= parameters
 
@@ -852,14 +853,15 @@ def test_a_reader_that_stops_early_ends_it_without_a_word(tmp_path: Path) -> Non
 # The other commands
 
 
-def test_sample_draws_the_scene(
+def test_sample_writes_the_landscape(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "scene.png"
     assert main(["sample", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}\n"
-    with Image.open(path) as scene:
+    with Image.open(path) as scene, Image.open(LANDSCAPE) as landscape:
         assert scene.size == (960, 640)
+        assert scene.tobytes() == landscape.tobytes()
 
 
 def test_sample_replaces_a_file_only_when_told(

@@ -20,7 +20,7 @@ from torch import Tensor
 from styleplug import Stylizer, stylize
 from styleplug.convert import convert
 from styleplug.errors import InvalidStyleError
-from styleplug.networks import load_style
+from styleplug.weights import load_style
 from tests.conftest import require
 
 Tensors = dict[str, Tensor]

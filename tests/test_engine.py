@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -15,8 +16,9 @@ import styleplug
 from styleplug import engine, predictor, rendering
 from styleplug.engine import Stylizer, stylize, stylize_file
 from styleplug.errors import DeviceError, MemoryLimitError, StyleNotFoundError
-from styleplug.networks import StyleNetwork, load_style, save_style, with_changes
+from styleplug.networks import StyleNetwork, with_changes
 from styleplug.style import StyleInfo, read_info
+from styleplug.weights import load_style, save_style
 
 
 @pytest.fixture
@@ -350,6 +352,16 @@ def test_wrong_options_are_told_before_anything_is_done(
     if not {"strenght", "out"} & {*options}:  # which Python itself refuses
         with pytest.raises(TypeError, match=message):
             stylize(content_image, "starry-night", **options)
+
+
+def test_a_stylizer_takes_the_options_of_stylize_alone(stylizer, content_image):
+    shared = {"device", "dtype", "image", "style"}
+    assert {*inspect.signature(stylize).parameters} - shared == {
+        *engine.Options.__annotations__
+    }
+    pixels = np.asarray(content_image)
+    with pytest.raises(TypeError, match="no option 'out'"):
+        stylizer(pixels, out=np.empty_like(pixels))
 
 
 def test_pixels_that_are_no_numbers_are_refused(stylizer):

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from styleplug.engine import Stylizer
-from styleplug.sample import draw_scene
 from styleplug.style import bundled_styles, read_info
 from tests.conftest import require
 
@@ -114,7 +113,8 @@ def test_every_bundled_style_is_described_in_the_catalogue():
 
 
 def test_a_preview_shows_what_the_full_size_will_be():
-    scene = draw_scene().resize((1920, 1280))
+    with Image.open(CARDS.parent / "styleplug" / "sample.jpg") as image:
+        scene = image.resize((1920, 1280))
     small = scene.resize((750, 500), Image.Resampling.LANCZOS)
     stylizer = Stylizer("starry-night", device="cpu")
     painting = stylizer(scene).resize(small.size, Image.Resampling.LANCZOS)

@@ -222,7 +222,8 @@ def test_what_was_pulled_works_offline_without_a_request(
     offline = HubClient(server.url, home, HF_HUB_OFFLINE="1")
     assert offline("hub.locate", "owner/kept") == path
     assert offline("hub.locate", f"owner/kept@{commit}") == path
-    assert "owner/kept" in [s["repo_id"] for s in offline("hub.cached_styles")]
+    cached = offline("hub.cache_info")
+    assert "owner/kept" in [style["info"]["repo_id"] for style in cached]
     with pytest.raises(RemoteError, match="unset HF_HUB_OFFLINE") as caught:
         offline("hub.locate", "owner/far")
     assert caught.value.kind == "DownloadError"
@@ -293,10 +294,10 @@ def test_cached_styles_tell_repository_and_commit(
     client("hub.pull", "owner/told", cache_dir=str(tmp_path))
     with pytest.raises(RemoteError):
         client("hub.pull", "owner/else", cache_dir=str(tmp_path))
-    (style,) = client("hub.cached_styles", cache_dir=str(tmp_path))
-    assert style["name"] == "told"
-    assert style["repo_id"] == "owner/told"
-    assert style["revision"] == commit
+    (style,) = client("hub.cache_info", cache_dir=str(tmp_path))
+    assert style["info"]["name"] == "told"
+    assert style["info"]["repo_id"] == "owner/told"
+    assert style["info"]["revision"] == commit
     listed = client("hub.list_styles", cache_dir=str(tmp_path))
     assert len(listed) == 1 + len(hub.bundled_styles())
 

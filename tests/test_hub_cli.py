@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from styleplug.networks import StyleNetwork, save_style
+from styleplug.networks import StyleNetwork
 from styleplug.style import StyleInfo, read_info
+from styleplug.weights import save_style
 from tests.hub_client import ROOT, hub_environment
 from tests.hub_server import OWNER_TOKEN, Fault, HubServer
 from tests.test_convert import new_fast_neural_style

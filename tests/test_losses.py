@@ -15,7 +15,6 @@ from styleplug.losses import (
     mean_std_loss,
     moments,
     nearest_loss,
-    sliced_wasserstein_distance,
     style_loss,
     tv_loss,
     wasserstein_loss,
@@ -235,23 +234,6 @@ def test_the_nearest_loss_holds_little_beside_the_features(dtype):
         nearest_loss(features.requires_grad_(), samples)
     held.pop(features.untyped_storage().data_ptr())
     assert sum(held.values()) < features.nbytes / 3
-
-
-def test_the_sliced_distance_compares_distributions_not_places_or_sizes():
-    features = torch.rand(1, 4, 8, 8)
-    shuffled = features.flatten(2)[..., torch.randperm(64)].reshape(1, 4, 8, 8)
-    assert sliced_wasserstein_distance(shuffled, features).item() < 1e-10
-    twice = features.repeat(1, 1, 2, 1)
-    assert sliced_wasserstein_distance(twice, features).item() < 1e-3
-    black = torch.zeros_like(features)
-    assert sliced_wasserstein_distance(black, features).item() == pytest.approx(1)
-
-
-def test_the_sliced_distance_of_one_channel_is_that_of_sorted_values():
-    found = torch.tensor([[[[3.0, 1.0]]]])
-    style = torch.tensor([[[[2.0, 4.0]]]])
-    expected = ((1 - 2) ** 2 + (3 - 4) ** 2) / (2**2 + 4**2)
-    assert sliced_wasserstein_distance(found, style).item() == pytest.approx(expected)
 
 
 def test_calibrated_features_have_mean_1(vgg):

@@ -15,17 +15,19 @@ from styleplug.networks import (
     StyleNetwork,
     factorize,
     first_factors,
-    hash_trunk,
-    load_style,
-    load_tensors,
-    load_trunk,
     mix,
-    save_style,
-    save_trunk,
     stack_styles,
     with_changes,
 )
 from styleplug.style import StyleInfo, read_info
+from styleplug.weights import (
+    hash_trunk,
+    load_style,
+    load_tensors,
+    load_trunk,
+    save_style,
+    save_trunk,
+)
 
 
 @pytest.fixture

@@ -25,13 +25,7 @@ from styleplug.errors import (
 )
 from styleplug.images import Picture, read_picture
 from styleplug.losses import CONTENT_LAYERS, content_loss, style_loss
-from styleplug.networks import (
-    StyleNetwork,
-    hash_trunk,
-    load_style,
-    load_trunk,
-    save_trunk,
-)
+from styleplug.networks import StyleNetwork
 from styleplug.predictor import (
     StylePredictor,
     apart,
@@ -41,6 +35,7 @@ from styleplug.predictor import (
     save_predictor,
 )
 from styleplug.style import StyleInfo, bundled_trunk, read_info
+from styleplug.weights import hash_trunk, load_style, load_trunk, save_trunk
 
 
 @pytest.fixture(autouse=True)

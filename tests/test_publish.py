@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from styleplug import Stylizer, hub
 from styleplug.cli import main
 from styleplug.errors import InvalidImageError, InvalidStyleError
-from styleplug.networks import StyleNetwork, load_style, save_style, save_trunk
+from styleplug.networks import StyleNetwork
 from styleplug.style import StyleInfo, read_info
+from styleplug.weights import load_style, save_style, save_trunk
 from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
 from tests.hub_server import OWNER_TOKEN, HubServer
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .. import color, hub
-from ..engine import Progress, Stylizer
+from ..engine import Progress, Stylizer, part_of
 from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
 from ..files import replacing
 from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
@@ -418,7 +418,7 @@ class Studio:
         taken: set[str] = set()
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
             for index, path in enumerate(paths):
-                report = _share(progress, index, len(paths))
+                report = part_of(progress, index, len(paths))
                 try:
                     with _explained(path):
                         *_, result = self.run(
@@ -611,12 +611,6 @@ def _shrink(picture: Picture, pixels: NDArray[Any], side: int) -> Image.Image:
         image.putalpha(Image.fromarray(alpha))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
-
-
-def _share(progress: Progress | None, index: int, count: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda fraction: progress((index + fraction) / count)
 
 
 def _webp(image: Image.Image) -> bytes:

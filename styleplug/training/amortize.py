@@ -24,14 +24,7 @@ from torch import Generator, Tensor, nn
 from ..engine import pick_device
 from ..errors import InvalidStyleError
 from ..losses import LossNetwork
-from ..networks import (
-    StyleNetwork,
-    autocast,
-    hash_trunk,
-    load_style,
-    paint,
-    stack_styles,
-)
+from ..networks import StyleNetwork, autocast, paint, stack_styles
 from ..predictor import (
     StylePredictor,
     load_predictor,
@@ -39,6 +32,7 @@ from ..predictor import (
     save_predictor,
 )
 from ..style import StyleInfo, bundled_predictor, read_info
+from ..weights import hash_trunk, load_style
 from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
 from .learner import load_loss_network, load_own_trunk

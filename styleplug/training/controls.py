@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engine import Stylizer
 from ..images import Array
+from ..rendering import luma
 
 STROKE_SIZES = (0.5, 0.7, 1.0, 1.4, 2.0)
 _CARD = 512
@@ -88,9 +89,8 @@ def ssim(one: Array, other: Array) -> float:
     def blur(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
 
-    shares = torch.tensor([0.299, 0.587, 0.114])
     a, b = (
-        (torch.from_numpy(np.ascontiguousarray(x)).float() @ shares)[None, None]
+        luma(torch.from_numpy(np.ascontiguousarray(x)).float().permute(2, 0, 1)[None])
         for x in (one, other)
     )
     mean_a, mean_b = blur(a), blur(b)

@@ -22,13 +22,13 @@ from ..losses import (
 from ..networks import (
     StyleNetwork,
     first_factors,
-    load_trunk,
     mix,
     paint,
     training_dtype,
     with_changes,
 )
 from ..predictor import StylePredictor
+from ..weights import load_trunk
 from .config import TrainConfig
 from .data import Photographs, crop
 from .state import step_rng

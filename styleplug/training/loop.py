@@ -25,15 +25,7 @@ from ..losses import (
     content_loss,
     style_loss,
 )
-from ..networks import (
-    StyleNetwork,
-    hash_trunk,
-    load_style,
-    paint,
-    save_style,
-    save_trunk,
-    stack_styles,
-)
+from ..networks import StyleNetwork, paint, stack_styles
 from ..predictor import capture, save_predictor
 from ..style import (
     TEXTS,
@@ -43,6 +35,7 @@ from ..style import (
     is_style_name,
     read_info,
 )
+from ..weights import hash_trunk, load_style, save_style, save_trunk
 from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
 from .controls import Controls, measure_controls
@@ -377,7 +370,7 @@ def _first_styles(
     """Return the styles (N, K), or with a rank longer ones, that a trunk begins with.
 
     They are those of the files ``start``; without any, what the predictor beside the
-    trunk or the bundled one sees, if it is this trunk's, else the photograph's.
+    trunk or the bundled one sees, if it is this trunk's, else the trunk's ``photo``.
     """
     if start:
         styles = styles_to_begin_from(network, artworks, start)

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from ..engine import pick_device
 from ..errors import TrainingError
-from ..networks import (
-    hash_trunk,
-    read_style,
-    save_trunk,
-    write_tensors,
-)
 from ..predictor import save_predictor
 from ..style import bundled_predictor, bundled_trunk, read_info
+from ..weights import hash_trunk, read_style, save_trunk, write_tensors
 from .amortize import predictor_beside
 from .config import TrainConfig
 from .data import Photographs, load_artwork

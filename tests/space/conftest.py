@@ -36,7 +36,8 @@ def style_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three styles of one random trunk, of three centuries and painters."""
     import torch
 
-    from styleplug.networks import StyleNetwork, save_style
+    from styleplug.networks import StyleNetwork
+    from styleplug.weights import save_style
 
     folder = tmp_path_factory.mktemp("styles")
     with torch.random.fork_rng(devices=[]):

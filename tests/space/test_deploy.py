@@ -104,6 +104,7 @@ def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
     assert len(list((space / "thumbnails").iterdir())) == len(bundled_styles())
     assert {"styleplug/demo/page.css", "styleplug/demo/examples/lake.jpg"} <= names
     assert {f"styleplug/photographs/{p.name}" for p in PHOTOGRAPHS.iterdir()} <= names
+    assert "styleplug/sample.jpg" in names
 
 
 def test_the_requirements_are_found_without_the_space_s_other_files() -> None:

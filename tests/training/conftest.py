@@ -8,12 +8,12 @@ from PIL import Image
 
 from styleplug.foreign import JohnsonNetwork
 from styleplug.losses import LossNetwork
-from styleplug.networks import save_trunk
 from styleplug.style import StyleInfo
 from styleplug.training import amortize, controls, loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
 from styleplug.training.loop import train
+from styleplug.weights import save_trunk
 
 
 @pytest.fixture(scope="session")

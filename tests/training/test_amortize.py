@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
-from styleplug.networks import StyleNetwork, save_trunk
+from styleplug.networks import StyleNetwork
 from styleplug.predictor import StylePredictor, load_predictor
 from styleplug.style import StyleInfo, read_info
 from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
 from styleplug.training.config import TrainConfig
 from styleplug.training.state import step_rng
+from styleplug.weights import save_trunk
 
 QUICK = TrainConfig(steps=4, batch_size=2, style_size=64, seed=1)
 

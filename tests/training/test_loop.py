@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, TrainingError
-from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
+from styleplug.networks import StyleNetwork
 from styleplug.predictor import load_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
@@ -25,6 +25,7 @@ from styleplug.training.controls import Controls
 from styleplug.training.data import Photographs
 from styleplug.training.loop import draw_sheet, train
 from styleplug.training.state import State, place, step_rng
+from styleplug.weights import load_style, load_trunk, save_style
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 

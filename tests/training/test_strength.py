@@ -7,12 +7,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
-from styleplug.networks import load_style
 from styleplug.style import read_info
 from styleplug.training import strength
 from styleplug.training.loop import train
 from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
+from styleplug.weights import load_style
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
