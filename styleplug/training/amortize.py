@@ -22,7 +22,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..engine import pick_device
-from ..errors import InvalidStyleError
 from ..losses import LossNetwork
 from ..networks import (
     StyleNetwork,
@@ -46,6 +45,7 @@ from .lessons import Teacher, missed
 from .state import (
     SAVE_EVERY,
     State,
+    belongs,
     check_places,
     load_checkpoint,
     one_cycle,
@@ -256,17 +256,9 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
         name = read_info(trunk).trunk
         others = (trunk.name, bundled_predictor().name)
         for path in sorted(trunk.parent.glob("*.safetensors")):
-            if path.name not in others and _belongs(path, name):
+            if path.name not in others and belongs(path, name):
                 vectors.append(load_style(path).vector)
     return stack_styles(vectors)
-
-
-def _belongs(path: Path, trunk: str) -> bool:
-    """Tell whether a file is a style of a trunk; others may lie beside it, too."""
-    try:
-        return read_info(path).trunk == trunk
-    except InvalidStyleError:
-        return False
 
 
 class _Fits:

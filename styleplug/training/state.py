@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import InvalidStyleError, TrainingError
 from ..files import check_free, check_writable, replacing
 from ..muon import Muon
+from ..style import bundled_predictor, bundled_trunk, read_info
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -314,9 +315,19 @@ def all_or_none(out: Path) -> Iterator[Path]:
 def check_places(
     out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
 ) -> None:
-    """Make the folder ``out`` of the results; raise unless all can be written."""
+    """Make the folder ``out`` of the results; raise unless all can be written.
+
+    A trunk is not to be replaced that styles which stay, or a predictor, need.
+    """
     for path in results:
         check_free(path, overwrite=overwrite)
+    trunk = out / bundled_trunk().name
+    left = _needing(trunk, results) if trunk in results else []
+    if left:
+        raise TrainingError(
+            f"In {out} the trunk would be replaced, which {', '.join(left)} would "
+            "still need; name another --output."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -328,3 +339,32 @@ def check_places(
             check_writable(path)
         except OSError as error:
             raise TrainingError(str(error)) from error
+
+
+def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
+    """Return the names of files beside a trunk that cannot do without it, but for the
+    results, which replace them. The bundled trunk is at hand elsewhere, too."""
+    try:
+        known = read_info(trunk).trunk
+    except InvalidStyleError:
+        return []
+    if belongs(bundled_trunk(), known):
+        return []
+    return [
+        path.name
+        for path in sorted(trunk.parent.glob("*.safetensors"))
+        if path not in results
+        and belongs(path, known)
+        and (
+            path.name == bundled_predictor().name or not read_info(path).self_contained
+        )
+    ]
+
+
+def belongs(path: Path, trunk: str) -> bool:
+    """Tell whether a file is a trunk of that hash, or of that trunk; others may lie
+    beside it, too."""
+    try:
+        return read_info(path).trunk == trunk
+    except InvalidStyleError:
+        return False

@@ -305,6 +305,17 @@ def test_files_that_are_there_are_not_replaced(
     assert path.read_text() == "precious"
 
 
+def test_a_trunk_that_other_styles_need_is_not_replaced(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    for path in (trained, trained.with_name("trunk.safetensors")):
+        shutil.copy(path, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match=r"which stripes\.safetensors would still"):
+        train([artwork], photographs, vgg, tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("option", ["checkpoint", "sheet"])
 @pytest.mark.parametrize("place", ["missing/file.png", "folder"])
 def test_a_file_that_could_not_be_written_is_told_before_training(

@@ -6,9 +6,13 @@ import torch
 from torch import nn
 
 from styleplug.errors import TrainingError
+from styleplug.networks import StyleNetwork, save_style, save_trunk
+from styleplug.predictor import StylePredictor, save_predictor
+from styleplug.style import StyleInfo, bundled_trunk
 from styleplug.training.config import TrainConfig
 from styleplug.training.state import (
     State,
+    check_places,
     load_checkpoint,
     one_cycle,
     save_checkpoint,
@@ -188,3 +192,36 @@ def test_a_checkpoint_of_other_weights_is_damaged(tmp_path):
     _, other = new_state(torch.ones(4))
     with pytest.raises(TrainingError, match=r"run\.ckpt is damaged"):
         other.resume(tmp_path / "run.ckpt")
+
+
+def test_a_trunk_is_replaced_where_nothing_that_stays_needs_it(tmp_path):
+    trunk, alone, whole, of_another, predictor = (
+        tmp_path / f"{name}.safetensors"
+        for name in ("trunk", "alone", "whole", "of-another", "predictor")
+    )
+    network, other = StyleNetwork((4, 4, 4), (0, 0)), StyleNetwork((4, 4, 4), (0, 0))
+    info = save_trunk(trunk, network, StyleInfo("trunk"))
+    save_style(whole, network.photo, network, StyleInfo("whole"))
+    save_style(
+        *(of_another, other.photo, other, StyleInfo("of-another")), self_contained=False
+    )
+    (tmp_path / "vgg19.safetensors").write_text("no style")
+    check_places(tmp_path, [trunk], [], overwrite=True)
+
+    save_style(alone, network.photo, network, StyleInfo("alone"), self_contained=False)
+    save_predictor(predictor, StylePredictor(4, (2,) * 5, (2,) * 4), info)
+    check_places(tmp_path, [trunk, alone, predictor], [], overwrite=True)
+    check_places(tmp_path, [tmp_path / "new.safetensors"], [], overwrite=True)
+    needing = r"alone\.safetensors, predictor\.safetensors would still need"
+    with pytest.raises(TrainingError, match=rf"which {needing}.* --output"):
+        check_places(tmp_path, [trunk], [], overwrite=True)
+
+
+def test_the_bundled_trunk_is_replaced_as_it_is_at_hand_elsewhere(tmp_path):
+    trunk = tmp_path / bundled_trunk().name
+    for path in (
+        bundled_trunk(),
+        bundled_trunk().with_name("starry-night.safetensors"),
+    ):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    check_places(tmp_path, [trunk], [], overwrite=True)

@@ -142,6 +142,21 @@ def test_strength_that_cannot_be_written_leaves_all_as_it_was(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_strength_is_not_learned_in_place_for_some_of_the_styles_there(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    shutil.copy(trained.with_name("trunk.safetensors"), tmp_path)
+    shutil.copy(trained, tmp_path / "another.safetensors")
+    with pytest.raises(TrainingError, match=r"which another\.safetensors would still"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=tmp_path / "trunk.safetensors",
+            start=[trained],
+            overwrite=True,
+        )
+
+
 def test_strength_is_not_learned_for_two_styles_of_one_name(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
