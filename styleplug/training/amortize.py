@@ -22,6 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..engine import pick_device
+from ..errors import TrainingError
 from ..losses import LossNetwork
 from ..networks import (
     StyleNetwork,
@@ -47,6 +48,7 @@ from .state import (
     State,
     belongs,
     check_places,
+    hash_tensors,
     load_checkpoint,
     one_cycle,
     place,
@@ -128,9 +130,11 @@ def train_predictor(
         loss_net = load_loss_network(loss_network, photographs, config, device)
         predictor = taught_predictor(
             *(trunk, network, photographs, pictures, loss_net, identity, config),
-            lessons,
+            checkpoint,
         )
     predictor = predictor.to(device)
+    encoder = (tensor.half() for tensor in predictor.encoder.parameters())
+    identity["start of the predictor"] = hash_tensors(encoder)
     fits = _Fits(predictor, config, identity, anew=anew)
     if checkpoint:
         fits.resume(checkpoint)
@@ -165,14 +169,20 @@ def taught_predictor(
     loss_network: LossNetwork,
     identity: dict[str, Any],
     config: TrainConfig,
-    lessons: Path | None,
+    checkpoint: Path | None,
 ) -> StylePredictor:
     """Return a new predictor for ``network``, whose encoder has learned.
 
-    ``lessons`` is the checkpoint of the encoder's lessons, of a training of that
-    ``identity``; of several processes, which all learn the same, the first one saves
-    it.
+    What it has learned is kept beside the ``checkpoint`` of the training, which has
+    that ``identity``; of several processes, which all learn the same, the first one
+    saves it.
     """
+    lessons = checkpoint_of_lessons(checkpoint)
+    if checkpoint and lessons and checkpoint.exists() and not lessons.exists():
+        raise TrainingError(
+            f"The checkpoint {checkpoint} goes on only with {lessons}, which is not "
+            "there; put it back, or name another file to start anew."
+        )
     device = network.photo.device
     predictor = StylePredictor(network.style_size)
     predictor.begin_at(network.photo.detach().cpu())

@@ -219,7 +219,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="continue from here, and save here",
+        help="continue from here, and save here; FILE.lessons, which --any puts "
+        "beside it, belongs to it",
     )
     add(
         "--sheet",

@@ -62,6 +62,7 @@ from .state import (
     State,
     all_or_none,
     check_places,
+    hash_tensors,
     identify,
     place,
     replace_file,
@@ -190,6 +191,8 @@ def train(
         "photographs": len(photographs.images),
         "loss_network": loss_network.name,
         "trunk": train_trunk or hash_trunk(network),
+        # All else of a trunk that is trained is in the checkpoint.
+        "start of the trunk": hash_tensors([network.photo]),
     }
     predictor = None
     if pictures is not None:
@@ -197,9 +200,11 @@ def train(
         if predictor is None:
             predictor = taught_predictor(
                 *(trunk, network, photographs, pictures, loss_net, identity, config),
-                lessons,
+                checkpoint,
             )
         predictor = predictor.to(device)
+        stays = [*predictor.encoder.parameters(), predictor.usual, predictor.spread]
+        identity["start of the predictor"] = hash_tensors(x.half() for x in stays)
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
     state = State(learner.learned(), config, identity)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ _SQUARES_KEPT = 0.99
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
 _KEEP_EVERY = 50
 """Steps between two states that a loss that is not finite steps back to."""
+_LATER = "start of the trunk", "start of the predictor"
+"""What earlier versions did not tell in an identity, and so is taken to be equal."""
 _GOOD = "good:"
 """What tensors of the last of these are called by in a checkpoint."""
 
@@ -212,6 +214,14 @@ def identify(files: Sequence[Path]) -> list[str]:
     ]
 
 
+def hash_tensors(tensors: Iterable[Tensor]) -> str:
+    """Return what tells tensors apart in an identity."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -237,6 +247,7 @@ def load_checkpoint(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     wanted = _flat(json.loads(json.dumps(identity)))
+    found = {name: wanted[name] for name in _LATER if name in wanted} | found
     if found != wanted:
         names = sorted(
             name for name in found | wanted if found.get(name) != wanted.get(name)

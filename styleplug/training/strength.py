@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..engine import pick_device
 from ..errors import TrainingError
@@ -39,7 +37,7 @@ from .loop import (
     styles_to_begin_from,
 )
 from .sampler import Sampler, targets
-from .state import State, all_or_none, check_places, identify, place
+from .state import State, all_or_none, check_places, hash_tensors, identify, place
 
 
 def train_strength(
@@ -101,7 +99,7 @@ def train_strength(
             "photographs": len(photographs.images),
             "loss_network": loss_network.name,
             "trunk": hash_trunk(network),
-            "strength of": _hash(vectors),
+            "strength of": hash_tensors([vectors]),
         },
     )
     if checkpoint:
@@ -132,7 +130,3 @@ def train_strength(
             save_predictor(folder / out_predictor.name, predictor, info)
     draw()
     return paths
-
-
-def _hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()

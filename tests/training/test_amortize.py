@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
 from styleplug.networks import StyleNetwork, save_trunk
-from styleplug.predictor import StylePredictor, load_predictor
+from styleplug.predictor import StylePredictor, load_predictor, save_predictor
 from styleplug.style import StyleInfo, read_info
 from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
@@ -82,13 +82,37 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         torch.testing.assert_close(parts[name], tensor, rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_another_training_is_refused(learn, tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(learn, trunk, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
+    learn(trunk.parent)  # with a predictor there, there are no lessons
     learn(tmp_path / "out", checkpoint=checkpoint)
-    checkpoint.with_name("run.ckpt.lessons").unlink()  # of another training as well
     other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
         learn(tmp_path / "other", checkpoint=checkpoint, config=other)
+
+
+def test_a_checkpoint_of_another_encoder_is_refused(learn, trunk, tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    path = learn(trunk.parent, checkpoint=checkpoint)
+    whole = load_file(path)
+    again = load_file(learn(trunk.parent, checkpoint=checkpoint, overwrite=True))
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    info, predictor = load_predictor(path)
+    next(predictor.encoder.parameters()).mul_(2)
+    save_predictor(path, predictor, info)
+    with pytest.raises(TrainingError, match=r"differs in start of the predictor;"):
+        learn(tmp_path / "out", checkpoint=checkpoint)
+
+
+def test_a_checkpoint_without_its_lessons_is_refused_before_there_are_others(
+    learn, tmp_path, monkeypatch
+):
+    checkpoint = tmp_path / "run.ckpt"
+    learn(tmp_path / "out", checkpoint=checkpoint)
+    checkpoint.with_name("run.ckpt.lessons").unlink()
+    monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
+    with pytest.raises(TrainingError, match=r"only with .*run\.ckpt\.lessons, which"):
+        learn(tmp_path / "other", checkpoint=checkpoint)
 
 
 def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):

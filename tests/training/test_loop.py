@@ -16,8 +16,14 @@ from safetensors.torch import load_file
 
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, TrainingError
-from styleplug.networks import StyleNetwork, load_style, load_trunk, save_style
-from styleplug.predictor import load_predictor
+from styleplug.networks import (
+    StyleNetwork,
+    load_style,
+    load_trunk,
+    save_style,
+    save_trunk,
+)
+from styleplug.predictor import load_predictor, save_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
@@ -577,6 +583,40 @@ def test_any_style_is_learned_from_an_archive(
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
+
+
+@pytest.mark.parametrize("changed", ["trunk", "predictor"])
+def test_a_checkpoint_of_what_began_otherwise_is_refused(
+    quick, trained, photographs, vgg, tmp_path, changed
+):
+    def train_any(trunk, out, **options):
+        train(
+            *([], photographs, vgg, tmp_path / out),
+            config=dataclasses.replace(quick, steps=1),
+            trunk=trunk,
+            archive=photographs,
+            **options,
+        )
+        return tmp_path / out
+
+    first = train_any(trained.with_name("trunk.safetensors"), "first")
+    trunk, predictor = (
+        first / f"{name}.safetensors" for name in ("trunk", "predictor")
+    )
+    checkpoint = tmp_path / "run.ckpt"
+    train_any(trunk, "out", checkpoint=checkpoint)
+    if changed == "trunk":
+        network = copy.deepcopy(load_trunk(trunk))
+        network.photo += 1
+        known = save_trunk(trunk, network, read_info(trunk)).trunk
+        info, kept = load_predictor(predictor)
+        save_predictor(predictor, kept, dataclasses.replace(info, trunk=known))
+    else:
+        info, kept = load_predictor(predictor)
+        kept.usual.add_(1)
+        save_predictor(predictor, kept, info)
+    with pytest.raises(TrainingError, match=f"differs in start of the {changed};"):
+        train_any(trunk, "again", checkpoint=checkpoint)
 
 
 def test_artworks_that_no_crop_is_left_for_are_refused(

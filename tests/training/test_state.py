@@ -144,6 +144,17 @@ def test_a_checkpoint_from_before_a_setting_was_there_goes_on_with_its_default(
         load_checkpoint(path, identity(pool=7))
 
 
+def test_a_checkpoint_from_before_a_start_was_told_goes_on(tmp_path):
+    path = tmp_path / "run.ckpt"
+    started = {"trunk": True, "start of the trunk": "a"}
+    save_checkpoint(path, {}, {"trunk": True}, {"step": 3}, "the checkpoint")
+    assert load_checkpoint(path, started) == ({}, {"step": 3})
+    save_checkpoint(path, {}, started, {"step": 3}, "the checkpoint")
+    assert load_checkpoint(path, started) == ({}, {"step": 3})
+    with pytest.raises(TrainingError, match="differs in start of the trunk;"):
+        load_checkpoint(path, started | {"start of the trunk": "b"})
+
+
 def test_a_checkpoint_that_keeps_no_good_state_is_one_itself(tmp_path):
     weight, state = new_state(torch.ones(3), steps=10)
     path = tmp_path / "run.ckpt"
