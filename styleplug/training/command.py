@@ -34,6 +34,7 @@ from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
+from ..rendering import is_out_of_memory
 from ..style import TEXTS, bundled_trunk
 from .amortize import train_predictor
 from .config import TrainConfig
@@ -321,7 +322,22 @@ def run(args: argparse.Namespace) -> int:
     torchrun needs ``USE_LIBUV=0`` in the environment.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
-    mode = _asked(args)
+    try:
+        paths = _train(args, _asked(args))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "There is not enough memory for this training; lower --batch-size, "
+            "--crop-size or --style-size."
+        ) from error
+    for path in paths:
+        logger.info("%s", path)
+    return 0
+
+
+def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
+    """Train what is asked for; return the paths of its results."""
     if mode is _ONLY_PREDICTOR and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
     artworks, out = folder_images(args.artworks), args.output
@@ -353,8 +369,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             command=args.command,
         )
-        logger.info("%s", path)
-        return 0
+        return [path]
     given = artworks, args.content, loss_network, out
     with _processes(args.device) as device:
         common: dict[str, Any] = {
@@ -368,22 +383,18 @@ def run(args: argparse.Namespace) -> int:
         }
         if mode is _ONLY_STRENGTH:
             trunk = args.trunk or bundled_trunk()
-            paths = train_strength(*given, trunk=trunk, **common)
-        else:
-            paths = train(
-                *given,
-                trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
-                train_trunk=args.any or args.new_trunk,
-                archive=args.styles,
-                held_out=held_out,
-                about=about,
-                measure=args.measure,
-                self_contained=alone,
-                **common,
-            )
-    for path in paths:
-        logger.info("%s", path)
-    return 0
+            return train_strength(*given, trunk=trunk, **common)
+        return train(
+            *given,
+            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
+            train_trunk=args.any or args.new_trunk,
+            archive=args.styles,
+            held_out=held_out,
+            about=about,
+            measure=args.measure,
+            self_contained=alone,
+            **common,
+        )
 
 
 def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from styleplug.cli import main
 from styleplug.style import bundled_trunk
@@ -249,6 +250,39 @@ def test_a_predictor_is_trained_on_a_trunk_that_stays(monkeypatch, vgg, tmp_path
     assert found["out"] == tmp_path
     assert found["trunk"] == bundled_trunk()
     assert found["config"] == TrainConfig(**command._ANY | {"steps": 7})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory."), id="cuda"),
+        pytest.param(
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"), id="cpu"
+        ),
+    ],
+)
+def test_too_little_memory_is_told_in_one_line(
+    monkeypatch, artwork, vgg, capsys, error
+):
+    def train(*given, **options):
+        raise error
+
+    monkeypatch.setattr(command, "train", train)
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    told = capsys.readouterr().err
+    assert "not enough memory for this training; lower --batch-size" in told
+    assert told.count("\n") == 1
+
+
+def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
+    monkeypatch, artwork, vgg
+):
+    def train(*given, **options):
+        raise RuntimeError("a mistake in the code")
+
+    monkeypatch.setattr(command, "train", train)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["train", str(artwork), "--loss-network", str(vgg)])
 
 
 def test_several_processes_do_not_train_one_predictor(monkeypatch, capsys):
