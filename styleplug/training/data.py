@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 
 from .. import color
 from ..errors import ImageTooLargeError, StyleplugError, TrainingError
-from ..images import PICTURE_SUFFIXES, read_picture
+from ..images import PICTURE_SUFFIXES, Array, read_picture
+from ..predictor import visible
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Photographs:
 
     def _load(self, path: Path) -> Tensor | None:
         try:
-            image = _open(path)
+            image = _image(read_picture(path).over_white)
         except StyleplugError as error:
             logger.warning("skipped: %s", error)
             return None
@@ -183,10 +184,12 @@ def recoloured(images: Tensor, rng: Generator) -> Tensor:
 def load_artwork(path: Path | str, size: int) -> Tensor:
     """Return an artwork as (1, 3, H, W) in [0, 1], its geometric mean side ``size``.
 
+    Transparent margins are no part of it.
+
     Raises :class:`~styleplug.errors.TrainingError` when it cannot be read.
     """
     try:
-        image = _open(Path(path))
+        image = _image(visible(read_picture(path), str(path)))
     except ImageTooLargeError as error:
         raise TrainingError(
             f"The artwork {path} is too large; make it smaller first, a few megapixels "
@@ -201,9 +204,8 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     return _to_tensor(image)[None].float() / 255
 
 
-def _open(path: Path) -> Image.Image:
-    """Return an upright 8-bit sRGB image; transparency becomes white paper."""
-    pixels = read_picture(path).over_white
+def _image(pixels: Array) -> Image.Image:
+    """Return (H, W, 3) pixels as an 8-bit image."""
     return Image.fromarray(color.change_depth(pixels, np.uint8))
 
 

@@ -119,10 +119,33 @@ def test_an_artwork_of_any_mode_becomes_rgb_of_the_size(tmp_path, mode):
     assert artwork.shape == (1, 3, 32, 128)
 
 
-def test_transparent_paper_is_white(tmp_path):
+def test_transparent_margins_are_no_part_of_an_artwork(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    painting = Image.fromarray(noise)
+    painting.save(tmp_path / "painting.png")
+    canvas = Image.new("RGBA", (90, 80))
+    canvas.paste(painting, (20, 30))
+    canvas.save(tmp_path / "cut-out.png")
+    painting, cut_out = (
+        load_artwork(tmp_path / f"{name}.png", 64) for name in ("painting", "cut-out")
+    )
+    assert torch.equal(painting, cut_out)
+
+
+def test_a_wholly_transparent_artwork_is_an_error(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
-    assert load_artwork(path, 32).min() == 1
+    with pytest.raises(TrainingError, match=r"a\.png is wholly transparent"):
+        load_artwork(path, 32)
+
+
+def test_transparent_paper_of_a_photograph_is_white(tmp_path):
+    photograph = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    photograph.paste((255, 0, 0, 255), (10, 10, 30, 30))
+    photograph.save(tmp_path / "a.png")
+    (image,) = Photographs(tmp_path).images
+    assert image.shape == (3, 40, 40)
+    assert image[:, 0, 0].tolist() == [255, 255, 255]
 
 
 def test_half_transparent_paint_is_laid_over_white_paper(tmp_path):
