@@ -120,7 +120,9 @@ def train_predictor(
     identity = {
         "config": {name: getattr(config, name) for name in _USED},
         "archive": len(pictures.images),
+        "files of the archive": pictures.files,
         "photographs": len(photographs.images),
+        "files of the photographs": photographs.files,
         "loss_network": loss_network.name,
         "trunk": hash_trunk(network),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ class Photographs:
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
     read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
     logged. Those whose names are in ``held_out`` are left out, and files that also lie
-    in the folder ``but``.
+    in the folder ``but``. ``files`` tells those that are left apart from others.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -67,6 +68,13 @@ class Photographs:
         with ThreadPoolExecutor() as pool:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
+        told = [
+            f"{file.relative_to(folder).as_posix()} {file.stat().st_size}"
+            for file, image in zip(files, loaded, strict=True)
+            if image is not None
+        ]
+        told_of = "\n".join(told).encode(errors="surrogatepass")
+        self.files = hashlib.sha256(told_of).hexdigest()
         self.skipped = len(files) - len(self.images)
         if self.skipped:
             logger.warning(

@@ -188,7 +188,9 @@ def train(
         "artworks": identify(artworks),
         "from": identify(start),
         "archive": pictures and len(pictures.images),
+        "files of the archive": pictures and pictures.files,
         "photographs": len(photographs.images),
+        "files of the photographs": photographs.files,
         "loss_network": loss_network.name,
         "trunk": train_trunk or hash_trunk(network),
         # All else of a trunk that is trained is in the checkpoint.

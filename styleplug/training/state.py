@@ -39,7 +39,10 @@ _SQUARES_KEPT = 0.99
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
 _KEEP_EVERY = 50
 """Steps between two states that a loss that is not finite steps back to."""
-_LATER = "start of the trunk", "start of the predictor"
+_LATER = (
+    *("start of the trunk", "start of the predictor"),
+    *("files of the archive", "files of the photographs"),
+)
 """What earlier versions did not tell in an identity, and so is taken to be equal."""
 _GOOD = "good:"
 """What tensors of the last of these are called by in a checkpoint."""

@@ -97,6 +97,7 @@ def train_strength(
             "config": dataclasses.asdict(config),
             "artworks": identify(artworks),
             "photographs": len(photographs.images),
+            "files of the photographs": photographs.files,
             "loss_network": loss_network.name,
             "trunk": hash_trunk(network),
             "strength of": hash_tensors([vectors]),

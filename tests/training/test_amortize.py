@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,9 +38,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def learn(photographs, vgg, trunk):
-    def learn(out, trunk=trunk, **options):
+    def learn(out, trunk=trunk, content=photographs, **options):
         return train_predictor(
-            photographs,
+            content,
             vgg,
             out,
             **{"config": QUICK, "trunk": trunk, "archive": photographs} | options,
@@ -89,6 +90,23 @@ def test_a_checkpoint_of_another_training_is_refused(learn, trunk, tmp_path):
     other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
         learn(tmp_path / "other", checkpoint=checkpoint, config=other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"), [("archive", "archive"), ("content", "photographs")]
+)
+def test_a_checkpoint_of_as_many_other_pictures_is_refused(
+    learn, trunk, photographs, tmp_path, changed, told
+):
+    checkpoint = tmp_path / "run.ckpt"
+    learn(trunk.parent)
+    learn(tmp_path / "out", checkpoint=checkpoint)
+    others = Path(shutil.copytree(photographs, tmp_path / "others"))
+    (others / "0.jpg").rename(others / "6.jpg")
+    with pytest.raises(TrainingError, match=f"differs in files of the {told};"):
+        learn(
+            tmp_path / "out", checkpoint=checkpoint, overwrite=True, **{changed: others}
+        )
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(learn, trunk, tmp_path):

@@ -1,4 +1,6 @@
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +79,23 @@ def test_photographs_are_as_pillow_reads_and_resizes_them(photographs):
         expected = np.array(image.resize((64, 48), Image.Resampling.LANCZOS))
     found = Photographs(photographs, size=48).images[0]
     assert np.array_equal(found.permute(1, 2, 0), expected)
+
+
+def test_photographs_are_told_apart_by_names_and_sizes(photographs, tmp_path):
+    folder = Path(shutil.copytree(photographs, tmp_path / "copies"))
+    (folder / "broken.jpg").touch()
+    known = Photographs(photographs).files
+    assert Photographs(folder).files == known
+    assert Photographs(folder, held_out=["0.jpg"]).files != known
+    held_out = Photographs(folder, held_out=["1.jpg"])
+    assert Photographs(folder, held_out=["0.jpg"]).files != held_out.files
+    with (folder / "0.jpg").open("ab") as file:
+        file.write(b"more")
+    assert Photographs(folder).files != known
+    shutil.copy(photographs / "0.jpg", folder)
+    assert Photographs(folder).files == known
+    (folder / "0.jpg").rename(folder / "6.jpg")
+    assert Photographs(folder).files != known
 
 
 def test_photographs_that_lie_in_another_folder_are_left_out(photographs, tmp_path):

@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         )
 
 
-@pytest.mark.parametrize("changed", ["artworks", "from"])
+@pytest.mark.parametrize("changed", ["artworks", "from", "files of the photographs"])
 def test_a_checkpoint_of_other_contents_is_refused(
     quick, trained, artwork, photographs, vgg, tmp_path, changed
 ):
@@ -184,10 +184,13 @@ def test_a_checkpoint_of_other_contents_is_refused(
         "start": [style],
         "checkpoint": tmp_path / "run.ckpt",
     }
-    given = [other], photographs, vgg, tmp_path / "out"
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    given = [other], content, vgg, tmp_path / "out"
     train(*given, **options)
     if changed == "artworks":
         Image.new("RGB", (80, 64), "teal").save(other)
+    elif changed == "files of the photographs":
+        (content / "0.jpg").rename(content / "6.jpg")
     else:
         save_style(
             *(style, load_style(trained).vector + 1, load_style(trained).network),
@@ -585,10 +588,19 @@ def test_any_style_is_learned_from_an_archive(
     assert vector.shape == (1, load_style(trained).network.style_size)
 
 
-@pytest.mark.parametrize("changed", ["trunk", "predictor"])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("trunk", "start of the trunk"),
+        ("predictor", "start of the predictor"),
+        ("held_out", "files of the archive"),
+    ],
+)
 def test_a_checkpoint_of_what_began_otherwise_is_refused(
-    quick, trained, photographs, vgg, tmp_path, changed
+    quick, trained, photographs, vgg, tmp_path, changed, told
 ):
+    held_out = ["0.jpg"]
+
     def train_any(trunk, out, **options):
         train(
             *([], photographs, vgg, tmp_path / out),
@@ -604,8 +616,10 @@ def test_a_checkpoint_of_what_began_otherwise_is_refused(
         first / f"{name}.safetensors" for name in ("trunk", "predictor")
     )
     checkpoint = tmp_path / "run.ckpt"
-    train_any(trunk, "out", checkpoint=checkpoint)
-    if changed == "trunk":
+    train_any(trunk, "out", checkpoint=checkpoint, held_out=held_out)
+    if changed == "held_out":
+        held_out = ["1.jpg"]
+    elif changed == "trunk":
         network = copy.deepcopy(load_trunk(trunk))
         network.photo += 1
         known = save_trunk(trunk, network, read_info(trunk)).trunk
@@ -615,8 +629,8 @@ def test_a_checkpoint_of_what_began_otherwise_is_refused(
         info, kept = load_predictor(predictor)
         kept.usual.add_(1)
         save_predictor(predictor, kept, info)
-    with pytest.raises(TrainingError, match=f"differs in start of the {changed};"):
-        train_any(trunk, "again", checkpoint=checkpoint)
+    with pytest.raises(TrainingError, match=f"differs in {told};"):
+        train_any(trunk, "again", checkpoint=checkpoint, held_out=held_out)
 
 
 def test_artworks_that_no_crop_is_left_for_are_refused(

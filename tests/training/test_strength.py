@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,22 @@ def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
         run("killed", checkpoint=checkpoint)
     assert checkpoint.exists()
     assert run("resumed", checkpoint=checkpoint) == run("whole")
+
+
+def test_a_checkpoint_of_strength_on_other_photographs_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    options = {
+        "config": dataclasses.replace(quick, steps=1),
+        "trunk": trained.with_name("trunk.safetensors"),
+        "start": [trained],
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    train_strength([artwork], content, vgg, tmp_path / "out", **options)
+    (content / "0.jpg").rename(content / "6.jpg")
+    with pytest.raises(TrainingError, match="differs in files of the photographs;"):
+        train_strength([artwork], content, vgg, tmp_path / "other", **options)
 
 
 def test_strength_that_cannot_be_written_leaves_all_as_it_was(
