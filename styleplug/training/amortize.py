@@ -30,6 +30,7 @@ from ..networks import (
     hash_trunk,
     load_style,
     paint,
+    save_trunk,
     stack_styles,
 )
 from ..predictor import (
@@ -38,7 +39,7 @@ from ..predictor import (
     refine,
     save_predictor,
 )
-from ..style import StyleInfo, bundled_predictor, read_info
+from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
 from .learner import load_loss_network, load_own_trunk
@@ -46,6 +47,7 @@ from .lessons import Teacher, missed
 from .state import (
     SAVE_EVERY,
     State,
+    all_or_none,
     belongs,
     check_places,
     hash_tensors,
@@ -100,6 +102,7 @@ def train_predictor(
 ) -> Path:
     """Train a predictor of any style for ``trunk``; return its path in ``out``.
 
+    The trunk is written beside it, unless it is there already, or bundled.
     ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
     parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
     of style pictures whose vectors are refined. The encoder of a predictor beside the
@@ -109,10 +112,14 @@ def train_predictor(
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """
     device = pick_device(device)
-    path = out / bundled_predictor().name
+    path, out_trunk = out / bundled_predictor().name, out / bundled_trunk().name
+    results = [path]
+    beside = out_trunk if out_trunk.exists() else bundled_trunk()
+    if not belongs(beside, read_info(trunk).trunk):
+        results.append(out_trunk)
     lessons = checkpoint_of_lessons(checkpoint)
     progress = [file for file in (checkpoint, lessons) if file]
-    check_places(out, [path], progress, overwrite=overwrite)
+    check_places(out, results, progress, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device).requires_grad_(False)
     photographs = Photographs(content)
@@ -154,7 +161,10 @@ def train_predictor(
             **{name: getattr(config, name) for name in _USED},
         },
     )
-    save_predictor(path, predictor, told)
+    with all_or_none(out) as folder:
+        save_predictor(folder / path.name, predictor, told)
+        if out_trunk in results:
+            save_trunk(folder / out_trunk.name, network, read_info(trunk))
     return path
 
 

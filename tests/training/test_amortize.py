@@ -1,6 +1,5 @@
 """The training of a predictor on a trunk that stays."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
+from styleplug.images import read_picture
 from styleplug.networks import StyleNetwork, save_trunk
-from styleplug.predictor import StylePredictor, load_predictor, save_predictor
-from styleplug.style import StyleInfo, read_info
+from styleplug.predictor import (
+    StylePredictor,
+    capture,
+    load_predictor,
+    save_predictor,
+)
+from styleplug.style import StyleInfo, bundled_trunk, read_info
 from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
 from styleplug.training.config import TrainConfig
@@ -52,13 +57,37 @@ def learn(photographs, vgg, trunk):
 def test_a_predictor_is_learned_while_the_trunk_stays(learn, trunk, tmp_path):
     before = trunk.read_bytes()
     path = learn(tmp_path / "out", held_out=["0.jpg"], command="styleplug train")
-    assert os.listdir(tmp_path / "out") == ["predictor.safetensors"]
     assert trunk.read_bytes() == before
     info, predictor = load_predictor(path)
     assert info.trunk == read_info(trunk).trunk
     assert info.training["command"] == "styleplug train"
     assert info.training["artworks"] == 5
     assert torch.isfinite(predictor(torch.rand(1, 3, 64, 48))).all()
+
+
+def test_a_predictor_lies_beside_its_trunk(learn, trunk, artwork, tmp_path):
+    path = learn(tmp_path / "out")
+    assert {file.name for file in path.parent.iterdir()} == {path.name, trunk.name}
+    style = capture(read_picture(artwork), "stripes", path.parent, rank=0)
+    assert style.info.trunk == read_info(trunk).trunk
+    before = trunk.read_bytes()
+    learn(trunk.parent)
+    assert trunk.read_bytes() == before
+
+
+def test_no_other_trunk_is_replaced_by_that_of_a_predictor(learn, tmp_path):
+    other = tmp_path / "out" / "trunk.safetensors"
+    other.parent.mkdir()
+    save_trunk(other, StyleNetwork((4, 4, 4), (0, 1)), StyleInfo("trunk"))
+    before = other.read_bytes()
+    with pytest.raises(FileExistsError, match=r"trunk\.safetensors already exists"):
+        learn(other.parent)
+    assert other.read_bytes() == before
+
+
+def test_the_bundled_trunk_is_not_written_beside_its_predictor(learn, tmp_path):
+    path = learn(tmp_path / "out", trunk=bundled_trunk())
+    assert [*path.parent.iterdir()] == [path]
 
 
 @pytest.mark.parametrize(
