@@ -73,6 +73,13 @@ def train_strength(
     process, _ = place(config)
     styles = [read_style(path) for path in start]
     check_names([info.name for info, _ in styles], "name each of them once")
+    sizes = {info.base_size for info, _ in styles}
+    if sizes - {config.style_size}:
+        raise TrainingError(
+            "The styles to begin from were trained with --style-size "
+            f"{', '.join(map(str, sorted(sizes)))}, not {config.style_size}; give "
+            "theirs."
+        )
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name
     out_predictor = out / bundled_predictor().name

@@ -186,6 +186,18 @@ def test_strength_is_not_learned_for_two_styles_of_one_name(
         )
 
 
+def test_strength_is_learned_in_the_size_of_the_styles(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="with --style-size 64, not 128; give"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=dataclasses.replace(quick, style_size=128),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+        )
+
+
 def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_path):
     with pytest.raises(TrainingError, match="--rank"):
         train_strength(
