@@ -35,7 +35,7 @@ from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
-from ..style import TEXTS, bundled_trunk
+from ..style import FACTORS, TEXTS, bundled_trunk, read_header
 from .amortize import train_predictor
 from .config import TrainConfig
 from .data import folder_images
@@ -175,8 +175,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="STYLE",
-        help="styles of that trunk to begin from, one for each artwork (default: what "
-        "'styleplug capture' gives)",
+        help="styles of that trunk to begin from, one for each artwork; new ones have "
+        "at least their rank, unless --rank is given (default: what 'styleplug "
+        "capture' gives)",
     )
     add(
         "--any",
@@ -404,11 +405,19 @@ def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str,
         defaults = defaults | {name: artworks * defaults[name] for name in _EACH}
         if args.steps is not None:
             del defaults["minutes"]
+        defaults["rank"] = max([defaults["rank"], *map(_rank, args.start)])
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     settings = defaults | {k: value for k, value in given.items() if value is not None}
     if args.scales:
         settings["scales"] = tuple(args.scales)
     return settings
+
+
+def _rank(style: Path) -> int:
+    """Return the rank of what the style of a file changes in kernels."""
+    tensors = read_header(style).items()
+    shapes = [tensor["shape"] for name, tensor in tensors if name.endswith(FACTORS[0])]
+    return max((shape[0] for shape in shapes if shape), default=0)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,21 @@ def test_several_styles_take_as_many_steps_and_minutes_each_as_one(
     assert asked["config"].minutes == 9
 
 
+def test_a_style_keeps_its_rank_unless_another_is_given(
+    asked, artwork, tiny_style, vgg
+):
+    starry_night = bundled_trunk().with_name("starry-night.safetensors")
+    words = ["train", str(artwork), "--loss-network", str(vgg)]
+    for given, rank in (
+        (["--from", tiny_style], command._FIT["rank"]),
+        (["--from", starry_night], 32),
+        (["--from", tiny_style, starry_night], 32),
+        (["--from", starry_night, "--rank", "20"], 20),
+    ):
+        assert main([*words, *map(str, given)]) == 0
+        assert asked["config"].rank == rank
+
+
 def test_only_strength_is_asked_for(asked, artwork, vgg):
     style = bundled_trunk().with_name("starry-night.safetensors")
     words = ["train", str(artwork), "--loss-network", str(vgg)]
