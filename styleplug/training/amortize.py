@@ -117,9 +117,8 @@ def train_predictor(
     beside = out_trunk if out_trunk.exists() else bundled_trunk()
     if not belongs(beside, read_info(trunk).trunk):
         results.append(out_trunk)
-    lessons = checkpoint_of_lessons(checkpoint)
-    progress = [file for file in (checkpoint, lessons) if file]
-    check_places(out, results, progress, overwrite=overwrite)
+    checkpoints = checkpoint, checkpoint_of_lessons(checkpoint)
+    check_places(out, results, checkpoints, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device).requires_grad_(False)
     photographs = Photographs(content)

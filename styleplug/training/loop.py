@@ -121,7 +121,8 @@ def train(
     measured on them, see :mod:`.controls` for the other figures.
     ``checkpoint`` is written every few minutes and continued from when it is there;
     ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
-    also where it is bundled. ``overwrite`` allows to replace files in ``out``.
+    also where it is bundled. ``overwrite`` allows to replace files in ``out``, and a
+    sheet of another training.
     ``command`` is what the headers name as having been run.
 
     In a process group of torch.distributed, every process takes its part of each
@@ -156,8 +157,7 @@ def train(
     if archive is not None:
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
-    progress = [path for path in (checkpoint, lessons, sheet) if path]
-    check_places(out, results, progress, overwrite=overwrite)
+    check_places(out, results, (checkpoint, lessons), sheet, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
     photographs = Photographs(content, but=measure)

@@ -327,11 +327,17 @@ def all_or_none(out: Path) -> Iterator[Path]:
 
 
 def check_places(
-    out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
+    out: Path,
+    results: Sequence[Path],
+    checkpoints: Sequence[Path | None],
+    sheet: Path | None = None,
+    *,
+    overwrite: bool,
 ) -> None:
     """Make the folder ``out`` of the results; raise unless all can be written.
 
-    A trunk is not to be replaced that styles which stay, or a predictor, need.
+    A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
+    is replaced by the training that goes on from a checkpoint.
     """
     for path in results:
         check_free(path, overwrite=overwrite)
@@ -348,11 +354,13 @@ def check_places(
         raise TrainingError(
             f"{out} cannot be made ({error.strerror}); name another folder."
         ) from error
-    for path in (*results, *progress):
+    for path in filter(None, (*results, *checkpoints, sheet)):
         try:
             check_writable(path)
         except OSError as error:
             raise TrainingError(str(error)) from error
+    if sheet and not any(path and path.exists() for path in checkpoints):
+        check_free(sheet, overwrite=overwrite)
 
 
 def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:

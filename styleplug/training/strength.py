@@ -83,8 +83,8 @@ def train_strength(
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name
     out_predictor = out / bundled_predictor().name
-    progress = [path for path in (checkpoint, sheet) if path]
-    check_places(out, [*paths, out_trunk, out_predictor], progress, overwrite=overwrite)
+    results = [*paths, out_trunk, out_predictor]
+    check_places(out, results, [checkpoint], sheet, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device)
     photographs = Photographs(content)

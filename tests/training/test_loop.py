@@ -325,6 +325,19 @@ def test_a_trunk_that_other_styles_need_is_not_replaced(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_picture_that_is_there_is_not_replaced_by_a_sheet(
+    artwork, photographs, vgg, tmp_path
+):
+    before = artwork.read_bytes()
+    with pytest.raises(FileExistsError, match=rf"{artwork.name} already.*--overwrite"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            checkpoint=tmp_path / "run.ckpt",
+            sheet=artwork,
+        )
+    assert artwork.read_bytes() == before
+
+
 @pytest.mark.parametrize("option", ["checkpoint", "sheet"])
 @pytest.mark.parametrize("place", ["missing/file.png", "folder"])
 def test_a_file_that_could_not_be_written_is_told_before_training(

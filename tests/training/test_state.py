@@ -236,3 +236,15 @@ def test_the_bundled_trunk_is_replaced_as_it_is_at_hand_elsewhere(tmp_path):
     ):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     check_places(tmp_path, [trunk], [], overwrite=True)
+
+
+def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):
+    checkpoint, sheet = tmp_path / "run.ckpt", tmp_path / "sheet.png"
+    given = tmp_path / "out", [], [checkpoint, None], sheet
+    check_places(*given, overwrite=False)
+    sheet.write_text("of a training")
+    check_places(*given, overwrite=True)
+    with pytest.raises(FileExistsError, match=r"sheet\.png already exists"):
+        check_places(*given, overwrite=False)
+    checkpoint.touch()
+    check_places(*given, overwrite=False)

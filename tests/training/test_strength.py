@@ -198,6 +198,19 @@ def test_strength_is_learned_in_the_size_of_the_styles(
         )
 
 
+def test_a_picture_that_is_there_is_not_replaced_by_a_sheet_of_strength(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(FileExistsError, match="already exists; allow overwriting"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+            sheet=artwork,
+        )
+
+
 def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_path):
     with pytest.raises(TrainingError, match="--rank"):
         train_strength(
