@@ -430,7 +430,7 @@ def _processes(device: str | None) -> Iterator[str | None]:
         yield device
         return
     if pick_device(device).type == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = str(pick_device(f"cuda:{os.environ['LOCAL_RANK']}"))
         torch.cuda.set_device(device)
         dist.init_process_group("nccl")
     else:

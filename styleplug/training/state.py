@@ -172,9 +172,21 @@ class State:
         save_checkpoint(path, tensors, self._identity, progress, called)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there."""
-        if not path.exists():
+        """Go on from the checkpoint ``path`` if it is there, as in all processes."""
+        if path.exists():
+            self._read(path)
+        if place(self._config)[1] == 1:
             return
+        device = next(iter(self._learned.values())).device
+        steps = torch.tensor([self.step, -self.step], device=device)
+        dist.all_reduce(steps, dist.ReduceOp.MAX)
+        if steps.sum() != 0:
+            raise TrainingError(
+                f"The processes do not see the same checkpoint {path}; put it into a "
+                "folder that all machines share."
+            )
+
+    def _read(self, path: Path) -> None:
         tensors, progress = load_checkpoint(path, self._identity)
         good = {
             name.removeprefix(_GOOD): tensor

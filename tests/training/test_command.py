@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from styleplug.cli import main
+from styleplug.errors import DeviceError
 from styleplug.style import bundled_trunk
 from styleplug.training import command
 from styleplug.training.config import TrainConfig
@@ -298,6 +299,20 @@ def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
     monkeypatch.setattr(command, "train", train)
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["train", str(artwork), "--loss-network", str(vgg)])
+
+
+def test_more_processes_than_devices_are_told(monkeypatch, asked, artwork, vgg, capsys):
+    def pick_device(device):
+        if device is None:
+            return torch.device("cuda")
+        raise DeviceError(f"The device {device} is not available here.")
+
+    monkeypatch.setattr(command, "pick_device", pick_device)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    assert "The device cuda:2 is not available here." in capsys.readouterr().err
+    assert not asked
 
 
 def test_several_processes_do_not_train_one_predictor(monkeypatch, capsys):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from styleplug.errors import TrainingError
@@ -195,6 +196,37 @@ def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
     _, state = new_state(torch.ones(3))
     state.resume(tmp_path / "missing.ckpt")
     assert state.step == 0
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
+@pytest.mark.parametrize("others", ["without", "ahead", "alike"])
+def test_processes_go_on_from_the_same_checkpoint_or_not_at_all(
+    tmp_path, monkeypatch, others
+):
+    weight, state = new_state(torch.ones(3), batch_size=2)
+    path = tmp_path / "run.ckpt"
+    state.descend(weight.square().sum())
+    state.save(path)
+    step = {"without": 0, "ahead": 2, "alike": 1}[others]
+
+    def all_reduce(found, operation):
+        assert operation == dist.ReduceOp.MAX
+        found.copy_(found.maximum(torch.tensor([step, -step])))
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    _, resumed = new_state(torch.zeros(3), batch_size=2)
+    if others == "alike":
+        resumed.resume(path)
+        assert resumed.step == 1
+        return
+    with pytest.raises(TrainingError, match=r"same checkpoint .*run\.ckpt; put it"):
+        resumed.resume(path)
+    if others == "ahead":
+        with pytest.raises(TrainingError, match="do not see the same checkpoint"):
+            resumed.resume(tmp_path / "missing.ckpt")
 
 
 def test_a_checkpoint_of_other_weights_is_damaged(tmp_path):
