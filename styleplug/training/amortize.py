@@ -60,7 +60,7 @@ from .state import (
 
 logger = logging.getLogger(__name__)
 
-_USED = ("steps", "batch_size", "style_size", "seed")
+USED = ("steps", "batch_size", "style_size", "seed")
 """Settings of a training that count here."""
 _LESSONS = 2400
 _LESSON_RATE = 3e-3
@@ -124,7 +124,7 @@ def train_predictor(
     photographs = Photographs(content)
     pictures = Archive(archive, config.style_size, held_out)
     identity = {
-        "config": {name: getattr(config, name) for name in _USED},
+        "config": {name: getattr(config, name) for name in USED},
         "archive": len(pictures.images),
         "files of the archive": pictures.files,
         "photographs": len(photographs.images),
@@ -157,7 +157,7 @@ def train_predictor(
             "photographs": len(photographs.images),
             "artworks": len(pictures.images),
             "lessons": _LESSONS,
-            **{name: getattr(config, name) for name in _USED},
+            **{name: getattr(config, name) for name in USED},
         },
     )
     with all_or_none(out) as folder:

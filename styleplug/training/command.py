@@ -36,10 +36,10 @@ from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
 from ..style import FACTORS, TEXTS, bundled_trunk, read_header
-from .amortize import train_predictor
+from .amortize import USED, train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_ARTWORK, is_free_name, train
+from .loop import NO_ARTWORK, composed, is_free_name, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,10 @@ _ONLY_PREDICTOR = _Mode(
     ("keep_trunk",),
     _ANY,
     needs=("any", "styles"),
-    ignores=("artworks", "new_trunk", "start", "about", "measure", "sheet", "rank"),
+    ignores=(
+        *("artworks", "new_trunk", "start", "about", "measure", "sheet"),
+        *(f.name for f in dataclasses.fields(TrainConfig) if f.name not in USED),
+    ),
 )
 _MODES = (
     _ONLY_STRENGTH,
@@ -246,10 +249,7 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
     """Return the defaults of a setting, and for which modes."""
     modes: dict[str, list[str]] = {}
     for mode in reversed(_MODES):
-        counts = field.name not in mode.ignores
-        if mode is _ONLY_PREDICTOR:
-            counts = field.name in mode.defaults
-        if len(mode.asked) > 1 or not counts:
+        if len(mode.asked) > 1 or field.name in mode.ignores:
             continue
         default = mode.defaults.get(field.name, field.default)
         told = " ".join(map(str, _values(default)))
@@ -288,7 +288,7 @@ def _read_about(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} must hold an object of fields for each artwork, such as "
             '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
         )
-    return about
+    return {composed(name): fields for name, fields in about.items()}
 
 
 def _read_names(path: Path) -> list[str]:
@@ -353,7 +353,7 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             raise TrainingError(
                 f"A style cannot be called {out.stem!r}; name another --output."
             )
-        about.setdefault(artworks[0].name, {})["name"] = out.stem
+        about.setdefault(composed(artworks[0].name), {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
     if mode is _ONLY_PREDICTOR:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import logging
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -521,9 +522,16 @@ def _describe(
     artworks: Sequence[Path], config: TrainConfig, about: dict[str, dict[str, Any]]
 ) -> list[StyleInfo]:
     """Return the headers of the styles, as far as they are known before training."""
+    about = {composed(name): fields for name, fields in about.items()}
+    left = about.keys() - {composed(artwork.name) for artwork in artworks}
+    if left:
+        logger.warning(
+            "told about, but not among the artworks: %s", ", ".join(sorted(left))
+        )
     infos = []
     for artwork in artworks:
-        fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
+        told = about.get(composed(artwork.name), {})
+        fields = {"name": _name(artwork.stem), **told}
         for name, value in fields.items():
             if name not in TEXTS:
                 raise TrainingError(
@@ -545,6 +553,11 @@ def _describe(
             )
     check_names(names, "rename the artworks, or name the styles with --about")
     return infos
+
+
+def composed(name: str) -> str:
+    """Return a file name as most write it; some Macs take accents off the letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_free_name(name: str) -> bool:

@@ -141,6 +141,20 @@ def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
     assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
 
 
+def test_what_is_told_about_an_artwork_reaches_it_however_its_accents_are_written(
+    asked, artwork, vgg, tmp_path
+):
+    accented = Path(shutil.copy(artwork, tmp_path / "e\u0301te\u0301.png"))
+    about = tmp_path / "about.json"
+    about.write_text('{"\u00e9t\u00e9.png": {"title": "Summer"}}', "utf-8")
+    words = [
+        *("train", str(accented), "--loss-network", str(vgg), "--about", str(about)),
+        *("-o", str(tmp_path / "new.safetensors")),
+    ]
+    assert main(words) == 0
+    assert asked["about"] == {"\u00e9t\u00e9.png": {"title": "Summer", "name": "new"}}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -207,6 +221,9 @@ def test_options_that_would_not_count_are_refused(asked, artwork, capsys, words,
         ([*_ANY, "--sheet", "a.png"], "--sheet does not count"),
         ([*_ANY, "--measure", "."], "--measure does not count"),
         ([*_ANY, "--about", "a.json"], "--about does not count"),
+        ([*_ANY, "--minutes", "9"], "--minutes does not count with --keep-trunk"),
+        ([*_ANY, "--scales", "1", "2"], "--scales does not count"),
+        ([*_ANY, "--any-share", "0.2"], "--any-share does not count"),
     ],
 )
 def test_without_artworks_other_options_count(asked, capsys, words, said):

@@ -263,6 +263,20 @@ def test_what_is_wrong_about_a_style_is_said_before_training(
         train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
 
 
+def test_what_is_told_about_no_artwork_is_said(
+    artwork, photographs, vgg, tmp_path, caplog
+):
+    accented = Path(shutil.copy(artwork, tmp_path / "e\u0301te\u0301.png"))
+    about = {
+        "stripe.png": {"title": "Stripes"},
+        artwork.name: {},
+        "\u00e9t\u00e9.png": {"name": "trunk"},
+    }
+    with pytest.raises(TrainingError, match="'trunk'"):
+        train([artwork, accented], photographs, vgg, tmp_path, about=about)
+    assert caplog.messages == ["told about, but not among the artworks: stripe.png"]
+
+
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
