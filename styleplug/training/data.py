@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from .. import color
 from ..errors import ImageTooLargeError, StyleplugError, TrainingError
-from ..images import PICTURE_SUFFIXES, Array, read_picture
+from ..images import Array, pictures_in, read_picture
 from ..predictor import visible
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,14 @@ class Photographs:
             raise TrainingError(f"{folder} is not a folder of pictures.")
         self._size = size
         left_out = set(held_out)
-        found = _images(folder.rglob("*"))
+        found = pictures_in(folder, below=True)
         missing = left_out - {file.name for file in found}
         if missing:
             logger.warning(
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
             )
-        elsewhere = {file.resolve() for file in _images(but.rglob("*"))} if but else ()
+        others = pictures_in(but, below=True) if but else []
+        elsewhere = {file.resolve() for file in others}
         files = [
             file
             for file in found
@@ -249,14 +250,10 @@ def folder_images(paths: Iterable[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        images = _images(path.iterdir()) if path.is_dir() else [path]
+        images = pictures_in(path) if path.is_dir() else [path]
         if not images:
             raise TrainingError(
                 f"{path} holds no pictures; name an artwork or another folder."
             )
         found += images
     return found
-
-
-def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)

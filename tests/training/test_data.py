@@ -195,6 +195,26 @@ def test_folders_stand_for_the_images_in_them(photographs, artwork):
     assert [path.name for path in found[1:]] == [f"{i}.jpg" for i in range(6)]
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_what_is_hidden_or_to_be_exported_first_is_not_trained_on(
+    tmp_path, caplog, below
+):
+    folder = tmp_path / "art"
+    (folder / ".thumbnails").mkdir(parents=True)
+    picture = folder / "sea.png"
+    for path in (picture, folder / ".thumbnails" / "sea.png"):
+        Image.new("RGB", (40, 30), "teal").save(path)
+    for name in ("._sea.png", "boat.heic", "sea.psd"):
+        (folder / name).touch()
+    (folder / "folder.png").mkdir()
+    if below:
+        data = Photographs(tmp_path)
+        assert (len(data.images), data.skipped) == (1, 0)
+    else:
+        assert folder_images([folder]) == [picture]
+    assert "HEIC and camera raw files are left out (1); export" in caplog.text
+
+
 def test_a_folder_of_artworks_without_pictures_is_an_error(tmp_path):
     with pytest.raises(TrainingError, match="holds no pictures; name"):
         folder_images([tmp_path])
