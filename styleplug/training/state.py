@@ -172,7 +172,8 @@ class State:
         save_checkpoint(path, tensors, self._identity, progress, called)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there, as in all processes."""
+        """Go on from the checkpoint ``path`` if it is there; of several processes all
+        do, or raise."""
         if path.exists():
             self._read(path)
         if place(self._config)[1] == 1:
