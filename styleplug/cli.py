@@ -404,31 +404,14 @@ def _plan(
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
-    from .images import EXPORT_FIRST, PICTURE_SUFFIXES
+    from .images import pictures_in
 
-    files = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.is_file()
-    ]
-    unread = sum(path.suffix.lower() in EXPORT_FIRST for path in files)
-    if unread:
-        logger.warning(
-            "%s: HEIC and camera raw files are left out (%d); export them as JPEG or "
-            "TIFF first.",
-            *(folder, unread),
-        )
-    pictures = sorted(p for p in files if p.suffix.lower() in PICTURE_SUFFIXES)
+    pictures = pictures_in(folder)
     if not pictures:
         raise InvalidImageError(
             f"{folder} holds no images that can be read; name another folder."
         )
-    names = {picture.name for picture in pictures}
-    return [  # the PNG beside a PSD is the same, exported
-        picture
-        for picture in pictures
-        if picture.suffix.lower() != ".psd" or f"{picture.stem}.png" not in names
-    ]
+    return pictures
 
 
 # optimize

@@ -481,6 +481,33 @@ def names_picture(path: str | os.PathLike[str]) -> bool:
     return suffix in PICTURE_SUFFIXES or suffix in EXPORT_FIRST
 
 
+def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
+    """Return the pictures of a folder, perhaps also of those below it, sorted.
+
+    What is hidden is passed over; so is, and that is said, what has to be exported
+    first.
+    """
+    files = [
+        path
+        for path in (folder.rglob("*") if below else folder.iterdir())
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    unread = sum(path.suffix.lower() in EXPORT_FIRST for path in files)
+    if unread:
+        logger.warning(
+            "%s: HEIC and camera raw files are left out (%d); export them as JPEG or "
+            "TIFF first.",
+            *(folder, unread),
+        )
+    pictures = {path for path in files if path.suffix.lower() in PICTURE_SUFFIXES}
+    return sorted(  # the PNG beside a PSD is the same, exported
+        path
+        for path in pictures
+        if path.suffix.lower() != ".psd" or path.with_suffix(".png") not in pictures
+    )
+
+
 def read_style_image(path: str | os.PathLike[str]) -> Picture:
     """Do what :func:`read_picture` does, for a picture whose style is taken."""
     try:

@@ -282,7 +282,7 @@ def capture(
             "or name a folder that 'styleplug train --any' has written."
         )
     size = info.base_size
-    small = _small(_visible(picture, name), size)[0].mul(255).round().byte()
+    small = _small(visible(picture, name), size)[0].mul(255).round().byte()
     pixels = small.numpy().tobytes()
     vector = _vector(network, predictor, size, tuple(small.shape), pixels, rank)
     if not vector.isfinite().all():
@@ -363,9 +363,12 @@ def _contents() -> list[Tensor]:
     return first + second
 
 
-def _visible(picture: Picture, name: str) -> Array:
-    """Return the pixels of a picture without its transparent margins; what else is
-    transparent becomes white paper."""
+def visible(picture: Picture, name: str) -> Array:
+    """Return the pixels of a picture without its transparent margins, as a style is
+    seen in it; what else is transparent becomes white paper.
+
+    Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen.
+    """
     if picture.alpha is None:
         return picture.pixels
     rows, columns = (np.flatnonzero(picture.alpha.any(axis=axis)) for axis in (1, 0))

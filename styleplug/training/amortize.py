@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..engine import pick_device
-from ..errors import InvalidStyleError
+from ..errors import TrainingError
 from ..losses import LossNetwork
 from ..networks import StyleNetwork, autocast, paint, stack_styles
 from ..predictor import (
@@ -31,8 +31,8 @@ from ..predictor import (
     refine,
     save_predictor,
 )
-from ..style import StyleInfo, bundled_predictor, read_info
-from ..weights import hash_trunk, load_style
+from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
+from ..weights import hash_trunk, load_style, save_trunk
 from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
 from .learner import load_loss_network, load_own_trunk
@@ -40,7 +40,10 @@ from .lessons import Teacher, missed
 from .state import (
     SAVE_EVERY,
     State,
+    all_or_none,
+    belongs,
     check_places,
+    hash_tensors,
     load_checkpoint,
     one_cycle,
     place,
@@ -50,7 +53,7 @@ from .state import (
 
 logger = logging.getLogger(__name__)
 
-_USED = ("steps", "batch_size", "style_size", "seed")
+USED = ("steps", "batch_size", "style_size", "seed")
 """Settings of a training that count here."""
 _LESSONS = 2400
 _LESSON_RATE = 3e-3
@@ -92,6 +95,7 @@ def train_predictor(
 ) -> Path:
     """Train a predictor of any style for ``trunk``; return its path in ``out``.
 
+    The trunk is written beside it, unless it is there already, or bundled.
     ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
     parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
     of style pictures whose vectors are refined. The encoder of a predictor beside the
@@ -101,18 +105,23 @@ def train_predictor(
     Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
     """
     device = pick_device(device)
-    path = out / bundled_predictor().name
-    lessons = checkpoint_of_lessons(checkpoint)
-    progress = [file for file in (checkpoint, lessons) if file]
-    check_places(out, [path], progress, overwrite=overwrite)
+    path, out_trunk = out / bundled_predictor().name, out / bundled_trunk().name
+    results = [path]
+    beside = out_trunk if out_trunk.exists() else bundled_trunk()
+    if not belongs(beside, read_info(trunk).trunk):
+        results.append(out_trunk)
+    checkpoints = checkpoint, checkpoint_of_lessons(checkpoint)
+    check_places(out, results, checkpoints, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device).requires_grad_(False)
     photographs = Photographs(content)
     pictures = Archive(archive, config.style_size, held_out)
     identity = {
-        "config": {name: getattr(config, name) for name in _USED},
+        "config": {name: getattr(config, name) for name in USED},
         "archive": len(pictures.images),
+        "files of the archive": pictures.files,
         "photographs": len(photographs.images),
+        "files of the photographs": photographs.files,
         "loss_network": loss_network.name,
         "trunk": hash_trunk(network),
     }
@@ -122,9 +131,11 @@ def train_predictor(
         loss_net = load_loss_network(loss_network, photographs, config, device)
         predictor = taught_predictor(
             *(trunk, network, photographs, pictures, loss_net, identity, config),
-            lessons,
+            checkpoint,
         )
     predictor = predictor.to(device)
+    encoder = (tensor.half() for tensor in predictor.encoder.parameters())
+    identity["start of the predictor"] = hash_tensors(encoder)
     fits = _Fits(predictor, config, identity, anew=anew)
     if checkpoint:
         fits.resume(checkpoint)
@@ -139,10 +150,13 @@ def train_predictor(
             "photographs": len(photographs.images),
             "artworks": len(pictures.images),
             "lessons": _LESSONS,
-            **{name: getattr(config, name) for name in _USED},
+            **{name: getattr(config, name) for name in USED},
         },
     )
-    save_predictor(path, predictor, told)
+    with all_or_none(out) as folder:
+        save_predictor(folder / path.name, predictor, told)
+        if out_trunk in results:
+            save_trunk(folder / out_trunk.name, network, read_info(trunk))
     return path
 
 
@@ -159,14 +173,20 @@ def taught_predictor(
     loss_network: LossNetwork,
     identity: dict[str, Any],
     config: TrainConfig,
-    lessons: Path | None,
+    checkpoint: Path | None,
 ) -> StylePredictor:
     """Return a new predictor for ``network``, whose encoder has learned.
 
-    ``lessons`` is the checkpoint of the encoder's lessons, of a training of that
-    ``identity``; of several processes, which all learn the same, the first one saves
-    it.
+    What it has learned is kept beside the ``checkpoint`` of the training, which has
+    that ``identity``; of several processes, which all learn the same, the first one
+    saves it.
     """
+    lessons = checkpoint_of_lessons(checkpoint)
+    if checkpoint and lessons and checkpoint.exists() and not lessons.exists():
+        raise TrainingError(
+            f"The checkpoint {checkpoint} goes on only with {lessons}, which is not "
+            "there; put it back, or name another file to start anew."
+        )
     device = network.photo.device
     predictor = StylePredictor(network.style_size)
     predictor.begin_at(network.photo.detach().cpu())
@@ -250,17 +270,9 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
         name = read_info(trunk).trunk
         others = (trunk.name, bundled_predictor().name)
         for path in sorted(trunk.parent.glob("*.safetensors")):
-            if path.name not in others and _belongs(path, name):
+            if path.name not in others and belongs(path, name):
                 vectors.append(load_style(path).vector)
     return stack_styles(vectors)
-
-
-def _belongs(path: Path, trunk: str) -> bool:
-    """Tell whether a file is a style of a trunk; others may lie beside it, too."""
-    try:
-        return read_info(path).trunk == trunk
-    except InvalidStyleError:
-        return False
 
 
 class _Fits:

@@ -34,11 +34,12 @@ from ..engine import pick_device
 from ..errors import TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
-from ..style import TEXTS, bundled_trunk
-from .amortize import train_predictor
+from ..rendering import is_out_of_memory
+from ..style import FACTORS, TEXTS, bundled_trunk, read_header
+from .amortize import USED, train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_ARTWORK, is_free_name, train
+from .loop import NO_ARTWORK, composed, is_free_name, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,10 @@ _ONLY_PREDICTOR = _Mode(
     ("keep_trunk",),
     _ANY,
     needs=("any", "styles"),
-    ignores=("artworks", "new_trunk", "start", "about", "measure", "sheet", "rank"),
+    ignores=(
+        *("artworks", "new_trunk", "start", "about", "measure", "sheet"),
+        *(f.name for f in dataclasses.fields(TrainConfig) if f.name not in USED),
+    ),
 )
 _MODES = (
     _ONLY_STRENGTH,
@@ -174,8 +178,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="STYLE",
-        help="styles of that trunk to begin from, one for each artwork (default: what "
-        "'styleplug capture' gives)",
+        help="styles of that trunk to begin from, one for each artwork; new ones have "
+        "at least their rank, unless --rank is given (default: what 'styleplug "
+        "capture' gives)",
     )
     add(
         "--any",
@@ -219,7 +224,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="continue from here, and save here",
+        help="continue from here, and save here; FILE.lessons, which --any puts "
+        "beside it, belongs to it",
     )
     add(
         "--sheet",
@@ -243,10 +249,7 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
     """Return the defaults of a setting, and for which modes."""
     modes: dict[str, list[str]] = {}
     for mode in reversed(_MODES):
-        counts = field.name not in mode.ignores
-        if mode is _ONLY_PREDICTOR:
-            counts = field.name in mode.defaults
-        if len(mode.asked) > 1 or not counts:
+        if len(mode.asked) > 1 or field.name in mode.ignores:
             continue
         default = mode.defaults.get(field.name, field.default)
         told = " ".join(map(str, _values(default)))
@@ -285,7 +288,7 @@ def _read_about(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} must hold an object of fields for each artwork, such as "
             '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
         )
-    return about
+    return {composed(name): fields for name, fields in about.items()}
 
 
 def _read_names(path: Path) -> list[str]:
@@ -320,7 +323,22 @@ def run(args: argparse.Namespace) -> int:
     torchrun needs ``USE_LIBUV=0`` in the environment.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
-    mode = _asked(args)
+    try:
+        paths = _train(args, _asked(args))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "There is not enough memory for this training; lower --batch-size, "
+            "--crop-size or --style-size."
+        ) from error
+    for path in paths:
+        logger.info("%s", path)
+    return 0
+
+
+def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
+    """Train what is asked for; return the paths of its results."""
     if mode is _ONLY_PREDICTOR and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
     artworks, out = folder_images(args.artworks), args.output
@@ -335,7 +353,7 @@ def run(args: argparse.Namespace) -> int:
             raise TrainingError(
                 f"A style cannot be called {out.stem!r}; name another --output."
             )
-        about.setdefault(artworks[0].name, {})["name"] = out.stem
+        about.setdefault(composed(artworks[0].name), {})["name"] = out.stem
         out = out.parent
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
     if mode is _ONLY_PREDICTOR:
@@ -352,8 +370,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             command=args.command,
         )
-        logger.info("%s", path)
-        return 0
+        return [path]
     given = artworks, args.content, loss_network, out
     with _processes(args.device) as device:
         common: dict[str, Any] = {
@@ -367,22 +384,18 @@ def run(args: argparse.Namespace) -> int:
         }
         if mode is _ONLY_STRENGTH:
             trunk = args.trunk or bundled_trunk()
-            paths = train_strength(*given, trunk=trunk, **common)
-        else:
-            paths = train(
-                *given,
-                trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
-                train_trunk=args.any or args.new_trunk,
-                archive=args.styles,
-                held_out=held_out,
-                about=about,
-                measure=args.measure,
-                self_contained=alone,
-                **common,
-            )
-    for path in paths:
-        logger.info("%s", path)
-    return 0
+            return train_strength(*given, trunk=trunk, **common)
+        return train(
+            *given,
+            trunk=None if args.new_trunk else args.trunk or bundled_trunk(),
+            train_trunk=args.any or args.new_trunk,
+            archive=args.styles,
+            held_out=held_out,
+            about=about,
+            measure=args.measure,
+            self_contained=alone,
+            **common,
+        )
 
 
 def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str, Any]:
@@ -392,11 +405,19 @@ def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str,
         defaults = defaults | {name: artworks * defaults[name] for name in _EACH}
         if args.steps is not None:
             del defaults["minutes"]
+        defaults["rank"] = max([defaults["rank"], *map(_rank, args.start)])
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     settings = defaults | {k: value for k, value in given.items() if value is not None}
     if args.scales:
         settings["scales"] = tuple(args.scales)
     return settings
+
+
+def _rank(style: Path) -> int:
+    """Return the rank of what the style of a file changes in kernels."""
+    tensors = read_header(style).items()
+    shapes = [tensor["shape"] for name, tensor in tensors if name.endswith(FACTORS[0])]
+    return max((shape[0] for shape in shapes if shape), default=0)
 
 
 @contextlib.contextmanager
@@ -409,7 +430,7 @@ def _processes(device: str | None) -> Iterator[str | None]:
         yield device
         return
     if pick_device(device).type == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = str(pick_device(f"cuda:{os.environ['LOCAL_RANK']}"))
         torch.cuda.set_device(device)
         dist.init_process_group("nccl")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from torch import Generator, Tensor
 
 from .. import color
 from ..errors import ImageTooLargeError, StyleplugError, TrainingError
-from ..images import PICTURE_SUFFIXES, read_picture
+from ..images import Array, pictures_in, read_picture
+from ..predictor import visible
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Photographs:
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
     read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
     logged. Those whose names are in ``held_out`` are left out, and files that also lie
-    in the folder ``but``.
+    in the folder ``but``. ``files`` tells those that are left apart from others.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -46,13 +48,14 @@ class Photographs:
             raise TrainingError(f"{folder} is not a folder of pictures.")
         self._size = size
         left_out = set(held_out)
-        found = _images(folder.rglob("*"))
+        found = pictures_in(folder, below=True)
         missing = left_out - {file.name for file in found}
         if missing:
             logger.warning(
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
             )
-        elsewhere = {file.resolve() for file in _images(but.rglob("*"))} if but else ()
+        others = pictures_in(but, below=True) if but else []
+        elsewhere = {file.resolve() for file in others}
         files = [
             file
             for file in found
@@ -66,6 +69,13 @@ class Photographs:
         with ThreadPoolExecutor() as pool:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
+        told = [
+            f"{file.relative_to(folder).as_posix()} {file.stat().st_size}"
+            for file, image in zip(files, loaded, strict=True)
+            if image is not None
+        ]
+        told_of = "\n".join(told).encode(errors="surrogatepass")
+        self.files = hashlib.sha256(told_of).hexdigest()
         self.skipped = len(files) - len(self.images)
         if self.skipped:
             logger.warning(
@@ -79,7 +89,7 @@ class Photographs:
 
     def _load(self, path: Path) -> Tensor | None:
         try:
-            image = _open(path)
+            image = _image(read_picture(path).over_white)
         except StyleplugError as error:
             logger.warning("skipped: %s", error)
             return None
@@ -183,10 +193,12 @@ def recoloured(images: Tensor, rng: Generator) -> Tensor:
 def load_artwork(path: Path | str, size: int) -> Tensor:
     """Return an artwork as (1, 3, H, W) in [0, 1], its geometric mean side ``size``.
 
+    Transparent margins are no part of it.
+
     Raises :class:`~styleplug.errors.TrainingError` when it cannot be read.
     """
     try:
-        image = _open(Path(path))
+        image = _image(visible(read_picture(path), str(path)))
     except ImageTooLargeError as error:
         raise TrainingError(
             f"The artwork {path} is too large; make it smaller first, a few megapixels "
@@ -201,9 +213,8 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
     return _to_tensor(image)[None].float() / 255
 
 
-def _open(path: Path) -> Image.Image:
-    """Return an upright 8-bit sRGB image; transparency becomes white paper."""
-    pixels = read_picture(path).over_white
+def _image(pixels: Array) -> Image.Image:
+    """Return (H, W, 3) pixels as an 8-bit image."""
     return Image.fromarray(color.change_depth(pixels, np.uint8))
 
 
@@ -239,14 +250,10 @@ def folder_images(paths: Iterable[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        images = _images(path.iterdir()) if path.is_dir() else [path]
+        images = pictures_in(path) if path.is_dir() else [path]
         if not images:
             raise TrainingError(
                 f"{path} holds no pictures; name an artwork or another folder."
             )
         found += images
     return found
-
-
-def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)

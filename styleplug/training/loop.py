@@ -6,6 +6,7 @@ import dataclasses
 import io
 import logging
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -55,6 +56,7 @@ from .state import (
     State,
     all_or_none,
     check_places,
+    hash_tensors,
     identify,
     place,
     replace_file,
@@ -113,7 +115,8 @@ def train(
     measured on them, see :mod:`.controls` for the other figures.
     ``checkpoint`` is written every few minutes and continued from when it is there;
     ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
-    also where it is bundled. ``overwrite`` allows to replace files in ``out``.
+    also where it is bundled. ``overwrite`` allows to replace files in ``out``, and a
+    sheet of another training.
     ``command`` is what the headers name as having been run.
 
     In a process group of torch.distributed, every process takes its part of each
@@ -148,8 +151,7 @@ def train(
     if archive is not None:
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
-    progress = [path for path in (checkpoint, lessons, sheet) if path]
-    check_places(out, results, progress, overwrite=overwrite)
+    check_places(out, results, (checkpoint, lessons), sheet, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
     photographs = Photographs(content, but=measure)
@@ -180,9 +182,13 @@ def train(
         "artworks": identify(artworks),
         "from": identify(start),
         "archive": pictures and len(pictures.images),
+        "files of the archive": pictures and pictures.files,
         "photographs": len(photographs.images),
+        "files of the photographs": photographs.files,
         "loss_network": loss_network.name,
         "trunk": train_trunk or hash_trunk(network),
+        # All else of a trunk that is trained is in the checkpoint.
+        "start of the trunk": hash_tensors([network.photo]),
     }
     predictor = None
     if pictures is not None:
@@ -190,9 +196,11 @@ def train(
         if predictor is None:
             predictor = taught_predictor(
                 *(trunk, network, photographs, pictures, loss_net, identity, config),
-                lessons,
+                checkpoint,
             )
         predictor = predictor.to(device)
+        stays = [*predictor.encoder.parameters(), predictor.usual, predictor.spread]
+        identity["start of the predictor"] = hash_tensors(x.half() for x in stays)
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
     state = State(learner.learned(), config, identity)
@@ -507,9 +515,16 @@ def _describe(
     artworks: Sequence[Path], config: TrainConfig, about: dict[str, dict[str, Any]]
 ) -> list[StyleInfo]:
     """Return the headers of the styles, as far as they are known before training."""
+    about = {composed(name): fields for name, fields in about.items()}
+    left = about.keys() - {composed(artwork.name) for artwork in artworks}
+    if left:
+        logger.warning(
+            "told about, but not among the artworks: %s", ", ".join(sorted(left))
+        )
     infos = []
     for artwork in artworks:
-        fields = {"name": _name(artwork.stem), **about.get(artwork.name, {})}
+        told = about.get(composed(artwork.name), {})
+        fields = {"name": _name(artwork.stem), **told}
         for name, value in fields.items():
             if name not in TEXTS:
                 raise TrainingError(
@@ -531,6 +546,11 @@ def _describe(
             )
     check_names(names, "rename the artworks, or name the styles with --about")
     return infos
+
+
+def composed(name: str) -> str:
+    """Return a file name as most write it; some Macs take accents off the letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_free_name(name: str) -> bool:

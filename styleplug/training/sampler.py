@@ -94,7 +94,9 @@ class Sampler:
                 if i >= self._dealt
             ],
             {
-                layer: torch.cat([grams[i][layer].float() for i in own])
+                layer: torch.cat(
+                    [grams[i][layer].to(self._device).float() for i in own]
+                )
                 for layer in STYLE_LAYERS
             },
             itself[own].to(self._device),
@@ -132,12 +134,14 @@ class Sampler:
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
-        """Return the Gram matrices of an artwork; kept in half precision."""
+        """Return the Gram matrices of an artwork; kept in half precision, and off the
+        device: an archive's are gigabytes."""
         assert self._archive is not None
         if pick not in self._archive_grams:
             features = self._loss_net(self._archive.artwork(pick).to(self._device))
             self._archive_grams[pick] = {
-                layer: gram_matrix(features[layer]).half() for layer in STYLE_LAYERS
+                layer: gram_matrix(features[layer]).half().cpu()
+                for layer in STYLE_LAYERS
             }
         return self._archive_grams[pick]
 

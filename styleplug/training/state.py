@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import InvalidStyleError, TrainingError
 from ..files import check_free, check_writable, replacing
 from ..muon import Muon
+from ..style import bundled_predictor, bundled_trunk, read_info
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ _SQUARES_KEPT = 0.99
 which these shrink: with the usual 0.999 the first ones hold back to the end."""
 _KEEP_EVERY = 50
 """Steps between two states that a loss that is not finite steps back to."""
+_LATER = (
+    *("start of the trunk", "start of the predictor"),
+    *("files of the archive", "files of the photographs"),
+)
+"""What earlier versions did not tell in an identity, and so is taken to be equal."""
 _GOOD = "good:"
 """What tensors of the last of these are called by in a checkpoint."""
 
@@ -166,9 +172,22 @@ class State:
         save_checkpoint(path, tensors, self._identity, progress, called)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there."""
-        if not path.exists():
+        """Go on from the checkpoint ``path`` if it is there; of several processes all
+        do, or raise."""
+        if path.exists():
+            self._read(path)
+        if place(self._config)[1] == 1:
             return
+        device = next(iter(self._learned.values())).device
+        steps = torch.tensor([self.step, -self.step], device=device)
+        dist.all_reduce(steps, dist.ReduceOp.MAX)
+        if steps.sum() != 0:
+            raise TrainingError(
+                f"The processes do not see the same checkpoint {path}; put it into a "
+                "folder that all machines share."
+            )
+
+    def _read(self, path: Path) -> None:
         tensors, progress = load_checkpoint(path, self._identity)
         good = {
             name.removeprefix(_GOOD): tensor
@@ -211,6 +230,14 @@ def identify(files: Sequence[Path]) -> list[str]:
     ]
 
 
+def hash_tensors(tensors: Iterable[Tensor]) -> str:
+    """Return what tells tensors apart in an identity."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -236,6 +263,7 @@ def load_checkpoint(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     wanted = _flat(json.loads(json.dumps(identity)))
+    found = {name: wanted[name] for name in _LATER if name in wanted} | found
     if found != wanted:
         names = sorted(
             name for name in found | wanted if found.get(name) != wanted.get(name)
@@ -312,19 +340,66 @@ def all_or_none(out: Path) -> Iterator[Path]:
 
 
 def check_places(
-    out: Path, results: Sequence[Path], progress: Sequence[Path], *, overwrite: bool
+    out: Path,
+    results: Sequence[Path],
+    checkpoints: Sequence[Path | None],
+    sheet: Path | None = None,
+    *,
+    overwrite: bool,
 ) -> None:
-    """Make the folder ``out`` of the results; raise unless all can be written."""
+    """Make the folder ``out`` of the results; raise unless all can be written.
+
+    A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
+    is replaced by the training that goes on from a checkpoint.
+    """
     for path in results:
         check_free(path, overwrite=overwrite)
+    trunk = out / bundled_trunk().name
+    left = _needing(trunk, results) if trunk in results else []
+    if left:
+        raise TrainingError(
+            f"In {out} the trunk would be replaced, which {', '.join(left)} would "
+            "still need; name another --output."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(
             f"{out} cannot be made ({error.strerror}); name another folder."
         ) from error
-    for path in (*results, *progress):
+    for path in filter(None, (*results, *checkpoints, sheet)):
         try:
             check_writable(path)
         except OSError as error:
             raise TrainingError(str(error)) from error
+    if sheet and not any(path and path.exists() for path in checkpoints):
+        check_free(sheet, overwrite=overwrite)
+
+
+def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
+    """Return the names of files beside a trunk that cannot do without it, but for the
+    results, which replace them. The bundled trunk is at hand elsewhere, too."""
+    try:
+        known = read_info(trunk).trunk
+    except InvalidStyleError:
+        return []
+    if belongs(bundled_trunk(), known):
+        return []
+    return [
+        path.name
+        for path in sorted(trunk.parent.glob("*.safetensors"))
+        if path not in results
+        and belongs(path, known)
+        and (
+            path.name == bundled_predictor().name or not read_info(path).self_contained
+        )
+    ]
+
+
+def belongs(path: Path, trunk: str) -> bool:
+    """Tell whether a file is a trunk of that hash, or of that trunk; others may lie
+    beside it, too."""
+    try:
+        return read_info(path).trunk == trunk
+    except InvalidStyleError:
+        return False

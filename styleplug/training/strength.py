@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..engine import pick_device
 from ..errors import TrainingError
@@ -34,7 +32,7 @@ from .loop import (
     styles_to_begin_from,
 )
 from .sampler import Sampler, targets
-from .state import State, all_or_none, check_places, identify, place
+from .state import State, all_or_none, check_places, hash_tensors, identify, place
 
 
 def train_strength(
@@ -70,11 +68,18 @@ def train_strength(
     process, _ = place(config)
     styles = [read_style(path) for path in start]
     check_names([info.name for info, _ in styles], "name each of them once")
+    sizes = {info.base_size for info, _ in styles}
+    if sizes - {config.style_size}:
+        raise TrainingError(
+            "The styles to begin from were trained with --style-size "
+            f"{', '.join(map(str, sorted(sizes)))}, not {config.style_size}; give "
+            "theirs."
+        )
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name
     out_predictor = out / bundled_predictor().name
-    progress = [path for path in (checkpoint, sheet) if path]
-    check_places(out, [*paths, out_trunk, out_predictor], progress, overwrite=overwrite)
+    results = [*paths, out_trunk, out_predictor]
+    check_places(out, results, [checkpoint], sheet, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device)
     photographs = Photographs(content)
@@ -94,9 +99,10 @@ def train_strength(
             "config": dataclasses.asdict(config),
             "artworks": identify(artworks),
             "photographs": len(photographs.images),
+            "files of the photographs": photographs.files,
             "loss_network": loss_network.name,
             "trunk": hash_trunk(network),
-            "strength of": _hash(vectors),
+            "strength of": hash_tensors([vectors]),
         },
     )
     if checkpoint:
@@ -127,7 +133,3 @@ def train_strength(
             save_predictor(folder / out_predictor.name, predictor, info)
     draw()
     return paths
-
-
-def _hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()

@@ -1,16 +1,22 @@
 """The training of a predictor on a trunk that stays."""
 
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
+from styleplug.images import read_picture
 from styleplug.networks import StyleNetwork
-from styleplug.predictor import StylePredictor, load_predictor
-from styleplug.style import StyleInfo, read_info
+from styleplug.predictor import (
+    StylePredictor,
+    capture,
+    load_predictor,
+    save_predictor,
+)
+from styleplug.style import StyleInfo, bundled_trunk, read_info
 from styleplug.training import amortize
 from styleplug.training.amortize import teach_head, train_predictor
 from styleplug.training.config import TrainConfig
@@ -38,9 +44,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def learn(photographs, vgg, trunk):
-    def learn(out, trunk=trunk, **options):
+    def learn(out, trunk=trunk, content=photographs, **options):
         return train_predictor(
-            photographs,
+            content,
             vgg,
             out,
             **{"config": QUICK, "trunk": trunk, "archive": photographs} | options,
@@ -52,13 +58,37 @@ def learn(photographs, vgg, trunk):
 def test_a_predictor_is_learned_while_the_trunk_stays(learn, trunk, tmp_path):
     before = trunk.read_bytes()
     path = learn(tmp_path / "out", held_out=["0.jpg"], command="styleplug train")
-    assert os.listdir(tmp_path / "out") == ["predictor.safetensors"]
     assert trunk.read_bytes() == before
     info, predictor = load_predictor(path)
     assert info.trunk == read_info(trunk).trunk
     assert info.training["command"] == "styleplug train"
     assert info.training["artworks"] == 5
     assert torch.isfinite(predictor(torch.rand(1, 3, 64, 48))).all()
+
+
+def test_a_predictor_lies_beside_its_trunk(learn, trunk, artwork, tmp_path):
+    path = learn(tmp_path / "out")
+    assert {file.name for file in path.parent.iterdir()} == {path.name, trunk.name}
+    style = capture(read_picture(artwork), "stripes", path.parent, rank=0)
+    assert style.info.trunk == read_info(trunk).trunk
+    before = trunk.read_bytes()
+    learn(trunk.parent)
+    assert trunk.read_bytes() == before
+
+
+def test_no_other_trunk_is_replaced_by_that_of_a_predictor(learn, tmp_path):
+    other = tmp_path / "out" / "trunk.safetensors"
+    other.parent.mkdir()
+    save_trunk(other, StyleNetwork((4, 4, 4), (0, 1)), StyleInfo("trunk"))
+    before = other.read_bytes()
+    with pytest.raises(FileExistsError, match=r"trunk\.safetensors already exists"):
+        learn(other.parent)
+    assert other.read_bytes() == before
+
+
+def test_the_bundled_trunk_is_not_written_beside_its_predictor(learn, tmp_path):
+    path = learn(tmp_path / "out", trunk=bundled_trunk())
+    assert [*path.parent.iterdir()] == [path]
 
 
 @pytest.mark.parametrize(
@@ -83,13 +113,54 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         torch.testing.assert_close(parts[name], tensor, rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_another_training_is_refused(learn, tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(learn, trunk, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
+    learn(trunk.parent)  # with a predictor there, there are no lessons
     learn(tmp_path / "out", checkpoint=checkpoint)
-    checkpoint.with_name("run.ckpt.lessons").unlink()  # of another training as well
     other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
         learn(tmp_path / "other", checkpoint=checkpoint, config=other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"), [("archive", "archive"), ("content", "photographs")]
+)
+def test_a_checkpoint_of_as_many_other_pictures_is_refused(
+    learn, trunk, photographs, tmp_path, changed, told
+):
+    checkpoint = tmp_path / "run.ckpt"
+    learn(trunk.parent)
+    learn(tmp_path / "out", checkpoint=checkpoint)
+    others = Path(shutil.copytree(photographs, tmp_path / "others"))
+    (others / "0.jpg").rename(others / "6.jpg")
+    with pytest.raises(TrainingError, match=f"differs in files of the {told};"):
+        learn(
+            tmp_path / "out", checkpoint=checkpoint, overwrite=True, **{changed: others}
+        )
+
+
+def test_a_checkpoint_of_another_encoder_is_refused(learn, trunk, tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    path = learn(trunk.parent, checkpoint=checkpoint)
+    whole = load_file(path)
+    again = load_file(learn(trunk.parent, checkpoint=checkpoint, overwrite=True))
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    info, predictor = load_predictor(path)
+    next(predictor.encoder.parameters()).mul_(2)
+    save_predictor(path, predictor, info)
+    with pytest.raises(TrainingError, match=r"differs in start of the predictor;"):
+        learn(tmp_path / "out", checkpoint=checkpoint)
+
+
+def test_a_checkpoint_without_its_lessons_is_refused_before_there_are_others(
+    learn, tmp_path, monkeypatch
+):
+    checkpoint = tmp_path / "run.ckpt"
+    learn(tmp_path / "out", checkpoint=checkpoint)
+    checkpoint.with_name("run.ckpt.lessons").unlink()
+    monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
+    with pytest.raises(TrainingError, match=r"only with .*run\.ckpt\.lessons, which"):
+        learn(tmp_path / "other", checkpoint=checkpoint)
 
 
 def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):

@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from styleplug.cli import main
+from styleplug.errors import DeviceError
 from styleplug.style import bundled_trunk
 from styleplug.training import command
 from styleplug.training.config import TrainConfig
@@ -92,6 +94,21 @@ def test_several_styles_take_as_many_steps_and_minutes_each_as_one(
     assert asked["config"].minutes == 9
 
 
+def test_a_style_keeps_its_rank_unless_another_is_given(
+    asked, artwork, tiny_style, vgg
+):
+    starry_night = bundled_trunk().with_name("starry-night.safetensors")
+    words = ["train", str(artwork), "--loss-network", str(vgg)]
+    for given, rank in (
+        (["--from", tiny_style], command._FIT["rank"]),
+        (["--from", starry_night], 32),
+        (["--from", tiny_style, starry_night], 32),
+        (["--from", starry_night, "--rank", "20"], 20),
+    ):
+        assert main([*words, *map(str, given)]) == 0
+        assert asked["config"].rank == rank
+
+
 def test_only_strength_is_asked_for(asked, artwork, vgg):
     style = bundled_trunk().with_name("starry-night.safetensors")
     words = ["train", str(artwork), "--loss-network", str(vgg)]
@@ -122,6 +139,20 @@ def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
     assert asked["overwrite"]
     assert asked["config"].scales == (0.5, 2.0)
     assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
+
+
+def test_what_is_told_about_an_artwork_reaches_it_however_its_accents_are_written(
+    asked, artwork, vgg, tmp_path
+):
+    accented = Path(shutil.copy(artwork, tmp_path / "e\u0301te\u0301.png"))
+    about = tmp_path / "about.json"
+    about.write_text('{"\u00e9t\u00e9.png": {"title": "Summer"}}', "utf-8")
+    words = [
+        *("train", str(accented), "--loss-network", str(vgg), "--about", str(about)),
+        *("-o", str(tmp_path / "new.safetensors")),
+    ]
+    assert main(words) == 0
+    assert asked["about"] == {"\u00e9t\u00e9.png": {"title": "Summer", "name": "new"}}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +221,9 @@ def test_options_that_would_not_count_are_refused(asked, artwork, capsys, words,
         ([*_ANY, "--sheet", "a.png"], "--sheet does not count"),
         ([*_ANY, "--measure", "."], "--measure does not count"),
         ([*_ANY, "--about", "a.json"], "--about does not count"),
+        ([*_ANY, "--minutes", "9"], "--minutes does not count with --keep-trunk"),
+        ([*_ANY, "--scales", "1", "2"], "--scales does not count"),
+        ([*_ANY, "--any-share", "0.2"], "--any-share does not count"),
     ],
 )
 def test_without_artworks_other_options_count(asked, capsys, words, said):
@@ -249,6 +283,53 @@ def test_a_predictor_is_trained_on_a_trunk_that_stays(monkeypatch, vgg, tmp_path
     assert found["out"] == tmp_path
     assert found["trunk"] == bundled_trunk()
     assert found["config"] == TrainConfig(**command._ANY | {"steps": 7})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory."), id="cuda"),
+        pytest.param(
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"), id="cpu"
+        ),
+    ],
+)
+def test_too_little_memory_is_told_in_one_line(
+    monkeypatch, artwork, vgg, capsys, error
+):
+    def train(*given, **options):
+        raise error
+
+    monkeypatch.setattr(command, "train", train)
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    told = capsys.readouterr().err
+    assert "not enough memory for this training; lower --batch-size" in told
+    assert told.count("\n") == 1
+
+
+def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
+    monkeypatch, artwork, vgg
+):
+    def train(*given, **options):
+        raise RuntimeError("a mistake in the code")
+
+    monkeypatch.setattr(command, "train", train)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["train", str(artwork), "--loss-network", str(vgg)])
+
+
+def test_more_processes_than_devices_are_told(monkeypatch, asked, artwork, vgg, capsys):
+    def pick_device(device):
+        if device is None:
+            return torch.device("cuda")
+        raise DeviceError(f"The device {device} is not available here.")
+
+    monkeypatch.setattr(command, "pick_device", pick_device)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    assert "The device cuda:2 is not available here." in capsys.readouterr().err
+    assert not asked
 
 
 def test_several_processes_do_not_train_one_predictor(monkeypatch, capsys):

@@ -1,4 +1,6 @@
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,23 @@ def test_photographs_are_as_pillow_reads_and_resizes_them(photographs):
     assert np.array_equal(found.permute(1, 2, 0), expected)
 
 
+def test_photographs_are_told_apart_by_names_and_sizes(photographs, tmp_path):
+    folder = Path(shutil.copytree(photographs, tmp_path / "copies"))
+    (folder / "broken.jpg").touch()
+    known = Photographs(photographs).files
+    assert Photographs(folder).files == known
+    assert Photographs(folder, held_out=["0.jpg"]).files != known
+    held_out = Photographs(folder, held_out=["1.jpg"])
+    assert Photographs(folder, held_out=["0.jpg"]).files != held_out.files
+    with (folder / "0.jpg").open("ab") as file:
+        file.write(b"more")
+    assert Photographs(folder).files != known
+    shutil.copy(photographs / "0.jpg", folder)
+    assert Photographs(folder).files == known
+    (folder / "0.jpg").rename(folder / "6.jpg")
+    assert Photographs(folder).files != known
+
+
 def test_photographs_that_lie_in_another_folder_are_left_out(photographs, tmp_path):
     (tmp_path / "link.jpg").symlink_to(photographs / "2.jpg")
     assert len(Photographs(photographs, but=tmp_path).images) == 5
@@ -119,10 +138,33 @@ def test_an_artwork_of_any_mode_becomes_rgb_of_the_size(tmp_path, mode):
     assert artwork.shape == (1, 3, 32, 128)
 
 
-def test_transparent_paper_is_white(tmp_path):
+def test_transparent_margins_are_no_part_of_an_artwork(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    painting = Image.fromarray(noise)
+    painting.save(tmp_path / "painting.png")
+    canvas = Image.new("RGBA", (90, 80))
+    canvas.paste(painting, (20, 30))
+    canvas.save(tmp_path / "cut-out.png")
+    painting, cut_out = (
+        load_artwork(tmp_path / f"{name}.png", 64) for name in ("painting", "cut-out")
+    )
+    assert torch.equal(painting, cut_out)
+
+
+def test_a_wholly_transparent_artwork_is_an_error(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
-    assert load_artwork(path, 32).min() == 1
+    with pytest.raises(TrainingError, match=r"a\.png is wholly transparent"):
+        load_artwork(path, 32)
+
+
+def test_transparent_paper_of_a_photograph_is_white(tmp_path):
+    photograph = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    photograph.paste((255, 0, 0, 255), (10, 10, 30, 30))
+    photograph.save(tmp_path / "a.png")
+    (image,) = Photographs(tmp_path).images
+    assert image.shape == (3, 40, 40)
+    assert image[:, 0, 0].tolist() == [255, 255, 255]
 
 
 def test_half_transparent_paint_is_laid_over_white_paper(tmp_path):
@@ -151,6 +193,26 @@ def test_folders_stand_for_the_images_in_them(photographs, artwork):
     found = folder_images([artwork, photographs])
     assert found[0] == artwork
     assert [path.name for path in found[1:]] == [f"{i}.jpg" for i in range(6)]
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_what_is_hidden_or_to_be_exported_first_is_not_trained_on(
+    tmp_path, caplog, below
+):
+    folder = tmp_path / "art"
+    (folder / ".thumbnails").mkdir(parents=True)
+    picture = folder / "sea.png"
+    for path in (picture, folder / ".thumbnails" / "sea.png"):
+        Image.new("RGB", (40, 30), "teal").save(path)
+    for name in ("._sea.png", "boat.heic", "sea.psd"):
+        (folder / name).touch()
+    (folder / "folder.png").mkdir()
+    if below:
+        data = Photographs(tmp_path)
+        assert (len(data.images), data.skipped) == (1, 0)
+    else:
+        assert folder_images([folder]) == [picture]
+    assert "HEIC and camera raw files are left out (1); export" in caplog.text
 
 
 def test_a_folder_of_artworks_without_pictures_is_an_error(tmp_path):

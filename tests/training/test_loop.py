@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, TrainingError
 from styleplug.networks import StyleNetwork
-from styleplug.predictor import load_predictor
+from styleplug.predictor import load_predictor, save_predictor
 from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
@@ -25,7 +25,7 @@ from styleplug.training.controls import Controls
 from styleplug.training.data import Photographs
 from styleplug.training.loop import draw_sheet, train
 from styleplug.training.state import State, place, step_rng
-from styleplug.weights import load_style, load_trunk, save_style
+from styleplug.weights import load_style, load_trunk, save_style, save_trunk
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         )
 
 
-@pytest.mark.parametrize("changed", ["artworks", "from"])
+@pytest.mark.parametrize("changed", ["artworks", "from", "files of the photographs"])
 def test_a_checkpoint_of_other_contents_is_refused(
     quick, trained, artwork, photographs, vgg, tmp_path, changed
 ):
@@ -179,10 +179,13 @@ def test_a_checkpoint_of_other_contents_is_refused(
         "start": [style],
         "checkpoint": tmp_path / "run.ckpt",
     }
-    given = [other], photographs, vgg, tmp_path / "out"
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    given = [other], content, vgg, tmp_path / "out"
     train(*given, **options)
     if changed == "artworks":
         Image.new("RGB", (80, 64), "teal").save(other)
+    elif changed == "files of the photographs":
+        (content / "0.jpg").rename(content / "6.jpg")
     else:
         save_style(
             *(style, load_style(trained).vector + 1, load_style(trained).network),
@@ -255,6 +258,20 @@ def test_what_is_wrong_about_a_style_is_said_before_training(
         train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
 
 
+def test_what_is_told_about_no_artwork_is_said(
+    artwork, photographs, vgg, tmp_path, caplog
+):
+    accented = Path(shutil.copy(artwork, tmp_path / "e\u0301te\u0301.png"))
+    about = {
+        "stripe.png": {"title": "Stripes"},
+        artwork.name: {},
+        "\u00e9t\u00e9.png": {"name": "trunk"},
+    }
+    with pytest.raises(TrainingError, match="'trunk'"):
+        train([artwork, accented], photographs, vgg, tmp_path, about=about)
+    assert caplog.messages == ["told about, but not among the artworks: stripe.png"]
+
+
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
@@ -304,6 +321,30 @@ def test_files_that_are_there_are_not_replaced(
             about={artwork.name: {"name": "stripes"}},
         )
     assert path.read_text() == "precious"
+
+
+def test_a_trunk_that_other_styles_need_is_not_replaced(
+    trained, artwork, photographs, vgg, tmp_path
+):
+    for path in (trained, trained.with_name("trunk.safetensors")):
+        shutil.copy(path, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match=r"which stripes\.safetensors would still"):
+        train([artwork], photographs, vgg, tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_picture_that_is_there_is_not_replaced_by_a_sheet(
+    artwork, photographs, vgg, tmp_path
+):
+    before = artwork.read_bytes()
+    with pytest.raises(FileExistsError, match=rf"{artwork.name} already.*--overwrite"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            checkpoint=tmp_path / "run.ckpt",
+            sheet=artwork,
+        )
+    assert artwork.read_bytes() == before
 
 
 @pytest.mark.parametrize("option", ["checkpoint", "sheet"])
@@ -567,6 +608,51 @@ def test_any_style_is_learned_from_an_archive(
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("trunk", "start of the trunk"),
+        ("predictor", "start of the predictor"),
+        ("held_out", "files of the archive"),
+    ],
+)
+def test_a_checkpoint_of_what_began_otherwise_is_refused(
+    quick, trained, photographs, vgg, tmp_path, changed, told
+):
+    held_out = ["0.jpg"]
+
+    def train_any(trunk, out, **options):
+        train(
+            *([], photographs, vgg, tmp_path / out),
+            config=dataclasses.replace(quick, steps=1),
+            trunk=trunk,
+            archive=photographs,
+            **options,
+        )
+        return tmp_path / out
+
+    first = train_any(trained.with_name("trunk.safetensors"), "first")
+    trunk, predictor = (
+        first / f"{name}.safetensors" for name in ("trunk", "predictor")
+    )
+    checkpoint = tmp_path / "run.ckpt"
+    train_any(trunk, "out", checkpoint=checkpoint, held_out=held_out)
+    if changed == "held_out":
+        held_out = ["1.jpg"]
+    elif changed == "trunk":
+        network = copy.deepcopy(load_trunk(trunk))
+        network.photo += 1
+        known = save_trunk(trunk, network, read_info(trunk)).trunk
+        info, kept = load_predictor(predictor)
+        save_predictor(predictor, kept, dataclasses.replace(info, trunk=known))
+    else:
+        info, kept = load_predictor(predictor)
+        kept.usual.add_(1)
+        save_predictor(predictor, kept, info)
+    with pytest.raises(TrainingError, match=f"differs in {told};"):
+        train_any(trunk, "again", checkpoint=checkpoint, held_out=held_out)
 
 
 def test_artworks_that_no_crop_is_left_for_are_refused(

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,20 @@ def test_crops_are_collages_where_photographs_are_few(sampler, monkeypatch):
     many = sampler(batch_size=4).batch(0, 0, 1).crops
     kept = (few == many).all(dim=1).flatten(1).float().mean(dim=1)
     assert 0.1 < kept.mean() < 0.9
+
+
+def test_what_an_archive_is_held_to_does_not_fill_the_device(
+    photographs, loss_net, device
+):
+    device = torch.device(device)
+    config = TrainConfig(crop_size=48, style_size=64, batch_size=4, any_share=1.0)
+    given = Photographs(photographs), Archive(photographs, 64), {}
+    on_device = copy.deepcopy(loss_net).to(device)
+    sampler = Sampler(*given, on_device, config, device)
+    batch = sampler.batch(0, 0, 1)
+    assert {gram.device.type for gram in batch.grams.values()} == {device.type}
+    kept = sampler._archive_grams.values()
+    assert {gram.device.type for each in kept for gram in each.values()} == {"cpu"}
 
 
 def test_a_glimpse_comes_with_the_gram_matrices_of_its_picture(

@@ -3,16 +3,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from styleplug.errors import TrainingError
+from styleplug.networks import StyleNetwork
+from styleplug.predictor import StylePredictor, save_predictor
+from styleplug.style import StyleInfo, bundled_trunk
 from styleplug.training.config import TrainConfig
 from styleplug.training.state import (
     State,
+    check_places,
     load_checkpoint,
     one_cycle,
     save_checkpoint,
 )
+from styleplug.weights import save_style, save_trunk
 
 
 def new_state(weight, **settings):
@@ -140,6 +146,17 @@ def test_a_checkpoint_from_before_a_setting_was_there_goes_on_with_its_default(
         load_checkpoint(path, identity(pool=7))
 
 
+def test_a_checkpoint_from_before_a_start_was_told_goes_on(tmp_path):
+    path = tmp_path / "run.ckpt"
+    started = {"trunk": True, "start of the trunk": "a"}
+    save_checkpoint(path, {}, {"trunk": True}, {"step": 3}, "the checkpoint")
+    assert load_checkpoint(path, started) == ({}, {"step": 3})
+    save_checkpoint(path, {}, started, {"step": 3}, "the checkpoint")
+    assert load_checkpoint(path, started) == ({}, {"step": 3})
+    with pytest.raises(TrainingError, match="differs in start of the trunk;"):
+        load_checkpoint(path, started | {"start of the trunk": "b"})
+
+
 def test_a_checkpoint_that_keeps_no_good_state_is_one_itself(tmp_path):
     weight, state = new_state(torch.ones(3), steps=10)
     path = tmp_path / "run.ckpt"
@@ -182,9 +199,85 @@ def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
     assert state.step == 0
 
 
+@pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
+@pytest.mark.parametrize("others", ["without", "ahead", "alike"])
+def test_processes_go_on_from_the_same_checkpoint_or_not_at_all(
+    tmp_path, monkeypatch, others
+):
+    weight, state = new_state(torch.ones(3), batch_size=2)
+    path = tmp_path / "run.ckpt"
+    state.descend(weight.square().sum())
+    state.save(path)
+    step = {"without": 0, "ahead": 2, "alike": 1}[others]
+
+    def all_reduce(found, operation):
+        assert operation == dist.ReduceOp.MAX
+        found.copy_(found.maximum(torch.tensor([step, -step])))
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    _, resumed = new_state(torch.zeros(3), batch_size=2)
+    if others == "alike":
+        resumed.resume(path)
+        assert resumed.step == 1
+        return
+    with pytest.raises(TrainingError, match=r"same checkpoint .*run\.ckpt; put it"):
+        resumed.resume(path)
+    if others == "ahead":
+        with pytest.raises(TrainingError, match="do not see the same checkpoint"):
+            resumed.resume(tmp_path / "missing.ckpt")
+
+
 def test_a_checkpoint_of_other_weights_is_damaged(tmp_path):
     _, state = new_state(torch.ones(3))
     state.save(tmp_path / "run.ckpt")
     _, other = new_state(torch.ones(4))
     with pytest.raises(TrainingError, match=r"run\.ckpt is damaged"):
         other.resume(tmp_path / "run.ckpt")
+
+
+def test_a_trunk_is_replaced_where_nothing_that_stays_needs_it(tmp_path):
+    trunk, alone, whole, of_another, predictor = (
+        tmp_path / f"{name}.safetensors"
+        for name in ("trunk", "alone", "whole", "of-another", "predictor")
+    )
+    network, other = StyleNetwork((4, 4, 4), (0, 0)), StyleNetwork((4, 4, 4), (0, 0))
+    info = save_trunk(trunk, network, StyleInfo("trunk"))
+    save_style(whole, network.photo, network, StyleInfo("whole"))
+    save_style(
+        *(of_another, other.photo, other, StyleInfo("of-another")), self_contained=False
+    )
+    (tmp_path / "vgg19.safetensors").write_text("no style")
+    check_places(tmp_path, [trunk], [], overwrite=True)
+
+    save_style(alone, network.photo, network, StyleInfo("alone"), self_contained=False)
+    save_predictor(predictor, StylePredictor(4, (2,) * 5, (2,) * 4), info)
+    check_places(tmp_path, [trunk, alone, predictor], [], overwrite=True)
+    check_places(tmp_path, [tmp_path / "new.safetensors"], [], overwrite=True)
+    needing = r"alone\.safetensors, predictor\.safetensors would still need"
+    with pytest.raises(TrainingError, match=rf"which {needing}.* --output"):
+        check_places(tmp_path, [trunk], [], overwrite=True)
+
+
+def test_the_bundled_trunk_is_replaced_as_it_is_at_hand_elsewhere(tmp_path):
+    trunk = tmp_path / bundled_trunk().name
+    for path in (
+        bundled_trunk(),
+        bundled_trunk().with_name("starry-night.safetensors"),
+    ):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    check_places(tmp_path, [trunk], [], overwrite=True)
+
+
+def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):
+    checkpoint, sheet = tmp_path / "run.ckpt", tmp_path / "sheet.png"
+    given = tmp_path / "out", [], [checkpoint, None], sheet
+    check_places(*given, overwrite=False)
+    sheet.write_text("of a training")
+    check_places(*given, overwrite=True)
+    with pytest.raises(FileExistsError, match=r"sheet\.png already exists"):
+        check_places(*given, overwrite=False)
+    checkpoint.touch()
+    check_places(*given, overwrite=False)

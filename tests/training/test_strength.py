@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +121,22 @@ def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
     assert run("resumed", checkpoint=checkpoint) == run("whole")
 
 
+def test_a_checkpoint_of_strength_on_other_photographs_is_refused(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
+    options = {
+        "config": dataclasses.replace(quick, steps=1),
+        "trunk": trained.with_name("trunk.safetensors"),
+        "start": [trained],
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    train_strength([artwork], content, vgg, tmp_path / "out", **options)
+    (content / "0.jpg").rename(content / "6.jpg")
+    with pytest.raises(TrainingError, match="differs in files of the photographs;"):
+        train_strength([artwork], content, vgg, tmp_path / "other", **options)
+
+
 def test_strength_that_cannot_be_written_leaves_all_as_it_was(
     quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
@@ -142,6 +159,21 @@ def test_strength_that_cannot_be_written_leaves_all_as_it_was(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_strength_is_not_learned_in_place_for_some_of_the_styles_there(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    shutil.copy(trained.with_name("trunk.safetensors"), tmp_path)
+    shutil.copy(trained, tmp_path / "another.safetensors")
+    with pytest.raises(TrainingError, match=r"which another\.safetensors would still"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=tmp_path / "trunk.safetensors",
+            start=[trained],
+            overwrite=True,
+        )
+
+
 def test_strength_is_not_learned_for_two_styles_of_one_name(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
@@ -151,6 +183,31 @@ def test_strength_is_not_learned_for_two_styles_of_one_name(
             config=quick,
             trunk=trained.with_name("trunk.safetensors"),
             start=[trained, trained],
+        )
+
+
+def test_strength_is_learned_in_the_size_of_the_styles(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(TrainingError, match="with --style-size 64, not 128; give"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=dataclasses.replace(quick, style_size=128),
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+        )
+
+
+def test_a_picture_that_is_there_is_not_replaced_by_a_sheet_of_strength(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    with pytest.raises(FileExistsError, match="already exists; allow overwriting"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained],
+            sheet=artwork,
         )
 
 
