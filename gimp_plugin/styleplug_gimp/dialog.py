@@ -221,8 +221,7 @@ class StyleDialog:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
         self._is_gray = layer.is_gray()
-        self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
-        row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
+        self._thumbnail, row = Thumbnail.of(image, layer, PREVIEW_SIDE, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
         self._rows: dict[str, Any] = {}
         self._styles: list[dict[str, str]] = []

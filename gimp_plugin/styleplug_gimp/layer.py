@@ -145,16 +145,27 @@ def _is_filtered(layer: Any) -> bool:
 
 @contextmanager
 def _as_seen(layer: Any) -> Iterator[Any]:
-    """Give ``layer``, or while it has filters a copy with these in its pixels."""
+    """Give ``layer``, or while it has filters a copy with these in its pixels.
+
+    The copy is in an image of its own: merging filters is a step in the undo history
+    even of a layer that the image does not show.
+    """
     if not _is_filtered(layer):
         yield layer
         return
-    copy = layer.copy()
+    image = layer.get_image()
+    apart = Gimp.Image.new_with_precision(
+        1, 1, image.get_base_type(), image.get_precision()
+    )
     try:
+        apart.undo_disable()
+        apart.set_color_profile(image.get_effective_color_profile())
+        copy = Gimp.Layer.new_from_drawable(layer, apart)
+        apart.insert_layer(copy, None, 0)
         copy.merge_filters()
         yield copy
     finally:
-        copy.delete()
+        apart.delete()
 
 
 def _is_locked(item: Any) -> bool:
@@ -367,19 +378,25 @@ class Thumbnail:
     mask: bytes | None
 
     @classmethod
-    def of(cls, image: Any, layer: Any, longest: int) -> Thumbnail:
-        """Scale the layer down to at most ``longest`` pixels a side."""
+    def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
+        """Scale the layer down once for each of ``sides``, its most pixels a side."""
         with _as_seen(layer) as source:
-            full = source.get_width(), source.get_height()
-            scale = min(1.0, longest / max(full))
-            width, height = (max(1, round(side * scale)) for side in full)
-            rectangle = Gegl.Rectangle.new(0, 0, width, height)
-            pixels = source.get_buffer().get(
-                rectangle, scale, _BABL["u8"], Gegl.AbyssPolicy.CLAMP
-            )
-            x, y = (round(offset * scale) for offset in source.get_offsets()[1:])
+            return [cls._of(image, source, side) for side in sides]
+
+    @classmethod
+    def _of(cls, image: Any, source: Any, longest: int) -> Thumbnail:
+        full = source.get_width(), source.get_height()
+        scale = min(1.0, longest / max(full))
+        width, height = (max(1, round(side * scale)) for side in full)
+        pixels = source.get_buffer().get(
+            Gegl.Rectangle.new(0, 0, width, height),
+            scale,
+            _BABL["u8"],
+            Gegl.AbyssPolicy.CLAMP,
+        )
         mask = None
         if not Gimp.Selection.is_empty(image):
+            x, y = (round(offset * scale) for offset in source.get_offsets()[1:])
             rectangle = Gegl.Rectangle.new(x, y, width, height)
             selection = image.get_selection().get_buffer()
             mask = selection.get(rectangle, scale, "Y u8", Gegl.AbyssPolicy.NONE)

@@ -172,7 +172,9 @@ for output in layers.REPLACE, layers.NEW_LAYER:
     add_filter(layer)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 10, 10)
     seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    thumbnail = layers.Thumbnail.of(image, layer, 512)
+    image.clean_all()
+    [thumbnail] = layers.Thumbnail.of(image, layer, 512)
+    looked_only = not image.is_dirty()
     status = stylize(image, layer, output=output)
     shown = Gimp.Layer.new_from_visible(image, image, "shown")
     notes[f"filtered, {output}"] = {
@@ -183,6 +185,8 @@ for output in layers.REPLACE, layers.NEW_LAYER:
         "seen": notes.keep(floats(seen)),
         "shown": notes.keep(floats(shown)),
         "thumbnail": notes.keep(thumbnail.pixels),
+        "looked_only": looked_only,
+        "images": len(Gimp.get_images()),
     }
     image.delete()
 

@@ -193,12 +193,14 @@ Gimp.Selection.none(image)
 
 # The filters of a layer come back with its pixels.
 layer.append_filter(Gimp.DrawableFilter.new(layer, "gegl:pixelize", None))
+image.clean_all()
 stylize(image, layer)
 notes["filters"] = [len(layer.get_filters())]
 filtered = native(layer)
 Gimp.displays_flush()
 undo(lambda: native(layer) != filtered, "the undo of the filtered layer")
 notes["undone_filtered"] = native(layer) == before
+notes["undone_filtered_whole"] = not image.is_dirty()
 notes["filters"].append(len(layer.get_filters()))
 layer.get_filters()[0].delete()
 

@@ -69,6 +69,7 @@ def test_one_undo_gives_a_deep_layer_all_its_bits_back(notes):
 def test_one_undo_gives_a_layer_its_filters_back(notes):
     assert notes["filters"] == [0, 1]
     assert notes["undone_filtered"]
+    assert notes["undone_filtered_whole"]
 
 
 def test_a_selection_moved_beside_the_layer_is_told_and_may_come_back(notes, folder):

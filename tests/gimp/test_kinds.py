@@ -158,6 +158,13 @@ def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
     assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
 
 
+@pytest.mark.parametrize("output", ["replace", "new-layer"])
+def test_looking_at_a_layer_with_filters_changes_nothing(notes, output):
+    entry = notes[f"filtered, {output}"]
+    assert entry["looked_only"]
+    assert entry["images"] == 1
+
+
 def test_filters_stay_with_the_layer_below_a_new_one(notes):
     assert notes["filtered, replace"]["filters"] == [0]
     assert notes["filtered, new-layer"]["filters"] == [0, 1]
