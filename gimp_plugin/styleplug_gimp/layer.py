@@ -116,14 +116,22 @@ def check(image: Any, drawables: list[Any]) -> Any:
 
 def check_output(layer: Any, output: str) -> None:
     """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
+    parent = layer.get_parent()
+    if parent is not None and _is_locked(parent):
+        raise LayerError("The group of the layer is locked: unlock its pixels first.")
     if output == NEW_LAYER:
+        if layer.is_floating_sel():
+            raise LayerError(
+                "Nothing can be put above a floating selection: make it a layer with "
+                "Layer > To New Layer, or anchor it, first."
+            )
         return
     advice = "Choose “New layer above” as the output."
     if layer.is_group():
         message = "A layer group has no pixels of its own to replace."
     elif _is_generated(layer):
         message = "The pixels of a link or vector layer cannot be replaced."
-    elif _is_locked(layer):
+    elif layer.get_lock_content():
         message = "The pixels of the layer are locked."
         advice = "Unlock them, or choose “New layer above” as the output."
     else:
@@ -168,12 +176,23 @@ def _as_seen(layer: Any) -> Iterator[Any]:
         apart.delete()
 
 
-def _is_locked(item: Any) -> bool:
-    while item is not None:
-        if item.get_lock_content():
+def _is_locked(group: Any) -> bool:
+    while group is not None:
+        if group.get_lock_content():
             return True
-        item = item.get_parent()
+        group = group.get_parent()
     return False
+
+
+def _examine(image: Any, layer: Any, output: str) -> list[int]:
+    """Raise :class:`LayerError`, or return what must stay while ``layer`` is painted.
+
+    That is its size and place, and whether it has filters.
+    """
+    check(image, [layer])
+    check_output(layer, output)
+    size = layer.get_width(), layer.get_height()
+    return [*size, *layer.get_offsets()[1:], _is_filtered(layer)]
 
 
 def pixel_format(image: Any) -> str:
@@ -206,8 +225,14 @@ def stylize(
     :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
     was while pixels travelled.
     """
-    check(image, [layer])
-    check_output(layer, settings.output)
+    state = _examine(image, layer, settings.output)
+
+    def check_again() -> None:
+        if _examine(image, layer, settings.output) != state:
+            raise LayerError(
+                "The layer was changed while it was painted: paint it again."
+            )
+
     with _as_seen(layer) as source:
         size = source.get_width(), source.get_height()
         name = pixel_format(image)
@@ -239,53 +264,52 @@ def stylize(
             idle=idle,
             cancelled=cancelled,
         )
-        new = settings.output == NEW_LAYER
-        target = _twin(layer, source) if new else source
-        buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
+        # Not into GIMP: it ends a plug-in that writes to a layer removed meanwhile.
+        painted = Gegl.Buffer.new(babl, 0, 0, *size)
         try:
+            check_again()
             for band in bands:
-                buffer.set(
+                painted.set(
                     band, babl, worker.read(band.width * band.height * pixel_bytes)
                 )
                 moved(band, _PAINTED, 1.0)
-            buffer.flush()
+            check_again()
         except BaseException:
             worker.close()
-            if new:
-                target.delete()
-            else:
-                layer.free_shadow()
             raise
 
+        target = layer
         image.undo_group_start()
         try:
-            if new:
+            if settings.output == NEW_LAYER:
+                target = _twin(layer, source)
+                _copy(painted, target.get_buffer())
                 _insert(image, layer, target, bands)
-            elif not _merge(image, layer, source):
+            elif not _merge(image, layer, painted):
                 raise LayerError(
                     "GIMP cannot change this layer: its pixels are locked."
                 )
         finally:
             image.undo_group_end()
-        layer.update(0, 0, *size)
         target.update(0, 0, *size)
         return reply
 
 
-def _merge(image: Any, layer: Any, painted: Any) -> bool:
-    """Merge the shadow through the selection; False when GIMP refuses.
+def _copy(painted: Any, target: Any) -> None:
+    whole = painted.get_extent()
+    painted.copy(whole, Gegl.AbyssPolicy.NONE, target, whole)
+    target.flush()
 
-    The shadow is made of what was ``painted`` unless that is ``layer`` itself.
+
+def _merge(image: Any, layer: Any, painted: Any) -> bool:
+    """Merge what was ``painted`` through the selection; False when GIMP refuses.
 
     GIMP merges in float32, which has no room for 32-bit integers and doubles; what is
     not selected gets its bits back. The undo of the merge covers that, too.
     """
-    if painted is not layer:
+    if _is_filtered(layer):
         layer.merge_filters()
-        whole = Gegl.Rectangle.new(0, 0, layer.get_width(), layer.get_height())
-        shadow = layer.get_shadow_buffer()
-        painted.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shadow, whole)
-        shadow.flush()
+    _copy(painted, layer.get_shadow_buffer())
     if image.get_precision() not in _WIDER_THAN_FLOAT or Gimp.Selection.is_empty(image):
         return bool(layer.merge_shadow(True))
     _selected, left, top, width, height = layer.mask_intersect()
@@ -326,6 +350,9 @@ def _twin(layer: Any, source: Any) -> Any:
     It takes the place of ``source``. A copy of a text layer or of a group would be
     rendered anew by GIMP, over the result.
     """
+    mode = layer.get_mode()
+    if mode == Gimp.LayerMode.PASS_THROUGH:
+        mode = Gimp.LayerMode.NORMAL  # the former is for groups only
     twin = Gimp.Layer.new(
         layer.get_image(),
         f"{layer.get_name()} stylized",
@@ -333,7 +360,7 @@ def _twin(layer: Any, source: Any) -> Any:
         source.get_height(),
         layer.type_with_alpha(),
         layer.get_opacity(),
-        layer.get_mode(),
+        mode,
     )
     twin.set_offsets(*source.get_offsets()[1:])
     twin.set_blend_space(layer.get_blend_space())
