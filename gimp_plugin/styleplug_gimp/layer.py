@@ -264,52 +264,59 @@ def stylize(
             idle=idle,
             cancelled=cancelled,
         )
-        # Not into GIMP: it ends a plug-in that writes to a layer removed meanwhile.
-        painted = Gegl.Buffer.new(babl, 0, 0, *size)
         try:
             check_again()
+        except LayerError:
+            worker.close()  # nobody reads what it has painted
+            raise
+        new = settings.output == NEW_LAYER
+        target = _twin(layer, source) if new else source
+        buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
+        try:
             for band in bands:
-                painted.set(
-                    band, babl, worker.read(band.width * band.height * pixel_bytes)
-                )
+                data = worker.read(band.width * band.height * pixel_bytes)
+                check_again()  # GIMP ends a plug-in that writes to what is not there
+                buffer.set(band, babl, data)
+                buffer.flush()
                 moved(band, _PAINTED, 1.0)
             check_again()
         except BaseException:
             worker.close()
+            if new:
+                target.delete()
+            elif layer.is_valid():
+                layer.free_shadow()
             raise
 
-        target = layer
         image.undo_group_start()
         try:
-            if settings.output == NEW_LAYER:
-                target = _twin(layer, source)
-                _copy(painted, target.get_buffer())
+            if new:
                 _insert(image, layer, target, bands)
-            elif not _merge(image, layer, painted):
+            elif not _merge(image, layer, source):
                 raise LayerError(
                     "GIMP cannot change this layer: its pixels are locked."
                 )
         finally:
             image.undo_group_end()
+        layer.update(0, 0, *size)
         target.update(0, 0, *size)
         return reply
 
 
-def _copy(painted: Any, target: Any) -> None:
-    whole = painted.get_extent()
-    painted.copy(whole, Gegl.AbyssPolicy.NONE, target, whole)
-    target.flush()
-
-
 def _merge(image: Any, layer: Any, painted: Any) -> bool:
-    """Merge what was ``painted`` through the selection; False when GIMP refuses.
+    """Merge the shadow through the selection; False when GIMP refuses.
+
+    The shadow is made of what was ``painted`` unless that is ``layer`` itself.
 
     GIMP merges in float32, which has no room for 32-bit integers and doubles; what is
     not selected gets its bits back. The undo of the merge covers that, too.
     """
-    if _is_filtered(layer):
+    if painted is not layer:
         layer.merge_filters()
-    _copy(painted, layer.get_shadow_buffer())
+        whole = Gegl.Rectangle.new(0, 0, layer.get_width(), layer.get_height())
+        shadow = layer.get_shadow_buffer()
+        painted.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shadow, whole)
+        shadow.flush()
     if image.get_precision() not in _WIDER_THAN_FLOAT or Gimp.Selection.is_empty(image):
         return bool(layer.merge_shadow(True))
     _selected, left, top, width, height = layer.mask_intersect()
