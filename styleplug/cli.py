@@ -1121,8 +1121,11 @@ def _gimp_profiles(args: argparse.Namespace) -> list[gimp.Profile] | None:
 def _gimp_install(args: argparse.Namespace) -> int:
     from . import gimp
 
-    for profile in gimp.install(_gimp_profiles(args)):
+    profiles = gimp.install(_gimp_profiles(args))
+    for profile in profiles:
         print(profile.plugin)
+    if any(map(gimp.is_of_flatpak, profiles)):
+        print(f"Allow the Flatpak of GIMP to start it: {gimp.FLATPAK_PERMISSION}")
     print("Restart GIMP; Neural Style is then in Filters > Artistic.")
     return 0
 

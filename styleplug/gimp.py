@@ -23,6 +23,10 @@ from .errors import StyleplugError
 PLUGIN = "styleplug_gimp"
 PROCEDURE = "plug-in-styleplug"
 FLATPAK_APP = "org.gimp.GIMP"
+FLATPAK_PERMISSION = (
+    f"flatpak override --user --talk-name=org.freedesktop.Flatpak {FLATPAK_APP}"
+)
+"""The command that allows the Flatpak of GIMP to start the worker outside of it."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,19 @@ def install(
     return profiles
 
 
+def is_of_flatpak(profile: Profile) -> bool:
+    """Whether the Flatpak of GIMP has its settings in ``profile``.
+
+    That of GIMP 3 is given the user's ordinary folder, maybe shared with another GIMP.
+    """
+    return profile.kind == "flatpak" or (
+        profile.kind == "native"
+        and sys.platform.startswith("linux")
+        and profile in find_profiles()
+        and _run(["flatpak", "info", FLATPAK_APP], 30)[0]
+    )
+
+
 _SETTINGS = "name the settings folder of GIMP 3, which is there once GIMP was started."
 
 
@@ -241,7 +258,7 @@ def _examine(profile: Profile) -> Iterator[Finding]:
     place = "" if profile in find_profiles() else f" --profile {_word(profile.path)}"
     again = f"Run 'styleplug gimp install{place}'."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
-    yield Finding(True, f"{profile.kind} GIMP with its settings in {profile.path}")
+    yield Finding(True, f"GIMP has settings in {profile.path}")
     if not main.is_file():
         yield Finding(False, f"the plug-in is not in {plugin}", again)
         return
@@ -267,7 +284,7 @@ def _examine(profile: Profile) -> Iterator[Finding]:
         yield from _examine_python()
     if profile.kind == "snap":
         yield from _examine_snap(profile)
-    yield _examine_worker(profile)
+    yield from _examine_worker(profile)
     yield _examine_menu(profile)
 
 
@@ -336,8 +353,7 @@ def _examine_python() -> Iterator[Finding]:
     _, version = _run([gimp, "--version"], 30)
     number = re.search(r"(\d+)\.\d+(\.\d+)?", version)
     if number and int(number[1]) < 3:
-        yield Finding(False, f"{gimp} is GIMP {number[0]}", "Install GIMP 3.")
-        return
+        return  # it is not that of the settings
     yield Finding(True, f"{gimp} is GIMP {number[0] if number else '3'}")
     python = "/usr/bin/python3"
     if not os.path.exists(python):
@@ -388,22 +404,29 @@ def _recorded_command(profile: Profile) -> list[str]:
         ) from error
 
 
-def _examine_worker(profile: Profile) -> Finding:
+def _examine_worker(profile: Profile) -> Iterator[Finding]:
     """Let the installed plug-in start its worker, as it does within GIMP."""
     client = str(profile.plugin / "worker_client.py")
-    command = [sys.executable, "-s", client]
-    advice = "Run 'styleplug gimp install' with the Python that holds styleplug."
-    if profile.kind == "flatpak":
-        command = ["flatpak", "run", "--command=python3", FLATPAK_APP, client]
-        advice = (
-            "Allow GIMP to start styleplug: flatpak override --user "
-            f"--talk-name=org.freedesktop.Flatpak {FLATPAK_APP}"
+    if profile.kind != "flatpak":
+        yield _try_worker(
+            [sys.executable, "-s", client],
+            "",
+            "Run 'styleplug gimp install' with the Python that holds styleplug.",
         )
+    if is_of_flatpak(profile):
+        yield _try_worker(
+            ["flatpak", "run", "--command=python3", FLATPAK_APP, client],
+            "in the Flatpak of GIMP ",
+            f"Allow GIMP to start styleplug: {FLATPAK_PERMISSION}",
+        )
+
+
+def _try_worker(command: Sequence[str], where: str, advice: str) -> Finding:
     ok, answer = _run(command, 180)
     if ok:
-        return Finding(True, answer)
+        return Finding(True, where + answer)
     reason = answer.split(". ")[0]
-    return Finding(False, f"the worker does not answer: {reason}", advice)
+    return Finding(False, f"{where}the worker does not answer: {reason}", advice)
 
 
 def _examine_menu(profile: Profile) -> Finding:

@@ -236,12 +236,22 @@ class _Server:
     def _stylize(self, request: _Request) -> tuple[dict[str, Any], memoryview]:
         import numpy as np
 
+        from .images import check_finite
+
         header = request.header
         width, height = header["width"], header["height"]
         dtype, _ = FORMATS[header["format"]]
         stylizer = self._load(header["style"])
         self._stop_if_cancelled(request)
         pixels = np.frombuffer(request.body or b"", dtype, width * height * 4)
+        try:
+            check_finite(pixels)
+        except ValueError as error:
+            raise _RequestError(
+                "InvalidRequest",
+                "The picture has pixels that are infinite or not a number; convert it "
+                "to 16-bit integers, or paint over them, first.",
+            ) from error
         mask = None
         if header.get("mask", False):
             levels = np.frombuffer(request.body or b"", np.uint8, offset=pixels.nbytes)

@@ -303,6 +303,65 @@ def test_doctor_asks_the_flatpak_and_names_the_permission(
         assert "--talk-name=org.freedesktop.Flatpak org.gimp.GIMP" in worker.advice
 
 
+@pytest.fixture
+def shared_profile(tmp_path, monkeypatch):
+    """The ordinary settings folder of a home; a Flatpak of GIMP 3 uses it, too."""
+    for name in ("GIMP3_DIRECTORY", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(gimp, "worker_command", lambda: STANDIN)
+    path = tmp_path / ".config/GIMP/3.0"
+    path.mkdir(parents=True)
+    return gimp.Profile(path)
+
+
+def install_flatpak(folder, monkeypatch, run, info="exit 0"):
+    tool(folder, "flatpak", f'[ "$1" = info ] && {info}\n{run}')
+    monkeypatch.setenv("PATH", str(folder))
+
+
+REFUSE = "echo Portal call failed: org.freedesktop.DBus.Error.ServiceUnknown; exit 1"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Flatpak is for Linux")
+def test_a_flatpak_with_the_ordinary_settings_is_asked_too(
+    shared_profile, tmp_path, monkeypatch
+):
+    gimp.install([shared_profile], STANDIN)
+    install_flatpak(tmp_path, monkeypatch, f'shift 3; exec {sys.executable} "$@"')
+    outside, inside = (f for f in gimp.doctor() if "worker" in f.text)
+    assert outside.ok
+    assert inside.ok
+    assert inside.text == f"in the Flatpak of GIMP {outside.text}"
+    install_flatpak(tmp_path, monkeypatch, REFUSE)
+    outside, inside = (f for f in gimp.doctor() if "worker" in f.text)
+    assert outside.ok
+    assert not inside.ok
+    assert "--talk-name=org.freedesktop.Flatpak org.gimp.GIMP" in inside.advice
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Flatpak is for Linux")
+def test_install_names_the_permission_that_a_flatpak_needs(
+    shared_profile, tmp_path, monkeypatch, capsys
+):
+    permission = "--talk-name=org.freedesktop.Flatpak org.gimp.GIMP\n"
+    install_flatpak(tmp_path, monkeypatch, REFUSE)
+    assert main(["gimp", "install"]) == 0
+    assert permission in capsys.readouterr().out
+    install_flatpak(tmp_path, monkeypatch, REFUSE, info="exit 1")
+    assert main(["gimp", "install"]) == 0
+    assert permission not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others have one GIMP")
+def test_doctor_does_not_mind_a_gimp_2_beside(profile, tmp_path, monkeypatch):
+    gimp.install([profile], STANDIN)
+    (profile.path / "pluginrc").write_text('(proc-def "plug-in-styleplug" 1\n')
+    tool(tmp_path, "gimp", "echo GNU Image Manipulation Program version 2.10.36")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [f.text for f in gimp.doctor([profile]) if not f.ok] == []
+
+
 def test_doctor_knows_that_a_snap_sees_no_hidden_folders(tmp_path):
     profile = new_profile(tmp_path, "snap")
     gimp.install([profile], ["/opt/venv/bin/python"])

@@ -337,7 +337,7 @@ def test_floats_that_cannot_be_painted_are_refused(connect, tiny_style, value):
     server.send(stylize_header(pixels, str(tiny_style)), pixels.tobytes())
     message = error_of(server)
     assert message["code"] == "InvalidRequest"
-    assert re.search("lower its exposure|convert it to integers", message["message"])
+    assert re.search("lower its exposure|to 16-bit integers", message["message"])
 
 
 LIBRARY = """

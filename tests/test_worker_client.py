@@ -113,5 +113,14 @@ def test_out_of_a_flatpak_the_worker_is_started_on_the_host(tmp_path, monkeypatc
     assert words.read_text().split() == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Flatpak is for Linux")
+def test_a_flatpak_that_may_not_start_it_is_told_the_command(monkeypatch):
+    refusal = "echo Portal call failed: org.freedesktop.DBus.Error.ServiceUnknown >&2"
+    monkeypatch.setenv("FLATPAK_ID", "org.gimp.GIMP.Nightly")
+    worker = Worker(["/bin/sh", "-c", refusal], silence_limit=60)
+    with pytest.raises(WorkerError, match=r"Flatpak org\.gimp\.GIMP\.Nightly”"):
+        worker.hello()
+
+
 def test_the_file_chooser_shows_what_the_worker_takes():
     assert set(PICTURE_SUFFIXES) == READABLE

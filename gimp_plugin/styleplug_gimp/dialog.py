@@ -221,12 +221,13 @@ class StyleDialog:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
         self._is_gray = layer.is_gray()
-        self._thumbnail = Thumbnail.of(image, layer, PREVIEW_SIDE)
-        row = Thumbnail.of(image, layer, 2 * ROW_SIDE)
+        self._thumbnail, row = Thumbnail.of(image, layer, PREVIEW_SIDE, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
+        self._refusal = ""
         self._rows: dict[str, Any] = {}
+        self._failed_rows: list[_Job] = []
         self._styles: list[dict[str, str]] = []
-        self._connected = self._rendering = self._cancelled = False
+        self._connected = self._rendering = self._cancelled = self._left = False
         self._dialog = GimpUi.ProcedureDialog.new(procedure, config, "Neural Style")
         self._build()
         self._picture.original = self._pixbuf(self._thumbnail, self._thumbnail.pixels)
@@ -235,6 +236,7 @@ class StyleDialog:
             config.connect(f"notify::{name}", lambda *_args: self._changed())
         self._dialog.connect("response", self._on_response)
         self._dialog.connect("delete-event", self._on_delete)
+        self._dialog.connect("notify::is-active", self._on_active)
         self._start(None)
 
     def run(self) -> None:
@@ -367,20 +369,20 @@ class StyleDialog:
         self._rows[style["id"]] = row
         # Below "no other style".
         self._second.insert(position + 1 or -1, style["id"], style["title"])
-        self._thread.add_row(
-            _Job(
-                Settings(style["id"], 1.0, 1.0, False, ""),
-                self._row_thumbnail,
-                lambda _reply, data: image.set_from_pixbuf(
-                    _fitting(
-                        self._pixbuf(self._row_thumbnail, data), ROW_SIDE, ROW_SIDE
-                    )
-                ),
-                lambda _message: image.set_from_icon_name(
-                    "dialog-error", Gtk.IconSize.DND
-                ),
-            )
+
+        def failed(_message: str) -> None:
+            image.set_from_icon_name("dialog-error", Gtk.IconSize.DND)
+            self._failed_rows.append(job)
+
+        job = _Job(
+            Settings(style["id"], 1.0, 1.0, False, ""),
+            self._row_thumbnail,
+            lambda _reply, data: image.set_from_pixbuf(
+                _fitting(self._pixbuf(self._row_thumbnail, data), ROW_SIDE, ROW_SIDE)
+            ),
+            failed,
         )
+        self._thread.add_row(job)
 
     def _add_style(self) -> None:
         dialog = Gtk.Dialog(
@@ -445,6 +447,7 @@ class StyleDialog:
         for row in self._list.get_children():
             self._list.remove(row)
         self._rows.clear()
+        self._failed_rows.clear()
         self._second.remove_all()
         self._second.append("", "no other style")
         self._styles = styles
@@ -490,24 +493,52 @@ class StyleDialog:
         self._list.select_row(self._rows[settings.style])
         self._second.set_active_id(settings.second_style)
         self._mix.set_sensitive(bool(settings.second_style))
-        try:
-            layers.check(self._image, [self._layer])
-            layers.check_output(self._layer, settings.output)
-        except LayerError as refusal:
-            self._warn(str(refusal))
+        self._refusal = self._find_refusal()
+        if self._refusal:
+            self._warn(self._refusal)
         else:
             self._info.hide()
             self._dialog.set_response_sensitive(Gtk.ResponseType.OK, True)
         self._say("Painting the preview…", busy=True)
-        failed = functools.partial(self._on_refusal, settings)
-        self._thread.wish(_Job(settings, self._thumbnail, self._on_preview, failed))
+        done = functools.partial(self._on_preview, self._thumbnail)
+        failed = functools.partial(self._on_no_preview, settings)
+        self._thread.wish(_Job(settings, self._thumbnail, done, failed))
 
-    def _on_refusal(self, settings: Settings, message: str) -> None:
+    def _find_refusal(self) -> str:
+        """Return why the layer cannot be painted as the settings say, if so."""
+        try:
+            layers.check(self._image, [self._layer])
+            layers.check_output(self._layer, self._config.get_property("output"))
+        except LayerError as refusal:
+            return str(refusal)
+        return ""
+
+    def _on_active(self, dialog: Any, _property: Any) -> None:
+        """Look again after the user was elsewhere, in the image perhaps."""
+        if not dialog.is_active():
+            self._left = True
+        elif self._left and not self._rendering and self._look():
+            self._changed()
+
+    def _look(self) -> bool:
+        """Take the layer and its selection as they are; say whether they changed."""
+        before = self._thumbnail, self._refusal
+        self._refusal = self._find_refusal()
+        if self._layer.is_valid():
+            [self._thumbnail] = Thumbnail.of(self._image, self._layer, PREVIEW_SIDE)
+            self._picture.original = self._pixbuf(
+                self._thumbnail, self._thumbnail.pixels
+            )
+        return before != (self._thumbnail, self._refusal)
+
+    def _on_no_preview(self, settings: Settings, message: str) -> None:
         if Settings.of(self._config) == settings:
-            self._warn(message)
+            self._warn(message, again=True)
 
-    def _on_preview(self, reply: dict[str, Any], data: bytes) -> None:
-        self._picture.show_pixbuf(self._pixbuf(self._thumbnail, data))
+    def _on_preview(
+        self, thumbnail: Thumbnail, reply: dict[str, Any], data: bytes
+    ) -> None:
+        self._picture.show_pixbuf(self._pixbuf(thumbnail, data))
         self._say(
             f"Preview {reply['width']} x {reply['height']}, {reply['seconds']:.2f} s "
             f"on {_device(reply['device'])}"
@@ -565,6 +596,7 @@ class StyleDialog:
         finally:
             self._rendering = False
         self._show_rendering(False)
+        self._look()
         alive = worker is not None and worker.alive
         if alive or not failure:
             self._start(worker if alive else None)
@@ -626,6 +658,9 @@ class StyleDialog:
 
     def _start_again(self) -> None:
         if self._thread.working:
+            for job in self._failed_rows:
+                self._thread.add_row(job)
+            self._failed_rows.clear()
             self._changed()
             return
         worker = self._thread.worker
@@ -634,7 +669,12 @@ class StyleDialog:
 
 
 def _named(text: str) -> str:
-    """Return the style that was typed, or dropped as the address of a file."""
+    """Return the style that was typed, or dropped as the address of a file.
+
+    Windows copies paths in quotes.
+    """
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
     if text.startswith("file://"):
         try:
             return str(GLib.filename_from_uri(text)[0])

@@ -116,14 +116,22 @@ def check(image: Any, drawables: list[Any]) -> Any:
 
 def check_output(layer: Any, output: str) -> None:
     """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
+    parent = layer.get_parent()
+    if parent is not None and _is_locked(parent):
+        raise LayerError("The group of the layer is locked: unlock its pixels first.")
     if output == NEW_LAYER:
+        if layer.is_floating_sel():
+            raise LayerError(
+                "Nothing can be put above a floating selection: make it a layer with "
+                "Layer > To New Layer, or anchor it, first."
+            )
         return
     advice = "Choose “New layer above” as the output."
     if layer.is_group():
         message = "A layer group has no pixels of its own to replace."
     elif _is_generated(layer):
         message = "The pixels of a link or vector layer cannot be replaced."
-    elif _is_locked(layer):
+    elif layer.get_lock_content():
         message = "The pixels of the layer are locked."
         advice = "Unlock them, or choose “New layer above” as the output."
     else:
@@ -145,24 +153,46 @@ def _is_filtered(layer: Any) -> bool:
 
 @contextmanager
 def _as_seen(layer: Any) -> Iterator[Any]:
-    """Give ``layer``, or while it has filters a copy with these in its pixels."""
+    """Give ``layer``, or while it has filters a copy with these in its pixels.
+
+    The copy is in an image of its own: merging filters is a step in the undo history
+    even of a layer that the image does not show.
+    """
     if not _is_filtered(layer):
         yield layer
         return
-    copy = layer.copy()
+    image = layer.get_image()
+    apart = Gimp.Image.new_with_precision(
+        1, 1, image.get_base_type(), image.get_precision()
+    )
     try:
+        apart.undo_disable()
+        apart.set_color_profile(image.get_effective_color_profile())
+        copy = Gimp.Layer.new_from_drawable(layer, apart)
+        apart.insert_layer(copy, None, 0)
         copy.merge_filters()
         yield copy
     finally:
-        copy.delete()
+        apart.delete()
 
 
-def _is_locked(item: Any) -> bool:
-    while item is not None:
-        if item.get_lock_content():
+def _is_locked(group: Any) -> bool:
+    while group is not None:
+        if group.get_lock_content():
             return True
-        item = item.get_parent()
+        group = group.get_parent()
     return False
+
+
+def _examine(image: Any, layer: Any, output: str) -> list[int]:
+    """Raise :class:`LayerError`, or return what must stay while ``layer`` is painted.
+
+    That is its size and place, and whether it has filters.
+    """
+    check(image, [layer])
+    check_output(layer, output)
+    size = layer.get_width(), layer.get_height()
+    return [*size, *layer.get_offsets()[1:], _is_filtered(layer)]
 
 
 def pixel_format(image: Any) -> str:
@@ -195,8 +225,14 @@ def stylize(
     :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
     was while pixels travelled.
     """
-    check(image, [layer])
-    check_output(layer, settings.output)
+    state = _examine(image, layer, settings.output)
+
+    def check_again() -> None:
+        if _examine(image, layer, settings.output) != state:
+            raise LayerError(
+                "The layer was changed while it was painted: paint it again."
+            )
+
     with _as_seen(layer) as source:
         size = source.get_width(), source.get_height()
         name = pixel_format(image)
@@ -228,21 +264,27 @@ def stylize(
             idle=idle,
             cancelled=cancelled,
         )
+        try:
+            check_again()
+        except LayerError:
+            worker.close()  # nobody reads what it has painted
+            raise
         new = settings.output == NEW_LAYER
         target = _twin(layer, source) if new else source
         buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
         try:
             for band in bands:
-                buffer.set(
-                    band, babl, worker.read(band.width * band.height * pixel_bytes)
-                )
+                data = worker.read(band.width * band.height * pixel_bytes)
+                check_again()  # GIMP ends a plug-in that writes to what is not there
+                buffer.set(band, babl, data)
+                buffer.flush()
                 moved(band, _PAINTED, 1.0)
-            buffer.flush()
+            check_again()
         except BaseException:
             worker.close()
             if new:
                 target.delete()
-            else:
+            elif layer.is_valid():
                 layer.free_shadow()
             raise
 
@@ -315,6 +357,9 @@ def _twin(layer: Any, source: Any) -> Any:
     It takes the place of ``source``. A copy of a text layer or of a group would be
     rendered anew by GIMP, over the result.
     """
+    mode = layer.get_mode()
+    if mode == Gimp.LayerMode.PASS_THROUGH:
+        mode = Gimp.LayerMode.NORMAL  # the former is for groups only
     twin = Gimp.Layer.new(
         layer.get_image(),
         f"{layer.get_name()} stylized",
@@ -322,7 +367,7 @@ def _twin(layer: Any, source: Any) -> Any:
         source.get_height(),
         layer.type_with_alpha(),
         layer.get_opacity(),
-        layer.get_mode(),
+        mode,
     )
     twin.set_offsets(*source.get_offsets()[1:])
     twin.set_blend_space(layer.get_blend_space())
@@ -367,19 +412,25 @@ class Thumbnail:
     mask: bytes | None
 
     @classmethod
-    def of(cls, image: Any, layer: Any, longest: int) -> Thumbnail:
-        """Scale the layer down to at most ``longest`` pixels a side."""
+    def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
+        """Scale the layer down once for each of ``sides``, its most pixels a side."""
         with _as_seen(layer) as source:
-            full = source.get_width(), source.get_height()
-            scale = min(1.0, longest / max(full))
-            width, height = (max(1, round(side * scale)) for side in full)
-            rectangle = Gegl.Rectangle.new(0, 0, width, height)
-            pixels = source.get_buffer().get(
-                rectangle, scale, _BABL["u8"], Gegl.AbyssPolicy.CLAMP
-            )
-            x, y = (round(offset * scale) for offset in source.get_offsets()[1:])
+            return [cls._of(image, source, side) for side in sides]
+
+    @classmethod
+    def _of(cls, image: Any, source: Any, longest: int) -> Thumbnail:
+        full = source.get_width(), source.get_height()
+        scale = min(1.0, longest / max(full))
+        width, height = (max(1, round(side * scale)) for side in full)
+        pixels = source.get_buffer().get(
+            Gegl.Rectangle.new(0, 0, width, height),
+            scale,
+            _BABL["u8"],
+            Gegl.AbyssPolicy.CLAMP,
+        )
         mask = None
         if not Gimp.Selection.is_empty(image):
+            x, y = (round(offset * scale) for offset in source.get_offsets()[1:])
             rectangle = Gegl.Rectangle.new(x, y, width, height)
             selection = image.get_selection().get_buffer()
             mask = selection.get(rectangle, scale, "Y u8", Gegl.AbyssPolicy.NONE)

@@ -346,6 +346,13 @@ class Worker:
         self.close()
         words = [line for line in self._last_words if line.strip()]
         reason = words[-1] if words else f"exit code {code}"
+        if reason.startswith("Portal call failed: org.freedesktop.DBus.Error"):
+            app = os.environ.get("FLATPAK_ID", "org.gimp.GIMP")
+            return WorkerError(
+                "The Flatpak of GIMP is not allowed to start styleplug. Run “flatpak "
+                f"override --user --talk-name=org.freedesktop.Flatpak {app}” in a "
+                "terminal, then restart GIMP."
+            )
         if code == -9:
             reason = "it was killed, perhaps because memory ran out"
         elif "No module named styleplug" in reason:

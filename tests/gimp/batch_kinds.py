@@ -7,6 +7,7 @@ from in_gimp import PLUGIN, Notes, floats, make, native, select_softly, stylize
 
 sys.path.insert(0, PLUGIN)
 import layer as layers
+import worker_client
 
 notes = Notes(sys.argv[1])
 
@@ -68,6 +69,15 @@ image, layer, group = make_grouped()
 group.set_lock_content(True)
 refused("locked-group", image, layer, watched=layer)
 image, layer, group = make_grouped()
+group.set_lock_content(True)
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
+refused("new-in-locked-group", image, layer, watched=layer, output="new-layer")
+image, layer = make()
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
+Gimp.Selection.float(image, [layer], 0, 0)
+floating = image.get_floating_sel()
+refused("new-of-floating", image, floating, watched=floating, output="new-layer")
+image, layer, group = make_grouped()
 add_filter(group)
 refused("filtered-group", image, group, watched=layer, output="new-layer")
 
@@ -122,6 +132,9 @@ new_layer("new-locked", image, layer)
 image, layer, group = make_grouped()
 new_layer("new-of-group", image, group)
 image, layer, group = make_grouped()
+group.set_mode(Gimp.LayerMode.PASS_THROUGH)
+new_layer("new-of-pass-through", image, group)
+image, layer, group = make_grouped()
 group.add_mask(group.create_mask(Gimp.AddMaskType.COPY))
 group.set_apply_mask(False)
 group.set_visible(False)
@@ -172,7 +185,9 @@ for output in layers.REPLACE, layers.NEW_LAYER:
     add_filter(layer)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 10, 10)
     seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    thumbnail = layers.Thumbnail.of(image, layer, 512)
+    image.clean_all()
+    [thumbnail] = layers.Thumbnail.of(image, layer, 512)
+    looked_only = not image.is_dirty()
     status = stylize(image, layer, output=output)
     shown = Gimp.Layer.new_from_visible(image, image, "shown")
     notes[f"filtered, {output}"] = {
@@ -183,6 +198,8 @@ for output in layers.REPLACE, layers.NEW_LAYER:
         "seen": notes.keep(floats(seen)),
         "shown": notes.keep(floats(shown)),
         "thumbnail": notes.keep(thumbnail.pixels),
+        "looked_only": looked_only,
+        "images": len(Gimp.get_images()),
     }
     image.delete()
 
@@ -195,6 +212,41 @@ if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image.insert_layer(vector, None, 0)
     vector.refresh()
     refused("vector", image, vector, watched=vector)
+
+
+def meddle(name, action, moment, output):
+    """Do ``action`` to the image once more than ``moment`` of the work is done."""
+    image, layer = make(size=(60, 50))
+    worker = worker_client.start()
+    before = []
+
+    def pixels():
+        return native(layer) if layer.is_valid() else None
+
+    def progress(fraction):
+        if fraction > moment and not before:
+            action(image, layer)
+            before.append(pixels())
+
+    notes[name] = entry = {}
+    settings = layers.Settings("negative", 1.0, 1.0, False, output)
+    try:
+        layers.stylize(worker, image, layer, settings, progress=progress)
+    except layers.LayerError as error:
+        entry["error"] = str(error)
+    entry["same"] = [pixels()] == before
+    entry["layers"] = len(image.get_layers())
+    worker.close()
+    image.delete()
+
+
+for output in layers.REPLACE, layers.NEW_LAYER:
+    for moment in 0.0, 0.96:
+        for action, does in {
+            "crop": lambda image, _layer: image.crop(30, 25, 30, 25),
+            "remove": lambda image, layer: image.remove_layer(layer),
+        }.items():
+            meddle(f"{action}, {moment}, {output}", does, moment, output)
 
 image, layer = make()
 image.remove_layer(layer)

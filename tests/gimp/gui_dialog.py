@@ -17,7 +17,7 @@ standin.append(journal)
 use_worker(standin)
 notes = Notes(folder)
 TITLE = "^Neural Style$"
-PREVIEW, LAYER = 512, 800
+PREVIEW, LAYER, ROW = 512, 800, 112
 
 
 def x(*words):
@@ -123,6 +123,16 @@ def strength(dialog, value, condition):
     until(lambda: key(dialog, *keys), condition, f"the preview of strength {value}")
 
 
+def come_back(dialog, condition, what):
+    """Leave the dialog for the image window, and come back."""
+
+    def leave():
+        for each in main, dialog:
+            x("windowactivate", "--sync", each)
+
+    until(leave, condition, what)
+
+
 def undo(condition, what):
     until(lambda: key(main, "ctrl+z"), condition, what, 60)
 
@@ -193,17 +203,20 @@ Gimp.Selection.none(image)
 
 # The filters of a layer come back with its pixels.
 layer.append_filter(Gimp.DrawableFilter.new(layer, "gegl:pixelize", None))
+image.clean_all()
 stylize(image, layer)
 notes["filters"] = [len(layer.get_filters())]
 filtered = native(layer)
 Gimp.displays_flush()
 undo(lambda: native(layer) != filtered, "the undo of the filtered layer")
 notes["undone_filtered"] = native(layer) == before
+notes["undone_filtered_whole"] = not image.is_dirty()
 notes["filters"].append(len(layer.get_filters()))
 layer.get_filters()[0].delete()
 
 
-# What becomes of selection and layer while the dialog is open is seen by OK.
+# What becomes of selection and layer while the dialog is open is seen by OK, and by
+# the preview when the user comes back from there.
 corner = layer.copy()
 image.insert_layer(corner, None, 0)
 corner.scale(400, 300, False)
@@ -212,6 +225,16 @@ Gimp.displays_flush()
 dialog = until(open_from_menu, lambda: window(TITLE), "the dialog of the corner", 40)
 wait(lambda: shows(negative_color), "the preview")
 corner_before = native(corner)
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 0, 0, 50, 50)
+come_back(dialog, lambda: not shows(negative_color), "the preview of a part")
+shot("part")
+Gimp.Selection.none(image)
+come_back(dialog, lambda: shows(negative_color), "the preview of the whole")
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 600, 400, 100, 100)
+come_back(dialog, warns, "the warning before OK")
+Gimp.Selection.none(image)
+come_back(dialog, lambda: not warns(), "the end of the warning before OK")
+shot("looked_again")
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 600, 400, 100, 100)
 key(dialog, "alt+o")
 wait(warns, "the warning")
@@ -340,12 +363,11 @@ image.reorder_item(layer, group, 0)
 
 
 def look(dialog):
-    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
+    wait(warns, "the warning")
     shot("group")
     close(dialog)
 
 
-earlier = painted("negative", PREVIEW)
 notes["group"] = open_dialog(image, group, look)
 image.reorder_item(layer, None, 0)
 image.remove_layer(group)
@@ -379,7 +401,7 @@ def add_picture(dialog):
     until(lambda: key(files, "Escape"), lambda: window("^Choose a Style$") is None, "")
     x("windowactivate", "--sync", adding)
     x("key", "alt+s", "ctrl+a")
-    x("type", painting)
+    x("type", f'"{painting}"')  # as Windows copies it
     x("key", "Return")
     wait(lambda: painted(painting, PREVIEW), "the preview in the picture's style")
     time.sleep(2)
@@ -403,6 +425,24 @@ def miss_picture(dialog):
     )
     time.sleep(1)
     shot("another_style")
+    close(dialog)
+
+
+def find_picture(dialog):
+    # Once for the preview, once for the list.
+    wait(lambda: painted(painting, "missing") > missed + 1, "the errors")
+    wait(warns, "the warning")
+    shot("missing_again")
+    shutil.copy(picture, painting)
+    previews, rows = painted(painting, PREVIEW), painted(painting, ROW)
+    until(
+        lambda: key(dialog, "alt+t"),
+        lambda: painted(painting, PREVIEW) > previews and painted(painting, ROW) > rows,
+        "the pictures in the style that was missing",
+    )
+    wait(lambda: not warns(), "the warning's end")
+    shot("found")
+    notes["found"] = True
     close(dialog)
 
 
@@ -459,4 +499,7 @@ notes["picture"] = open_dialog(image, layer, add_picture)
 notes["picture_applied"] = native(layer) != layer_before
 os.remove(painting)
 notes["missing_picture"] = open_dialog(image, layer, miss_picture)
+missed = painted(painting, "missing")
+use_worker([*standin, "negative"])  # the slow one would hold up the list
+open_dialog(image, layer, find_picture)
 notes.save()

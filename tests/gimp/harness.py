@@ -79,6 +79,10 @@ def finish(process):
 
 
 def run_gimp(folder, script, *arguments, **options):
-    """Run ``script`` to its end; return what it noted in ``folder/notes.json``."""
-    finish(start_gimp(folder, script, *arguments, **options))
+    """Run ``script`` to its end; return what it noted in ``folder/notes.json``.
+
+    What GIMP said, with the option ``--verbose``, is in ``folder/output.txt``.
+    """
+    output = finish(start_gimp(folder, script, *arguments, **options))
+    (folder / "output.txt").write_text(output)
     return json.loads((folder / "notes.json").read_text())

@@ -7,7 +7,7 @@ blend is one as far as its first part's weight, of 1 in all, says. The style ``s
 takes five minutes; ``stuck``, which is not listed, never reports anything; ``late`` is
 missing, which takes it two seconds to find. The style and the width of all that is
 painted, and files that are missing, are noted in the file that the first argument
-names.
+names. Further arguments are the styles to list.
 """
 
 import json
@@ -80,5 +80,6 @@ class Negative:
 
 
 if __name__ == "__main__":
-    infos = [StyleInfo(name=name, title=name.title()) for name in STYLES[:2]]
+    names = sys.argv[2:] or STYLES[:2]
+    infos = [StyleInfo(name=name, title=name.title()) for name in names]
     worker.main(Negative, lambda: infos)

@@ -69,12 +69,19 @@ def test_one_undo_gives_a_deep_layer_all_its_bits_back(notes):
 def test_one_undo_gives_a_layer_its_filters_back(notes):
     assert notes["filters"] == [0, 1]
     assert notes["undone_filtered"]
+    assert notes["undone_filtered_whole"]
 
 
 def test_a_selection_moved_beside_the_layer_is_told_and_may_come_back(notes, folder):
     assert warned(folder, "beside")
     assert notes["beside_same"]
     assert not warned(folder, "not_beside")
+
+
+def test_who_comes_back_from_the_image_sees_what_ok_will_do(notes, folder):
+    assert pixels_of(folder, "part", NEGATIVE) < 20_000
+    assert pixels_of(folder, "looked_again", NEGATIVE) > 50_000
+    assert not warned(folder, "looked_again")
 
 
 def test_a_layer_removed_meanwhile_is_told(notes, folder):
@@ -153,6 +160,10 @@ def test_a_second_style_can_be_blended_in_and_taken_out(notes):
 def test_a_picture_can_be_added_as_a_style(notes):
     assert notes["picture"] == DONE
     assert notes["picture_applied"]
+
+
+def test_a_style_that_was_not_to_be_had_can_be_tried_again(notes):
+    assert notes["found"]
 
 
 def test_without_its_picture_the_dialog_offers_the_other_styles(notes):

@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def notes(folder):
     require_gimp()
-    return run_gimp(folder, "batch_kinds.py", folder)
+    return run_gimp(folder, "batch_kinds.py", folder, options=("--verbose",))
 
 
 def pixels(folder, entry, which):
@@ -37,7 +37,9 @@ def inverted(before):
         ("channel", "channel"),
         ("indexed", "Image > Mode > RGB"),
         ("locked", "locked"),
-        ("locked-group", "locked"),
+        ("locked-group", "The group of the layer is locked"),
+        ("new-in-locked-group", "The group of the layer is locked"),
+        ("new-of-floating", "Layer > To New Layer"),
         ("beside", "do not overlap"),
         ("unknown-style", "unheard-of"),
         ("missing-picture", "no picture /no/painting.jpg"),
@@ -63,7 +65,8 @@ def test_a_layer_removed_meanwhile_is_refused(notes):
     "case",
     [
         *("new", "new-selected", "new-no-alpha", "new-masked", "new-locked"),
-        *("new-of-group", "new-of-masked-group", "new-in-group", "new-invisible"),
+        *("new-of-group", "new-of-masked-group", "new-of-pass-through"),
+        *("new-in-group", "new-invisible"),
     ],
 )
 def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
@@ -78,6 +81,24 @@ def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
     assert entry["visible"][0] == entry["visible"][1]
     assert entry["masks"][0] == entry["masks"][1]
     assert bool(entry["masks"][1]) == ("masked" in case)
+
+
+def test_gimp_has_nothing_to_complain_of(notes, folder):
+    assert "Gimp-Core-CRITICAL" not in (folder / "output.txt").read_text()
+
+
+@pytest.mark.parametrize("output", ["replace", "new-layer"])
+@pytest.mark.parametrize("moment", [0.0, 0.96])
+@pytest.mark.parametrize(
+    ("action", "words"), [("crop", "was changed"), ("remove", "no longer there")]
+)
+def test_a_layer_changed_while_it_is_painted_is_left_alone(
+    notes, action, words, moment, output
+):
+    entry = notes[f"{action}, {moment}, {output}"]
+    assert words in entry["error"]
+    assert entry["same"]
+    assert entry["layers"] == (action == "crop")
 
 
 @pytest.mark.parametrize("case", ["new", "new-masked", "new-of-group", "new-in-group"])
@@ -156,6 +177,13 @@ def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
     assert np.abs(shown - expected).max() < 0.01
     thumbnail = np.fromfile(folder / entry["thumbnail"], "u1").reshape(20, 30, 4)
     assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
+
+
+@pytest.mark.parametrize("output", ["replace", "new-layer"])
+def test_looking_at_a_layer_with_filters_changes_nothing(notes, output):
+    entry = notes[f"filtered, {output}"]
+    assert entry["looked_only"]
+    assert entry["images"] == 1
 
 
 def test_filters_stay_with_the_layer_below_a_new_one(notes):
