@@ -116,8 +116,9 @@ def check(image: Any, drawables: list[Any]) -> Any:
 
 def check_output(layer: Any, output: str) -> None:
     """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
-    parent = layer.get_parent()
-    if parent is not None and _is_locked(parent):
+    # A new layer comes into a locked group filled, but cannot be cut to a selection.
+    whole = output == NEW_LAYER and Gimp.Selection.is_empty(layer.get_image())
+    if not whole and _is_locked(layer.get_parent()):
         raise LayerError("The group of the layer is locked: unlock its pixels first.")
     if output == NEW_LAYER:
         if layer.is_floating_sel():
@@ -176,7 +177,7 @@ def _as_seen(layer: Any) -> Iterator[Any]:
         apart.delete()
 
 
-def _is_locked(group: Any) -> bool:
+def _is_locked(group: Any | None) -> bool:
     while group is not None:
         if group.get_lock_content():
             return True

@@ -66,7 +66,7 @@ def test_a_layer_removed_meanwhile_is_refused(notes):
     [
         *("new", "new-selected", "new-no-alpha", "new-masked", "new-locked"),
         *("new-of-group", "new-of-masked-group", "new-of-pass-through"),
-        *("new-in-group", "new-invisible"),
+        *("new-in-group", "new-in-locked", "new-invisible"),
     ],
 )
 def test_a_new_layer_is_put_above_and_the_old_one_left_alone(notes, case):
