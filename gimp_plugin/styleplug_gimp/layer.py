@@ -188,12 +188,12 @@ def _is_locked(group: Any | None) -> bool:
 def _examine(image: Any, layer: Any, output: str) -> list[int]:
     """Raise :class:`LayerError`, or return what must stay while ``layer`` is painted.
 
-    That is its size and place, and whether it has filters.
+    That is its size, and with filters, which are painted in a copy, its place.
     """
     check(image, [layer])
     check_output(layer, output)
     size = layer.get_width(), layer.get_height()
-    return [*size, *layer.get_offsets()[1:], _is_filtered(layer)]
+    return [*size, *(layer.get_offsets()[1:] if _is_filtered(layer) else ())]
 
 
 def pixel_format(image: Any) -> str:
@@ -249,6 +249,7 @@ def stylize(
         def pixels() -> Iterator[bytes]:
             buffer = source.get_buffer()
             for band in bands:
+                check_again()  # GIMP ends a plug-in that reads what is not there
                 yield buffer.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
                 moved(band, 0.0, _SENT)
 
@@ -276,7 +277,7 @@ def stylize(
         try:
             for band in bands:
                 data = worker.read(band.width * band.height * pixel_bytes)
-                check_again()  # GIMP ends a plug-in that writes to what is not there
+                check_again()
                 buffer.set(band, babl, data)
                 buffer.flush()
                 moved(band, _PAINTED, 1.0)

@@ -134,7 +134,7 @@ def train_predictor(
             checkpoint,
         )
     predictor = predictor.to(device)
-    encoder = (tensor.half() for tensor in predictor.encoder.parameters())
+    encoder = (tensor.half() for tensor in predictor.encoder.state_dict().values())
     identity["start of the predictor"] = hash_tensors(encoder)
     fits = _Fits(predictor, config, identity, anew=anew)
     if checkpoint:
@@ -156,7 +156,11 @@ def train_predictor(
     with all_or_none(out) as folder:
         save_predictor(folder / path.name, predictor, told)
         if out_trunk in results:
-            save_trunk(folder / out_trunk.name, network, read_info(trunk))
+            known = read_info(trunk)  # perhaps that of a style that holds it
+            known = StyleInfo(
+                "trunk", base_size=known.base_size, training=known.training
+            )
+            save_trunk(folder / out_trunk.name, network, known)
     return path
 
 
@@ -218,7 +222,8 @@ def taught_predictor(
     settings = dataclasses.replace(
         config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
     )
-    learned = dict(pupil.named_parameters())
+    # With where the components lie, which other machines would find elsewhere.
+    learned = pupil.state_dict(keep_vars=True)
     state = State(learned, settings, {**identity, "lessons": _LESSONS})
     if lessons:
         state.resume(lessons)

@@ -31,7 +31,7 @@ import torch.distributed as dist
 
 from .. import hub
 from ..engine import pick_device
-from ..errors import TrainingError
+from ..errors import DeviceError, TrainingError
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
@@ -63,6 +63,8 @@ photograph; the more there are, the farther are the whole ones from their artwor
 Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels they
 cost half, but the styles are farther from what whole photographs need. Steadiness,
 which takes a third longer to learn, is left to the trunk."""
+_COSTLY = "batch_size", "crop_size", "style_size"
+"""Settings that memory hangs on."""
 _EACH = "steps", "minutes"
 """Of these, what there is as much of for each artwork."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
@@ -323,14 +325,16 @@ def run(args: argparse.Namespace) -> int:
     torchrun needs ``USE_LIBUV=0`` in the environment.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
+    mode = _asked(args)
     try:
-        paths = _train(args, _asked(args))
-    except (MemoryError, RuntimeError) as error:
+        paths = _train(args, mode)
+    except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+        helping = [name for name in _COSTLY if name not in mode.ignores]
         raise TrainingError(
-            "There is not enough memory for this training; lower --batch-size, "
-            "--crop-size or --style-size."
+            "There is not enough memory for this training; lower "
+            f"{' or '.join(map(_flag, helping))}."
         ) from error
     for path in paths:
         logger.info("%s", path)
@@ -430,7 +434,13 @@ def _processes(device: str | None) -> Iterator[str | None]:
         yield device
         return
     if pick_device(device).type == "cuda":
-        device = str(pick_device(f"cuda:{os.environ['LOCAL_RANK']}"))
+        place, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= count:
+            raise DeviceError(
+                "There are more processes than GPUs; start torchrun with "
+                f"--nproc-per-node {count}."
+            )
+        device = f"cuda:{place}"
         torch.cuda.set_device(device)
         dist.init_process_group("nccl")
     else:

@@ -65,7 +65,10 @@ def _principal(features: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (C,) of (B, C, H, W), orthonormal rows (rank, C), a deviation."""
     x = features.float().transpose(0, 1).flatten(1)
     values, vectors = torch.linalg.eigh(torch.cov(x).cpu())
-    basis = vectors[:, -rank:].flip(1).T.contiguous().to(x)
+    basis = vectors[:, -rank:].flip(1).T.contiguous()
+    # Their signs are arbitrary, and others on another machine.
+    basis *= basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
+    basis = basis.to(x)
     return x.mean(dim=1), basis, values[-rank:].mean().sqrt().to(x)
 
 

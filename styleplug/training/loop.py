@@ -199,8 +199,11 @@ def train(
                 checkpoint,
             )
         predictor = predictor.to(device)
-        stays = [*predictor.encoder.parameters(), predictor.usual, predictor.spread]
-        identity["start of the predictor"] = hash_tensors(x.half() for x in stays)
+        identity["start of the predictor"] = hash_tensors(
+            tensor.half()
+            for name, tensor in predictor.state_dict().items()
+            if not name.startswith("head.")
+        )
         predictor.head.requires_grad_(True)
     learner = Learner(network, styles, predictor, config.rank)
     state = State(learner.learned(), config, identity)

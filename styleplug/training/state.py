@@ -53,7 +53,7 @@ class State:
 
     def __init__(
         self,
-        learned: Mapping[str, nn.Parameter],
+        learned: Mapping[str, Tensor],
         config: TrainConfig,
         identity: dict[str, Any],
     ) -> None:
@@ -359,7 +359,7 @@ def check_places(
     if left:
         raise TrainingError(
             f"In {out} the trunk would be replaced, which {', '.join(left)} would "
-            "still need; name another --output."
+            "still need; name another --output, or move these away first."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -69,11 +69,16 @@ def train_strength(
     styles = [read_style(path) for path in start]
     check_names([info.name for info, _ in styles], "name each of them once")
     sizes = {info.base_size for info, _ in styles}
+    named = " and ".join(map(str, sorted(sizes)))
+    if len(sizes) > 1:
+        raise TrainingError(
+            f"The styles to begin from were trained with --style-size {named}; name "
+            "those of one size, and another --output."
+        )
     if sizes - {config.style_size}:
         raise TrainingError(
-            "The styles to begin from were trained with --style-size "
-            f"{', '.join(map(str, sorted(sizes)))}, not {config.style_size}; give "
-            "theirs."
+            f"The styles to begin from were trained with --style-size {named}, not "
+            f"{config.style_size}; give theirs."
         )
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name

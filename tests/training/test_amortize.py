@@ -163,6 +163,20 @@ def test_a_checkpoint_without_its_lessons_is_refused_before_there_are_others(
         learn(tmp_path / "other", checkpoint=checkpoint)
 
 
+def test_lessons_go_on_with_the_components_that_they_began_with(
+    learn, tmp_path, monkeypatch
+):
+    checkpoint = tmp_path / "run.ckpt"
+    whole = load_file(learn(tmp_path / "out", checkpoint=checkpoint))
+
+    def settle(self, encoder):
+        encoder.origins.fill_(9.0)  # as another machine might
+
+    monkeypatch.setattr(amortize.Teacher, "settle", settle)
+    again = load_file(learn(tmp_path / "other", checkpoint=checkpoint))
+    assert torch.equal(again["encoder.origins"], whole["encoder.origins"])
+
+
 def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):
     checkpoint = tmp_path / "run.ckpt"
     with killed_in(step_rng(QUICK.seed, 1)):

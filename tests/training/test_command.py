@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from styleplug.cli import main
-from styleplug.errors import DeviceError
 from styleplug.style import bundled_trunk
 from styleplug.training import command
 from styleplug.training.config import TrainConfig
@@ -303,8 +302,19 @@ def test_too_little_memory_is_told_in_one_line(
     monkeypatch.setattr(command, "train", train)
     assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
     told = capsys.readouterr().err
-    assert "not enough memory for this training; lower --batch-size" in told
+    advice = "lower --batch-size or --crop-size or --style-size."
+    assert f"not enough memory for this training; {advice}" in told
     assert told.count("\n") == 1
+
+
+def test_too_little_memory_is_answered_with_what_counts(monkeypatch, vgg, capsys):
+    def train(*given, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(command, "train_predictor", train)
+    assert main(["train", *_ANY, "--loss-network", str(vgg)]) == 1
+    told = capsys.readouterr().err
+    assert "lower --batch-size or --style-size." in told
 
 
 def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
@@ -319,16 +329,12 @@ def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
 
 
 def test_more_processes_than_devices_are_told(monkeypatch, asked, artwork, vgg, capsys):
-    def pick_device(device):
-        if device is None:
-            return torch.device("cuda")
-        raise DeviceError(f"The device {device} is not available here.")
-
-    monkeypatch.setattr(command, "pick_device", pick_device)
+    monkeypatch.setattr(command, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
-    assert "The device cuda:2 is not available here." in capsys.readouterr().err
+    assert "start torchrun with --nproc-per-node 2." in capsys.readouterr().err
     assert not asked
 
 

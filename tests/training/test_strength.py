@@ -13,7 +13,7 @@ from styleplug.training import strength
 from styleplug.training.loop import train
 from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
-from styleplug.weights import load_style
+from styleplug.weights import load_style, read_style, write_tensors
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
@@ -230,4 +230,19 @@ def test_strength_of_a_trunk_of_another_project_is_refused(
             config=quick,
             trunk=foreign_trunk,
             start=[trained],
+        )
+
+
+def test_strength_is_learned_for_styles_of_one_size(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    info, tensors = read_style(trained)
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, tensors, dataclasses.replace(info, name="other", base_size=96))
+    with pytest.raises(TrainingError, match="64 and 96; name those of one size"):
+        train_strength(
+            *([artwork] * 2, photographs, vgg, tmp_path / "out"),
+            config=quick,
+            trunk=trained.with_name("trunk.safetensors"),
+            start=[trained, other],
         )
