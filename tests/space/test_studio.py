@@ -445,6 +445,19 @@ def test_what_is_left_out_of_a_batch_is_named(
     ]
 
 
+def test_a_batch_of_which_nothing_can_be_painted_is_told_why(
+    studio: Studio, tmp_path: Path
+) -> None:
+    raw = tmp_path / "holiday.heic"
+    raw.write_bytes(b"nothing")
+    gone = tmp_path / "gone.png"
+    with pytest.raises(ValueError, match="None of these could") as refusal:
+        studio.paint_all([str(raw), str(gone)], STYLE)
+    assert "holiday.heic is HEIC or camera raw" in str(refusal.value)
+    assert "gone.png: Your picture is no longer here" in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
 def test_a_job_stopped_in_the_queue_borrows_no_gpu(
     studio: Studio, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +478,38 @@ def test_a_job_stopped_in_the_queue_borrows_no_gpu(
     studio.paint(photo, STYLE, progress=fractions.append)
     assert fractions == [0, 1]
     assert len(borrowed) == 1
+
+
+@pytest.mark.parametrize(
+    ("title", "message", "told"),
+    [
+        (
+            *("ZeroGPU quota exceeded", "You have exceeded your quota. "),
+            "You have exceeded your quota.",
+        ),
+        ("ZeroGPU worker error", "KeyError", "Something went wrong here"),
+    ],
+)
+def test_a_visitor_is_told_why_no_gpu_is_lent(
+    studio: Studio,
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    title: str,
+    message: str,
+    told: str,
+) -> None:
+    require(find_spec("gradio"), "needs gradio")
+    from gradio import Error
+
+    def refuse(*call: Any) -> Any:
+        raise Error(message, title=title)
+
+    monkeypatch.setattr(module, "ZERO_GPU", True)
+    monkeypatch.setattr(module, "_GpuError", Error, raising=False)
+    monkeypatch.setattr(module, "_paint_on_lent_gpu", refuse, raising=False)
+    with pytest.raises(StyleplugError, match=told) as refusal:
+        studio.paint(photo, STYLE)
+    assert not str(refusal.value).endswith(" ")
 
 
 def test_stopping_ends_at_once_and_leaves_the_engine_free(
