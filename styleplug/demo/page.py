@@ -446,7 +446,7 @@ class _Desk:
     def _connect_stage(self) -> None:
         self.photo.change(
             self._open,
-            self.photo,
+            [self.photo, self.job],
             [
                 *(self.content, self.mask, self.photo, self.compare, self.status),
                 *(self.another, self.part, self.editor),
@@ -470,28 +470,32 @@ class _Desk:
         )  # fmt: skip
         given: list[Any] = [self.content, self.mask, *self.settings]
         buttons = [self.full, self.stop, self.download]
-        gr.on(
-            [c.change for c in given],
-            self._preview, [self.painted, self.own, *given],
-            [self.painted, self.compare, self.status, *buttons],
-            trigger_mode="always_last", api_visibility="private",
-            show_progress="minimal", show_progress_on=self.compare, **_PREVIEW,
-        )  # fmt: skip
+        shown = [self.painted, self.compare, self.status, *buttons]
+        preview: dict[str, Any] = {
+            "fn": self._preview,
+            "inputs": [self.painted, self.own, *given],
+            "outputs": shown,
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "show_progress_on": self.compare,
+            **_PREVIEW,
+        }
+        gr.on([c.change for c in given], trigger_mode="always_last", **preview)
         self.full.click(
             self._begin, given, [self.job, self.asked, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint, [self.job, self.own, self.asked],
-            [self.painted, self.compare, self.status, *buttons],
+            self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
         )  # fmt: skip
         self.stop.click(
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
-        )
+        ).then(**preview)  # of what was changed while no preview was wanted
 
-    def _open(self, path: str | None) -> tuple[Any, ...]:
+    def _open(self, path: str | None, job: str | None) -> tuple[Any, ...]:
         if path is None:
             return self._closed(gr.skip(), photo=gr.update(visible=True))
+        self.jobs.discard(job or "")  # of the photo before: an example was chosen
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
