@@ -732,8 +732,8 @@ class _Desk:
     ) -> str:
         """Turn a photo into a painting, in the photo's own size and format.
 
-        For tools the answer holds the whole painting, which may be too much for some;
-        that of stylize_batch, also for one photo, is an address.
+        For tools the answer holds a copy of the painting, which may be too much for
+        some; the file itself, with its metadata, is at the address beside it.
 
         Args:
             image: The photo, a file of any raster format.
@@ -825,6 +825,9 @@ class _Desk:
             *(style, strength, style_scale, preserve_color, second_style, mix),
         )
         return self.studio.paint_all(images or [], settings).path
+
+    # No tool for agents, as Gradio's take no list of files; otherwise an endpoint.
+    _api_stylize_batch._mcp_type = "none"  # type: ignore[attr-defined]
 
     @_sentences
     def _api_list_styles(self) -> list[dict[str, str]]:
