@@ -415,11 +415,14 @@ class Studio:
                 f"You chose {len(paths)} pictures; the most is {self.limits.files}."
             )
         parts = self._parts(settings)
+        own = [style.path for style in settings.own.values()]
         archive = self._new_file("styleplug.zip")
         refused: list[str] = []
         taken: set[str] = set()
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
             for index, path in enumerate(paths):
+                for later in (*paths[index:], *own):
+                    _touch(later)
                 report = part_of(progress, index, len(paths))
                 try:
                     with _explained(path):
@@ -455,7 +458,8 @@ class Studio:
         pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
         source = Path(path)
         suffix = source.suffix.lower()
-        suffix = suffix if suffix in IMAGE_SUFFIXES else ".png"
+        if suffix not in IMAGE_SUFFIXES:
+            suffix = picture.suffix or ".png"
         names = [_plain(source.stem)]
         for style in filter(None, (settings.style, settings.second_style)):
             name = style.removeprefix(_OWN).partition("@")[0]
