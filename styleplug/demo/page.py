@@ -126,7 +126,7 @@ def build(
     limits: Limits | None = None,
     thumbnails: Path = THUMBNAILS,
 ) -> gr.Blocks:
-    """Return the page; see :func:`launch`."""
+    """Return the page, which only :func:`launch` gives its looks and examples."""
     styles = hub.list_styles() if styles is None else styles
     if not styles:
         raise StyleplugError("There is no style to offer; install styleplug again.")
