@@ -114,6 +114,8 @@ _READABLE = (
 )
 IMAGE_SUFFIXES = frozenset(_WRITABLE)
 """Suffixes, lower case with the dot, that :func:`write_picture` can write."""
+_SUFFIXES = {form.name: suffix for suffix, form in reversed(_WRITABLE.items())}
+_SUFFIXES["MPO"] = ".jpg"  # of several JPEG images, of which the first is read
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | {
     *(".apng", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm"),
     *(".psd", ".qoi"),
@@ -166,6 +168,8 @@ class Picture:
     iptc: bytes | None = None
     """Records of captions, keywords and the like (IPTC-IIM)."""
     dpi: tuple[float, float] | None = None
+    suffix: str | None = None
+    """That of the format it was read from, if :func:`write_picture` can write it."""
     _mode: str = field(default="RGB", repr=False)
     _samples: Array | None = field(default=None, repr=False)
     _space: ColorSpace | None = field(default=None, repr=False)
@@ -560,6 +564,7 @@ def read_picture(
     if alpha is not None:
         alpha = _upright(alpha, orientation)
     picture = _picture(samples, alpha, mode, icc_profile)
+    picture.suffix = _SUFFIXES.get(image.format or "")
     for name, value in metadata.items():
         setattr(picture, name, value)
     return picture

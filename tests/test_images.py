@@ -341,6 +341,18 @@ def write_tiff(path: Path, array: np.ndarray, order: str, **tags: Any) -> None:
         file.write(array.astype(f"{order}u2").tobytes())
 
 
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("JPEG", ".jpg"), ("MPO", ".jpg"), ("JPEG2000", None)]
+)
+def test_a_file_of_any_name_has_the_suffix_of_its_format(
+    tmp_path: Path, name: str, suffix: str | None
+) -> None:
+    image = Image.new("RGB", (8, 6))
+    more = {"save_all": True, "append_images": [image]} if name == "MPO" else {}
+    image.save(tmp_path / "in", name, **more)
+    assert read_picture(tmp_path / "in").suffix == suffix
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planes", [3, 4])
 def test_16_bit_colour_tiff_is_read_in_full(

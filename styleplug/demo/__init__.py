@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .studio import Limits, Studio
 
 if TYPE_CHECKING:
-    from .page import build, launch
+    from .page import launch
 
-__all__ = ["Limits", "Studio", "build", "launch"]
+__all__ = ["Limits", "Studio", "launch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -126,7 +126,7 @@ def build(
     limits: Limits | None = None,
     thumbnails: Path = THUMBNAILS,
 ) -> gr.Blocks:
-    """Return the page; see :func:`launch`."""
+    """Return the page, which only :func:`launch` gives its looks and examples."""
     styles = hub.list_styles() if styles is None else styles
     if not styles:
         raise StyleplugError("There is no style to offer; install styleplug again.")
@@ -446,7 +446,7 @@ class _Desk:
     def _connect_stage(self) -> None:
         self.photo.change(
             self._open,
-            self.photo,
+            [self.photo, self.job],
             [
                 *(self.content, self.mask, self.photo, self.compare, self.status),
                 *(self.another, self.part, self.editor),
@@ -470,28 +470,32 @@ class _Desk:
         )  # fmt: skip
         given: list[Any] = [self.content, self.mask, *self.settings]
         buttons = [self.full, self.stop, self.download]
-        gr.on(
-            [c.change for c in given],
-            self._preview, [self.painted, self.own, *given],
-            [self.painted, self.compare, self.status, *buttons],
-            trigger_mode="always_last", api_visibility="private",
-            show_progress="minimal", show_progress_on=self.compare, **_PREVIEW,
-        )  # fmt: skip
+        shown = [self.painted, self.compare, self.status, *buttons]
+        preview: dict[str, Any] = {
+            "fn": self._preview,
+            "inputs": [self.painted, self.own, *given],
+            "outputs": shown,
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "show_progress_on": self.compare,
+            **_PREVIEW,
+        }
+        gr.on([c.change for c in given], trigger_mode="always_last", **preview)
         self.full.click(
             self._begin, given, [self.job, self.asked, *buttons], queue=False, **_QUIET
         ).then(
-            self._paint, [self.job, self.own, self.asked],
-            [self.painted, self.compare, self.status, *buttons],
+            self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
         )  # fmt: skip
         self.stop.click(
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
-        )
+        ).then(**preview)  # of what was changed while no preview was wanted
 
-    def _open(self, path: str | None) -> tuple[Any, ...]:
+    def _open(self, path: str | None, job: str | None) -> tuple[Any, ...]:
         if path is None:
             return self._closed(gr.skip(), photo=gr.update(visible=True))
+        self.jobs.discard(job or "")  # of the photo before: an example was chosen
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
@@ -728,8 +732,8 @@ class _Desk:
     ) -> str:
         """Turn a photo into a painting, in the photo's own size and format.
 
-        For tools the answer holds the whole painting, which may be too much for some;
-        that of stylize_batch, also for one photo, is an address.
+        For tools the answer holds a copy of the painting, which may be too much for
+        some; the file itself, with its metadata, is at the address beside it.
 
         Args:
             image: The photo, a file of any raster format.
@@ -821,6 +825,9 @@ class _Desk:
             *(style, strength, style_scale, preserve_color, second_style, mix),
         )
         return self.studio.paint_all(images or [], settings).path
+
+    # No tool for agents, as Gradio's take no list of files; otherwise an endpoint.
+    _api_stylize_batch._mcp_type = "none"  # type: ignore[attr-defined]
 
     @_sentences
     def _api_list_styles(self) -> list[dict[str, str]]:

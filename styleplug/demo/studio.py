@@ -60,6 +60,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
+_REASONS = 3
+"""At most, of those why nothing of a batch could be painted."""
 _OWN = "own:"
 _PREFIX = "styleplug-"
 
@@ -413,11 +415,14 @@ class Studio:
                 f"You chose {len(paths)} pictures; the most is {self.limits.files}."
             )
         parts = self._parts(settings)
+        own = [style.path for style in settings.own.values()]
         archive = self._new_file("styleplug.zip")
         refused: list[str] = []
         taken: set[str] = set()
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
             for index, path in enumerate(paths):
+                for later in (*paths[index:], *own):
+                    _touch(later)
                 report = part_of(progress, index, len(paths))
                 try:
                     with _explained(path):
@@ -436,7 +441,8 @@ class Studio:
             if refused:
                 zipped.writestr("left-out.txt", "\n".join(refused) + "\n")
         if not taken:
-            raise ValueError("None of these files is a picture that can be painted.")
+            reasons = " ".join(refused[:_REASONS])
+            raise ValueError(f"None of these could be painted. {reasons}")
         return Batch(str(archive), len(taken), refused)
 
     def _paint_file(
@@ -452,7 +458,8 @@ class Studio:
         pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
         source = Path(path)
         suffix = source.suffix.lower()
-        suffix = suffix if suffix in IMAGE_SUFFIXES else ".png"
+        if suffix not in IMAGE_SUFFIXES:
+            suffix = picture.suffix or ".png"
         names = [_plain(source.stem)]
         for style in filter(None, (settings.style, settings.second_style)):
             name = style.removeprefix(_OWN).partition("@")[0]
@@ -560,6 +567,7 @@ def _seconds(pixels: NDArray[Any], parts: Parts, options: dict[str, Any]) -> int
 
 if ZERO_GPU:
     import spaces
+    from gradio import Error as _GpuError
 
     _paint_on_lent_gpu = spaces.GPU(duration=_seconds)(_paint)
 
@@ -579,7 +587,12 @@ def _render(
     if not ZERO_GPU:
         return _paint(pixels, parts, options, progress)
     # Another process, which no call-back reaches.
-    result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
+    try:
+        result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
+    except _GpuError as error:  # of the quota, the queue, or signing in
+        if error.title == "ZeroGPU worker error":  # its message is the name of a class
+            raise RuntimeError(error.message) from error
+        raise StyleplugError(str(error.message).strip()) from error
     report(1.0)
     return result
 

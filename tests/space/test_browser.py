@@ -207,6 +207,22 @@ def test_a_painting_stays_though_a_setting_was_changed_meanwhile(
     assert visitor.downloaded().name == "large-melencolia.png"
 
 
+def test_what_is_chosen_while_a_painting_is_stopped_is_previewed(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
+    visitor.upload(large)
+    first = visitor.see_preview()
+    visitor.run(_WHEN_STOP_SHOWS, "#picker input[value='udnie']")
+    visitor.press("Paint in full size")
+    visitor.press("Stop")
+    visitor.wait(lambda: visitor.painting() != first)
+    visitor.see_preview()
+    assert visitor.run("return window.chosen")
+    assert [b for b in visitor.find("button") if b.text == "Paint in full size"]
+
+
 _WHEN_STOP_SHOWS = """
 const click = () => {
   const buttons = [...document.querySelectorAll('#actions button')];

@@ -78,6 +78,18 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     assert desk.jobs == set()
 
 
+def test_a_new_photo_ends_the_painting_of_the_one_before(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
+) -> None:
+    desk = open_desk(Studio(styles))
+    one = SimpleNamespace(session_hash="one")
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30), "red").save(photo)
+    job, batch = desk._begin(one)[0], desk._begin_batch(one)[0]
+    assert desk._open(str(photo), job)[0].path == str(photo)
+    assert desk.jobs == {batch}
+
+
 def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
     styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
 ) -> None:
@@ -110,7 +122,7 @@ def test_an_answer_about_no_photo_leaves_what_came_since(
 ) -> None:
     desk = open_desk(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    assert "value" not in desk._open(None)[2]  # the next photo may be there
+    assert "value" not in desk._open(None, None)[2]  # the next photo may be there
     assert "Choose a photo" in desk._preview(one, None, {}, None, None)[2]
     assert desk._offer_batch(one)[0]["visible"]
     desk._begin_batch(one)

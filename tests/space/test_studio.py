@@ -62,6 +62,30 @@ def test_a_painting_has_the_size_and_format_of_the_photo(
     assert load(painting.before).size == load(painting.after).size
 
 
+@pytest.mark.parametrize(
+    ("name", "came", "went", "painted"),
+    [
+        ("123", "JPEG", "JPEG", "123-starry-night.jpg"),
+        ("photo.jfif", "JPEG", "JPEG", "photo-starry-night.jpg"),
+        ("download", "TIFF", "TIFF", "download-starry-night.tif"),
+        ("scan", "JPEG2000", "PNG", "scan-starry-night.png"),
+    ],
+)
+def test_the_format_is_told_from_the_file_where_its_name_does_not(
+    studio: Studio,
+    content_image: Image.Image,
+    tmp_path: Path,
+    name: str,
+    came: str,
+    went: str,
+    painted: str,
+) -> None:
+    content_image.save(tmp_path / name, came)
+    path = Path(studio.paint(str(tmp_path / name), STYLE).path)
+    assert path.name == painted
+    assert load(path).format == went
+
+
 def test_metadata_and_alpha_survive(studio: Studio, tmp_path: Path) -> None:
     rgba = Image.new("RGBA", (40, 30), (200, 90, 30, 255))
     rgba.putalpha(Image.linear_gradient("L").resize((40, 30)))
@@ -445,6 +469,19 @@ def test_what_is_left_out_of_a_batch_is_named(
     ]
 
 
+def test_a_batch_of_which_nothing_can_be_painted_is_told_why(
+    studio: Studio, tmp_path: Path
+) -> None:
+    raw = tmp_path / "holiday.heic"
+    raw.write_bytes(b"nothing")
+    gone = tmp_path / "gone.png"
+    with pytest.raises(ValueError, match="None of these could") as refusal:
+        studio.paint_all([str(raw), str(gone)], STYLE)
+    assert "holiday.heic is HEIC or camera raw" in str(refusal.value)
+    assert "gone.png: Your picture is no longer here" in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
 def test_a_job_stopped_in_the_queue_borrows_no_gpu(
     studio: Studio, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +502,38 @@ def test_a_job_stopped_in_the_queue_borrows_no_gpu(
     studio.paint(photo, STYLE, progress=fractions.append)
     assert fractions == [0, 1]
     assert len(borrowed) == 1
+
+
+@pytest.mark.parametrize(
+    ("title", "message", "told"),
+    [
+        (
+            *("ZeroGPU quota exceeded", "You have exceeded your quota. "),
+            "You have exceeded your quota.",
+        ),
+        ("ZeroGPU worker error", "KeyError", "Something went wrong here"),
+    ],
+)
+def test_a_visitor_is_told_why_no_gpu_is_lent(
+    studio: Studio,
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    title: str,
+    message: str,
+    told: str,
+) -> None:
+    require(find_spec("gradio"), "needs gradio")
+    from gradio import Error
+
+    def refuse(*call: Any) -> Any:
+        raise Error(message, title=title)
+
+    monkeypatch.setattr(module, "ZERO_GPU", True)
+    monkeypatch.setattr(module, "_GpuError", Error, raising=False)
+    monkeypatch.setattr(module, "_paint_on_lent_gpu", refuse, raising=False)
+    with pytest.raises(StyleplugError, match=told) as refusal:
+        studio.paint(photo, STYLE)
+    assert not str(refusal.value).endswith(" ")
 
 
 def test_stopping_ends_at_once_and_leaves_the_engine_free(
@@ -561,6 +630,25 @@ def test_what_is_in_use_is_kept(
     assert Path(content.preview).exists()
     assert Path(own.path).exists()
     assert time.time() - Path(photo).stat().st_mtime < 50
+
+
+def test_what_a_batch_needs_later_is_kept(
+    studio: Studio, photo: str, painting: str, tmp_path: Path
+) -> None:
+    last = shutil.copy(photo, tmp_path / "last.png")
+    own = studio.own_style(painting)
+    unused: dict[float, float] = {}
+
+    def look(fraction: float) -> None:
+        used = min(os.stat(path).st_mtime for path in (last, own.path))
+        unused[fraction] = time.time() - used
+        _age(tmp_path, 100)
+
+    _age(tmp_path, 100)
+    settings = Settings(own.id, own={own.id: own})
+    studio.paint_all([photo, str(last)], settings, look)
+    assert unused[0.0] < 50  # the first begins
+    assert unused[0.5] < 50  # the second begins
 
 
 def test_a_photo_that_is_gone_is_asked_for_again(studio: Studio, photo: str) -> None:
