@@ -205,7 +205,7 @@ class _Brush(gr.ImageEditor, metaclass=_Unannounced):
         if payload is not None and payload.id is not None:
             payload = self.blob_storage.pop(payload.id, None)
         layer = next(iter(payload.layers), None) if payload is not None else None
-        return getattr(layer, "path", layer)
+        return layer if isinstance(layer, bytes) else _path_of(layer)
 
 
 class _Desk:
@@ -853,7 +853,16 @@ class _Desk:
 
 
 def _path_of(payload: Any) -> str | None:
-    return None if payload is None else payload.path
+    """Return where an uploaded file lies; any other is refused without a look at it.
+
+    Gradio itself checks only what is marked as a file, and a caller need not mark it.
+    """
+    if payload is None or payload.path is None:
+        return None
+    folder = Path(os.path.abspath(get_upload_folder()))
+    if folder not in Path(os.path.abspath(payload.path)).parents:
+        raise gr.Error("Upload the picture first.", print_exception=False)
+    return str(payload.path)
 
 
 def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:
