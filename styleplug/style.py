@@ -41,6 +41,8 @@ FACTORS = ".lora_A", ".lora_B"
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
+_MAX_SIDES = 8
+"""Of a tensor; kernels have four, and a product of many takes seconds."""
 _MAX_NAME = 100
 _BASE_SIZES = 64, 4096
 """The least and the most."""
@@ -193,9 +195,12 @@ def read_header(path: Path) -> dict[str, Any]:
                     "a style holds only floating-point weights."
                 )
             begin, end = tensor["data_offsets"]
-            count = _DTYPE_BYTES[tensor["dtype"]] * math.prod(tensor["shape"])
-            sound = all(0 <= side < 1 << 40 for side in tensor["shape"])
-            if not sound or not 0 <= begin <= end <= data_size or end - begin != count:
+            shape, itemsize = tensor["shape"], _DTYPE_BYTES[tensor["dtype"]]
+            if (
+                not (len(shape) <= _MAX_SIDES and all(0 <= s < 1 << 40 for s in shape))
+                or not 0 <= begin <= end <= data_size
+                or end - begin != itemsize * math.prod(shape)
+            ):
                 raise InvalidStyleError(
                     f"{path} was cut short or damaged (tensor {name!r}); "
                     "download it again."

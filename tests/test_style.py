@@ -85,6 +85,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, data):
         pytest.param({"data_offsets": [6, 2]}, id="offsets-reversed"),
         pytest.param({"dtype": "I64"}, id="integers"),
         pytest.param({"shape": [0, 2**63], "data_offsets": [0, 0]}, id="no-size"),
+        pytest.param({"shape": [4] + [1] * 8}, id="nine-sides"),
     ],
 )
 def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
@@ -94,6 +95,14 @@ def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
     }
     with pytest.raises(InvalidStyleError, match="style"):
         read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
+def test_a_shape_is_looked_at_before_its_sides_are_multiplied(tmp_path, monkeypatch):
+    header = {"style": {**tensor(4), "shape": [9] * 100_000}}
+    path = write(tmp_path / "s.safetensors", header, bytes(8))
+    monkeypatch.setattr(style.math, "prod", None)
+    with pytest.raises(InvalidStyleError, match="cut short or damaged"):
+        read_info(path)
 
 
 def test_a_foreign_network_is_pointed_to_convert(tmp_path):
