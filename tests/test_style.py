@@ -145,6 +145,15 @@ def test_text_that_is_no_unicode_is_written_so_that_it_can_be_read(tmp_path):
     assert read.training["command"] == "train caf?.jpg"
 
 
+def test_texts_that_are_not_read_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="year has at most 300 characters, got 301"):
+        StyleInfo("x", year="y" * 301).to_metadata()
+    long = StyleInfo("x", title="y" * 300, artwork="y" * 2000)
+    header = {"__metadata__": long.to_metadata(), "style": tensor(4)}
+    read = read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+    assert read.told() == long.told()
+
+
 @pytest.mark.parametrize("size", [32, 5000, 512.0])
 def test_a_base_size_that_is_not_read_is_not_written(size):
     with pytest.raises(ValueError, match="base size"):
@@ -160,6 +169,8 @@ def test_a_base_size_that_is_not_read_is_not_written(size):
         pytest.param({"format": 1, "name": ""}, id="no-name"),
         pytest.param({"format": 1, "name": "x", "base_size": 10**9}, id="base-size"),
         pytest.param({"format": 1, "name": "x", "network": "y"}, id="type"),
+        pytest.param({"format": 1, "name": "x", "title": "y" * 301}, id="long-title"),
+        pytest.param({"format": 1, "name": "x", "artwork": "y" * 2001}, id="long"),
         pytest.param({"format": 1, "name": "x", "novel": 1}, id="unknown"),
         pytest.param({"format": 1, "name": "x", "path": "/etc"}, id="derived"),
     ],
