@@ -23,6 +23,7 @@ import re
 import shlex
 import sys
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from . import imports
 from .errors import InvalidImageError, StyleplugError
 from .files import check_free, replacing
-from .style import check_style_destination, check_style_name
+from .style import check_style_destination, check_style_name, check_style_texts
 
 if TYPE_CHECKING:
     from . import gimp
@@ -103,7 +104,7 @@ def _complain(error: BaseException) -> None:
         text = "there is not enough memory; close other programs"
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    print(f"styleplug: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"styleplug: error: {_printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def _notes_on_stderr() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(
         # over a progress bar that may be on the line
-        logging.Formatter(
+        _PrintableFormatter(
             "\rstyleplug: note: %(message)-60s"
             if sys.stderr.isatty()
             else "styleplug: note: %(message)s"
@@ -129,6 +130,12 @@ def _notes_on_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = _printable(record.message)
+        return super().formatMessage(record)
 
 
 class _Version(argparse.Action):
@@ -333,7 +340,8 @@ def _stylize(args: argparse.Namespace) -> int:
         else:
             seconds = time.perf_counter() - started
             pixels = f"{size[0]} x {size[1]}"
-            print(f"{target}  {pixels}  {stylizer.device}  {seconds:.2f} s", flush=True)
+            name = _printable(str(target))
+            print(f"{name}  {pixels}  {stylizer.device}  {seconds:.2f} s", flush=True)
     return 1 if failed else 0
 
 
@@ -590,7 +598,7 @@ class _ProgressBar:
     """A line on stderr that shows how far all files are, on a terminal only."""
 
     def __init__(self, label: str, done: int, total: int) -> None:
-        self._label = label
+        self._label = _printable(label)
         self._done = done
         self._total = total
         self._visible = sys.stderr.isatty()
@@ -695,7 +703,12 @@ def _print_table(rows: Iterable[Sequence[str]]) -> None:
 
 def _printable(text: str) -> str:
     """Keep a stranger's words from steering the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+    def harmless(sign: str) -> bool:
+        is_space = unicodedata.category(sign) == "Zs"  # as in names of screenshots
+        return is_space or sign.isprintable()
+
+    return "".join(c if harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _as_json(info: StyleInfo) -> dict[str, Any]:
@@ -962,6 +975,7 @@ def _capture(args: argparse.Namespace) -> int:
     check_free(output, overwrite=header.pop("overwrite", False))
     check_style_destination(output)
     check_style_name(header.get("name", output.stem))
+    check_style_texts(header)
 
     with imports.quickly():
         from .engine import Stylizer

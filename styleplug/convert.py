@@ -65,8 +65,8 @@ def convert(
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
     of another kind, or holds more than weights, ``ValueError`` for another suffix than
-    ``.safetensors``, a base size that no style has or ``tanh`` of another network, and
-    ``OSError``.
+    ``.safetensors``, a text or a base size that no style has or ``tanh`` of
+    another network, and ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
@@ -76,7 +76,8 @@ def convert(
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
     try:
-        recipe = _recognise(tensors, tanh)
+        with torch.device("meta"):  # no memory for sizes that the file only claims
+            recipe = _recognise(tensors, tanh)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
     if recipe is None:

@@ -56,6 +56,7 @@ from .rendering import (
     usual_tile_size,
 )
 from .style import (
+    MAX_TEXT,
     STYLES_DIR,
     TEXTS,
     StyleInfo,
@@ -345,8 +346,9 @@ class Stylizer:
         ``title``, ``artist``, ``year``, ``license``, ``artwork`` and ``description``.
         An existing file is replaced. Returns what the file says.
 
-        Raises ``ValueError`` for another suffix than ``.safetensors`` or an empty name,
-        ``TypeError`` for a header that is none of these or not text, and ``OSError``.
+        Raises ``ValueError`` for another suffix than ``.safetensors``, an empty name
+        or a text too long, ``TypeError`` for a header that is none of these or not
+        text, and ``OSError``.
         """
         path = Path(path)
         check_style_destination(path)
@@ -361,7 +363,10 @@ class Stylizer:
         info = self.info
         if self._blended:  # which is no work of the artist of its heaviest part
             info = StyleInfo(
-                "", title=self._name, base_size=info.base_size, training={"blend": True}
+                "",
+                title=self._name[:MAX_TEXT],
+                base_size=info.base_size,
+                training={"blend": True},
             )
         info = dataclasses.replace(info, **header)
         save_style(path, self._vector, self._network, info)

@@ -613,8 +613,13 @@ def _download(
                 )
             )
             if path.stat().st_size != remote.size or not _is_intact(path, remote.etag):
-                _remove(path)
+                remove(path)
                 raise _DamagedError
+            try:
+                _read(path, what)
+            except InvalidStyleError:
+                remove(path)
+                raise
             if revision != remote.commit_hash:
                 _remember(path, revision)
             return path
@@ -657,7 +662,7 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
     _check_size(path.stat().st_size, name)
     if _is_intact(path):
         return path
-    _remove(path)
+    remove(path)
     return None
 
 
@@ -707,7 +712,7 @@ def _is_intact(path: Path, etag: str | None = None) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a cached file and the blob it links to."""
     if path.is_symlink():
         (path.parent / os.readlink(path)).unlink(missing_ok=True)

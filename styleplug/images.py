@@ -543,7 +543,8 @@ def read_picture(
             with _pillow_allowing(image.width * image.height):
                 image.info = _sound(image.info)  # Pillow would stumble over it, too
                 single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
-                if not single and getattr(image, "n_frames", 1) > 1:
+                # Counting them may take hours.
+                if not single and getattr(image, "is_animated", False):
                     logger.warning(
                         "The image has several frames; the first is painted."
                     )

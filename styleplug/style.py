@@ -26,6 +26,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,13 @@ FACTORS = ".lora_A", ".lora_B"
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
+_MAX_SIDES = 8
+"""Of a tensor; kernels have four, and a product of many takes seconds."""
 _MAX_NAME = 100
+MAX_TEXT = 300
+"""More than the name of a file can have, which is often the title."""
+_MAX_LENGTHS = {"name": _MAX_NAME, "artwork": 2000, "description": 2000}
+"""Of other texts; 2000 are a page."""
 _BASE_SIZES = 64, 4096
 """The least and the most."""
 _DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
@@ -100,9 +107,10 @@ class StyleInfo:
         """Return the safetensors metadata that :func:`read_info` reads back.
 
         What is no Unicode, as in the names of some files, is written as question marks.
-        Raises ``ValueError`` for a name or a base size that it would refuse.
+        Raises ``ValueError`` for a text or a base size that it would refuse.
         """
         check_style_name(self.name)
+        check_style_texts(self.told())
         if not _is_base_size(self.base_size):
             raise ValueError(
                 f"A style's base size is {_BASE_SIZES[0]} to {_BASE_SIZES[1]} pixels, "
@@ -142,6 +150,17 @@ def check_style_name(name: str) -> None:
             f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
             f"and no leading dot, got {name[: 2 * _MAX_NAME]!r}"
         )
+
+
+def check_style_texts(fields: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a text that is longer than those of a style may be."""
+    for name in TEXTS:
+        limit = _MAX_LENGTHS.get(name, MAX_TEXT)
+        if len(fields.get(name, "")) > limit:
+            raise ValueError(
+                f"A style's {name} has at most {limit} characters, got "
+                f"{len(fields[name])}; shorten it."
+            )
 
 
 def check_style_destination(path: Path) -> None:
@@ -189,15 +208,19 @@ def read_header(path: Path) -> dict[str, Any]:
                 continue
             if tensor["dtype"] not in _DTYPE_BYTES:
                 raise InvalidStyleError(
-                    f"{path} holds the tensor {name!r} of type {tensor['dtype']}; "
-                    "a style holds only floating-point weights."
+                    f"{path} holds the tensor {name!r:.100} of type "
+                    f"{tensor['dtype']!r:.100}; a style holds only "
+                    "floating-point weights."
                 )
             begin, end = tensor["data_offsets"]
-            count = _DTYPE_BYTES[tensor["dtype"]] * math.prod(tensor["shape"])
-            sound = all(0 <= side < 1 << 40 for side in tensor["shape"])
-            if not sound or not 0 <= begin <= end <= data_size or end - begin != count:
+            shape, itemsize = tensor["shape"], _DTYPE_BYTES[tensor["dtype"]]
+            if (
+                not (len(shape) <= _MAX_SIDES and all(0 <= s < 1 << 40 for s in shape))
+                or not 0 <= begin <= end <= data_size
+                or end - begin != itemsize * math.prod(shape)
+            ):
                 raise InvalidStyleError(
-                    f"{path} was cut short or damaged (tensor {name!r}); "
+                    f"{path} was cut short or damaged (tensor {name!r:.100}); "
                     "download it again."
                 )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -232,8 +255,8 @@ def read_info(path: Path | str) -> StyleInfo:
         ) from error
     if version != FORMAT:
         raise InvalidStyleError(
-            f"{path} is written in style format {version}, this styleplug reads "
-            f"{FORMAT}; upgrade styleplug."
+            f"{path} is written in style format {reprlib.repr(version)}, this "
+            f"styleplug reads {FORMAT}; upgrade styleplug."
         )
     known = {
         f.name: f.type
@@ -248,12 +271,13 @@ def read_info(path: Path | str) -> StyleInfo:
             expected = int
         if name not in known or not isinstance(value, expected):
             raise InvalidStyleError(
-                f"{path} has the header field {name!r} that this styleplug cannot "
+                f"{path} has the header field {name!r:.100} that this styleplug cannot "
                 "read; upgrade styleplug."
             )
     try:
         info = StyleInfo(**fields, path=path, self_contained=_has_trunk(header))
         json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
+        check_style_texts(fields)
         if not (is_style_name(info.name) and _is_base_size(info.base_size)):
             raise ValueError
     except (TypeError, ValueError, RecursionError) as error:

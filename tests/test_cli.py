@@ -6,6 +6,7 @@ import errno
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -90,6 +91,45 @@ def test_a_damaged_file_is_told_in_one_line_and_not_by_pillow(
         warnings.simplefilter("always")
         assert main([*argv, "--style", str(tiny_style), "--device", "cpu"]) == 0
     assert "Warning" not in capsys.readouterr().err
+
+
+def test_a_stranger_s_words_do_not_steer_the_terminal(
+    photo: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    hostile = tmp_path / "pictures" / "a\x1b]0;owned\x07\x1b[31mb\u202fc.png"
+    hostile.parent.mkdir()
+    frames = [Image.new("L", (20, 20), value) for value in (0, 255)]
+    frames[0].save(hostile, save_all=True, append_images=frames[1:])
+    hostile.with_suffix(".gif").write_bytes(b"no picture")
+    argv = ["stylize", str(hostile.parent), "-o", str(tmp_path), "--device", "cpu"]
+    assert main([*argv, "--style", str(tiny_style)]) == 1
+    tensor = {"dtype": "\x1b[31mF99", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({"style": tensor}).encode()
+    style = tmp_path / "s.safetensors"
+    style.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert main(["info", str(style)]) == 1
+    out, err = capsys.readouterr()
+    assert "owned\ufffd\ufffd[31mb\u202fc.png" in out
+    assert "owned\ufffd\ufffd[31mb c.gif is not an image" in err
+    assert r"type '\x1b[31mF99'" in err
+    assert {"\x1b", "\x07"}.isdisjoint(out + err)
+
+
+def test_a_note_does_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(**_: Any) -> list[Any]:
+        logging.getLogger("styleplug").warning("about \x1b[2J")
+        return []
+
+    monkeypatch.setattr("styleplug.hub.cache_info", note)
+    assert main(["cache"]) == 0
+    assert "styleplug: note: about \ufffd[2J" in capsys.readouterr().err
 
 
 def test_a_file_is_stylized_and_reported(
@@ -631,6 +671,8 @@ def test_a_style_that_cannot_be_written_is_told_before_it_is_captured(
     fails(capsys, "capture", photo, "-o", out, expect=r".*no leading dot, got '\.mine'")
     out = tmp_path / "mine.safetensors"
     fails(capsys, "capture", photo, "-o", out, "--name", "a/b", expect=".*no slashes")
+    text = ("--artist", "y" * 301)
+    fails(capsys, "capture", photo, "-o", out, *text, expect=".*at most 300 characters")
     out.touch()
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     fails(capsys, "capture", photo, "-o", out, "--overwrite", expect=".*protected")

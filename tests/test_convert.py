@@ -20,6 +20,7 @@ from torch import Tensor
 from styleplug import Stylizer, stylize
 from styleplug.convert import convert
 from styleplug.errors import InvalidStyleError
+from styleplug.foreign import JohnsonNetwork
 from styleplug.weights import load_style
 from tests.conftest import require
 
@@ -548,6 +549,28 @@ def test_no_number_in_a_name_is_counted_to(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "old.pth")
     with pytest.raises(InvalidStyleError, match=r"its tensor 'res6\.conv1"):
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+
+
+def test_no_memory_is_used_for_sizes_that_a_file_only_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Network(JohnsonNetwork):
+        def __init__(self, *sizes: Any, **options: Any) -> None:
+            super().__init__(*sizes, **options)
+            made.extend(self.weights.values())
+
+    monkeypatch.setattr("styleplug.convert.JohnsonNetwork", Network)
+    for checkpoint, name in (
+        (new_fast_neural_style(), "conv3.conv2d.weight"),
+        (new_rrmina(), "ResidualBlock.0.conv1.conv_layer.weight"),
+    ):
+        checkpoint[name] = torch.empty(512, 0, 9, 9)
+        checkpoint.save(tmp_path / "old.pth")
+        with pytest.raises(InvalidStyleError, match="another shape"):
+            convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+    assert {weight.device.type for weight in made} == {"meta"}
 
 
 def test_a_matrix_that_does_not_fit_its_network_is_refused(tmp_path: Path) -> None:

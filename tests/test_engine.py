@@ -217,6 +217,15 @@ def test_a_style_that_changes_kernels_blends_with_one_that_does_not(
     assert np.abs(again - results[1]).max() < 0.02
 
 
+def test_a_blend_of_many_styles_is_saved_under_a_shorter_title(stylizer, tmp_path):
+    blend = tmp_path / "blend.safetensors"
+    stylizer.save(tmp_path / f"{'n' * 90}.safetensors")
+    parts = [(tmp_path / f"{'n' * 90}.safetensors", 1)] * 4
+    title = Stylizer(parts, device="cpu").save(blend).title
+    assert title.startswith("nnn")
+    assert len(title) == 300
+
+
 def test_saving_returns_what_the_file_says(stylizer, tmp_path):
     path = tmp_path / "mine.safetensors"
     info = stylizer.save(path, artist="Me")

@@ -556,11 +556,13 @@ def test_a_hundred_faults_end_in_a_right_file_or_a_clear_error(
         pytest.param(style_bytes(evil=7), "not a safetensors", id="no-tensor"),
     ],
 )
-def test_a_file_that_is_no_style_is_refused_with_a_sentence(
-    server: HubServer, client: HubClient, content: bytes, message: str
+def test_a_file_that_is_no_style_is_refused_with_a_sentence_and_not_kept(
+    server: HubServer, client: HubClient, home: Path, content: bytes, message: str
 ) -> None:
+    before = cached_files(home)
     server.add("owner/hostile", {"model.safetensors": content})
     refused(client, "owner/hostile", "InvalidStyleError", message)
+    assert cached_files(home) == before
 
 
 def test_a_huge_claim_is_refused_before_the_download(

@@ -1356,6 +1356,24 @@ def test_the_first_image_of_an_animation_is_read(
     assert str(tmp_path) not in caplog.text  # the web page logs no visitor's names
 
 
+def test_the_pages_of_a_file_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = Image.new("L", (8, 8))
+    page.save(tmp_path / "in.tif", save_all=True, append_images=[page] * 9)
+    looked_at = []
+    look = TiffImagePlugin.TiffImageFile._seek
+
+    def seek(self: Any, frame: int) -> None:
+        looked_at.append(frame)
+        look(self, frame)
+
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "_seek", seek)
+    assert read_picture(tmp_path / "in.tif").size == (8, 8)
+    assert set(looked_at) == {0}
+    assert "several frames; the first is painted" in caplog.text
+
+
 def psd_with_layers() -> bytes:
     """The composite is red, its two layers are green; all are of one pixel."""
     layer = struct.pack(">4i H", 0, 0, 1, 1, 3)

@@ -85,6 +85,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, data):
         pytest.param({"data_offsets": [6, 2]}, id="offsets-reversed"),
         pytest.param({"dtype": "I64"}, id="integers"),
         pytest.param({"shape": [0, 2**63], "data_offsets": [0, 0]}, id="no-size"),
+        pytest.param({"shape": [4] + [1] * 8}, id="nine-sides"),
     ],
 )
 def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
@@ -94,6 +95,14 @@ def test_tensors_that_do_not_fit_the_file_are_refused(tmp_path, change):
     }
     with pytest.raises(InvalidStyleError, match="style"):
         read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
+def test_a_shape_is_looked_at_before_its_sides_are_multiplied(tmp_path, monkeypatch):
+    header = {"style": {**tensor(4), "shape": [9] * 100_000}}
+    path = write(tmp_path / "s.safetensors", header, bytes(8))
+    monkeypatch.setattr(style.math, "prod", None)
+    with pytest.raises(InvalidStyleError, match="cut short or damaged"):
+        read_info(path)
 
 
 def test_a_foreign_network_is_pointed_to_convert(tmp_path):
@@ -136,6 +145,15 @@ def test_text_that_is_no_unicode_is_written_so_that_it_can_be_read(tmp_path):
     assert read.training["command"] == "train caf?.jpg"
 
 
+def test_texts_that_are_not_read_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="year has at most 300 characters, got 301"):
+        StyleInfo("x", year="y" * 301).to_metadata()
+    long = StyleInfo("x", title="y" * 300, artwork="y" * 2000)
+    header = {"__metadata__": long.to_metadata(), "style": tensor(4)}
+    read = read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+    assert read.told() == long.told()
+
+
 @pytest.mark.parametrize("size", [32, 5000, 512.0])
 def test_a_base_size_that_is_not_read_is_not_written(size):
     with pytest.raises(ValueError, match="base size"):
@@ -151,6 +169,8 @@ def test_a_base_size_that_is_not_read_is_not_written(size):
         pytest.param({"format": 1, "name": ""}, id="no-name"),
         pytest.param({"format": 1, "name": "x", "base_size": 10**9}, id="base-size"),
         pytest.param({"format": 1, "name": "x", "network": "y"}, id="type"),
+        pytest.param({"format": 1, "name": "x", "title": "y" * 301}, id="long-title"),
+        pytest.param({"format": 1, "name": "x", "artwork": "y" * 2001}, id="long"),
         pytest.param({"format": 1, "name": "x", "novel": 1}, id="unknown"),
         pytest.param({"format": 1, "name": "x", "path": "/etc"}, id="derived"),
     ],

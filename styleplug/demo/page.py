@@ -55,6 +55,8 @@ _PREVIEW: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 20
 _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 """Apart, for a call may name a style that is to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_DRAWINGS, _DRAWING_BYTES = 100, 4 * 2**20
+"""Of the brush, for all visitors; one colour on a preview needs far fewer bytes."""
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
 _ONE, _MANY = "one", "many"
@@ -197,15 +199,18 @@ class _Brush(gr.ImageEditor, metaclass=_Unannounced):
 
     @server  # type: ignore[untyped-decorator]
     def accept_blobs(self, data: AcceptBlobs) -> None:
-        one = data.data
-        if one["type"] == "layer" and str(one["index"]) == "0":
+        one, (_, drawing) = data.data, data.files[0]
+        first = one["type"] == "layer" and str(one["index"]) == "0"
+        if first and len(drawing) <= _DRAWING_BYTES:
             super().accept_blobs(data)
+            for forgotten in list(self.blob_storage)[:-_DRAWINGS]:
+                self.blob_storage.pop(forgotten, None)
 
     def preprocess(self, payload: Any) -> Any:
         if payload is not None and payload.id is not None:
             payload = self.blob_storage.pop(payload.id, None)
         layer = next(iter(payload.layers), None) if payload is not None else None
-        return getattr(layer, "path", layer)
+        return layer if isinstance(layer, bytes) else _path_of(layer)
 
 
 class _Desk:
@@ -860,7 +865,16 @@ class _Desk:
 
 
 def _path_of(payload: Any) -> str | None:
-    return None if payload is None else payload.path
+    """Return where an uploaded file lies; any other is refused without a look at it.
+
+    Gradio itself checks only what is marked as a file, and a caller need not mark it.
+    """
+    if payload is None or payload.path is None:
+        return None
+    folder = Path(os.path.abspath(get_upload_folder()))
+    if folder not in Path(os.path.abspath(payload.path)).parents:
+        raise gr.Error("Upload the picture first.", print_exception=False)
+    return str(payload.path)
 
 
 def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:

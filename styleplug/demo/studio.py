@@ -39,7 +39,12 @@ from PIL import Image, ImageOps
 
 from .. import color, hub
 from ..engine import Progress, Stylizer, part_of
-from ..errors import ImageTooLargeError, StyleNotFoundError, StyleplugError
+from ..errors import (
+    ImageTooLargeError,
+    InvalidStyleError,
+    StyleNotFoundError,
+    StyleplugError,
+)
 from ..files import replacing
 from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
@@ -202,8 +207,15 @@ class Studio:
                 "choose one of the list."
             )
         path = hub.pull(name, token=False)
-        with _explained(path, name):
-            info = Stylizer(path, device="cpu").info
+        try:
+            with _explained(path, name):
+                info = Stylizer(path, device="cpu").info
+        except InvalidStyleError:
+            with suppress(
+                OSError
+            ):  # of what another visitor has removed, or still reads
+                hub.remove(path)
+            raise
         with self._adding:
             self.styles = {**self.styles, info.id: info}
         return info

@@ -33,6 +33,7 @@ from ..style import (
     StyleInfo,
     bundled_predictor,
     bundled_trunk,
+    check_style_texts,
     is_style_name,
     read_info,
 )
@@ -539,6 +540,10 @@ def _describe(
                     f"The {name} of {artwork.name} must be text, not {value!r}; put it "
                     "in quotes."
                 )
+        try:
+            check_style_texts(fields)
+        except ValueError as error:
+            raise TrainingError(f"{artwork.name}: {error}") from error
         infos.append(StyleInfo(**fields, base_size=config.style_size))
     names = [info.name for info in infos]
     for artwork, name in zip(artworks, names, strict=True):

@@ -351,6 +351,32 @@ def test_200_malformed_calls_are_refused_cleanly(server: Server) -> None:
     assert "Traceback (most recent" not in _own_part_of(server.log.read_text())
 
 
+@pytest.mark.parametrize("meta", [{}, {"meta": {}}, {"meta": {"_type": "x"}}])
+@pytest.mark.parametrize("index", [0, 7, 8], ids=["image", "mask", "style_image"])
+def test_of_a_file_that_was_not_uploaded_nothing_is_told_or_changed(
+    server: Server, tmp_path: Path, meta: dict[str, Any], index: int
+) -> None:
+    secret, text, uploaded = tmp_path / "secret.png", tmp_path / "text", io.BytesIO()
+    Image.new("RGB", (7, 5)).save(secret)
+    text.write_text("no picture")
+    Image.new("RGB", (7, 5)).save(uploaded, "PNG")
+    data: list[Any] = [None, "udnie", 0, 1, False, "", 0.5, None, None]
+    data[0] = {
+        "path": _upload_raw(server, "good.png", uploaded.getvalue()),
+        "meta": {"_type": "gradio.FileData"},
+    }
+    os.utime(secret, (1e9, 1e9))
+    around = f"{server.uploads}/../"
+    for path in (secret, text, tmp_path / "nothing", tmp_path, around + "log", around):
+        data[index] = {"path": str(path), **meta}
+        for name in ("stylize", "preview"):
+            kind, answer = _call(server, name, data)
+            assert kind == "error"
+            assert "Upload the picture first." in answer
+            assert str(tmp_path.parent) not in answer
+    assert secret.stat().st_mtime == 1e9
+
+
 def _own_part_of(log: str) -> str:
     """Return the log without tracebacks that never enter our package."""
     blocks = log.split("Traceback (most recent call last):")

@@ -166,10 +166,32 @@ print(json.dumps({
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_only_so_many_drawings_of_so_many_bytes_are_kept() -> None:
+    require(find_spec("gradio"), "needs gradio")
+    from gradio.components.image_editor import AcceptBlobs
+
+    from styleplug.demo import page
+
+    brush = page._Brush()
+    most = page._DRAWING_BYTES
+
+    def draw(name: str, size: int) -> None:
+        one: Any = {"type": "layer", "index": 0, "id": name, "file": b""}
+        brush.accept_blobs(AcceptBlobs(data=one, files=[("file", bytes(size))]))
+
+    draw("large", most)
+    draw("too large", most + 1)
+    assert list(brush.blob_storage) == ["large"]
+    for number in range(page._DRAWINGS):
+        draw(str(number), 1)
+    assert list(brush.blob_storage) == [str(n) for n in range(page._DRAWINGS)]
+
+
 def test_thumbnails_are_kept_where_the_system_wants_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     require(find_spec("gradio"), "needs gradio")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "styleplug.demo.page", raising=False)
     page = runpy.run_module("styleplug.demo.page")
     assert page["THUMBNAILS"] == tmp_path / "styleplug" / "thumbnails"

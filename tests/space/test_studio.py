@@ -294,6 +294,7 @@ def test_a_hub_style_that_does_not_load_is_not_offered(
     assert str(refusal.value).startswith("bad/style ")
     assert str(tmp_path) not in str(refusal.value)
     assert studio.styles is before
+    assert not path.exists()
 
 
 def test_waiting_for_the_hub_keeps_nobody_from_painting(

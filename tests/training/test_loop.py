@@ -246,6 +246,7 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
         pytest.param({"artist": ["A", "B"]}, "artist of my_Stripes", id="list"),
         pytest.param({"name": None}, "name of my_Stripes", id="null"),
         pytest.param({"name": ""}, "my_Stripes", id="no-name"),
+        pytest.param({"year": "y" * 301}, "my_Stripes.*300 characters", id="long"),
         pytest.param({"name": "trunk"}, "'trunk'", id="name-of-the-trunk"),
         pytest.param({"name": "predictor"}, "'predictor'", id="name-of-the-predictor"),
         pytest.param({"name": "a/b"}, "'a/b'", id="name-in-a-folder"),
