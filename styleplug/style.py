@@ -47,7 +47,7 @@ _MAX_SIDES = 8
 _MAX_NAME = 100
 MAX_TEXT = 300
 """More than the name of a file can have, which is often the title."""
-_MAX_LENGTHS = {"name": _MAX_NAME, "artwork": 2000, "description": 2000}
+_MAX_LENGTHS = {"artwork": 2000, "description": 2000}
 """Of other texts; 2000 are a page."""
 _BASE_SIZES = 64, 4096
 """The least and the most."""
