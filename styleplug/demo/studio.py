@@ -211,9 +211,8 @@ class Studio:
             with _explained(path, name):
                 info = Stylizer(path, device="cpu").info
         except InvalidStyleError:
-            with suppress(
-                OSError
-            ):  # of what another visitor has removed, or still reads
+            # Another visitor may have removed it, or still read it.
+            with suppress(OSError):
                 hub.remove(path)
             raise
         with self._adding:
