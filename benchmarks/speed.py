@@ -25,7 +25,7 @@ from johnson import johnson, multiply_adds
 from PIL import Image
 
 from styleplug import Stylizer
-from styleplug.networks import Moments, autocast
+from styleplug.networks import NormStatistics, autocast
 from styleplug.rendering import FINER
 from styleplug.style import bundled_styles
 
@@ -89,7 +89,7 @@ def network_times(stylizer: Stylizer, content: torch.Tensor) -> dict[str, float]
     statistics measured on it, as on the base, and frozen, as on tiles."""
     network = stylizer._network
     vector = network.vector(stylizer._vector)
-    moments: dict[str, Moments] = {}
+    moments: dict[str, NormStatistics] = {}
     x = content.to(stylizer.dtype, memory_format=torch.channels_last)
 
     def live() -> torch.Tensor:

@@ -18,7 +18,7 @@ from .networks import (
     EPS,
     Box,
     FrozenNetwork,
-    Moments,
+    NormStatistics,
     StyleNetwork,
     measure_moments,
     reflected,
@@ -99,9 +99,9 @@ class ForeignNetwork(StyleNetwork):
         self,
         content: Tensor,
         vector: Tensor,
-        moments: dict[str, Moments] | None = None,
+        moments: dict[str, NormStatistics] | None = None,
     ) -> Tensor:
-        def measure(name: str, x: Tensor) -> Moments:
+        def measure(name: str, x: Tensor) -> NormStatistics:
             measured = measure_moments(x, moments is not None)
             if moments is not None:
                 moments[name] = measured
@@ -113,7 +113,7 @@ class ForeignNetwork(StyleNetwork):
     def freeze(
         self,
         vector: Tensor,
-        moments: Mapping[str, Moments],
+        moments: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> FrozenNetwork:
         return _FrozenForeign(self, vector, moments, dtype)
@@ -134,7 +134,7 @@ class _Pass:
         self,
         weights: Mapping[str, Tensor],
         style: Mapping[str, Tensor],
-        measure: Callable[[str, Tensor], Moments],
+        measure: Callable[[str, Tensor], NormStatistics],
     ) -> None:
         self.weights = weights
         self.style = style
@@ -179,7 +179,7 @@ class _FrozenForeign(FrozenNetwork):
         self,
         network: ForeignNetwork,
         vector: Tensor,
-        moments: Mapping[str, Moments],
+        moments: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
@@ -364,9 +364,9 @@ class MsgNetwork(ForeignNetwork):
         ``weight`` is the checkpoint's matrix by which the Gram matrix is multiplied.
         """
 
-        def measure(_: str, x: Tensor) -> Moments:
+        def measure(_: str, x: Tensor) -> NormStatistics:
             variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
-            return Moments(mean, variance)
+            return NormStatistics(mean, variance)
 
         run = _Pass(dict(self.weights.items()), {}, measure)
         features = self.encode(run, style_image)[0]

@@ -23,7 +23,7 @@ BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 compute in; benchmarks/memory.py measures it."""
 
 
-class Moments(NamedTuple):
+class NormStatistics(NamedTuple):
     """Instance-norm statistics of one layer, each (B, C) in float32 or better."""
 
     mean: Tensor
@@ -172,7 +172,7 @@ class StyleNetwork(nn.Module):
         self,
         content: Tensor,
         vector: Tensor,
-        moments: dict[str, Moments] | None = None,
+        moments: dict[str, NormStatistics] | None = None,
     ) -> Tensor:
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
@@ -220,7 +220,7 @@ class StyleNetwork(nn.Module):
     def freeze(
         self,
         vector: Tensor,
-        moments: Mapping[str, Moments],
+        moments: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> FrozenNetwork:
         """Return the network with one vector (1, K) and fixed statistics folded in."""
@@ -443,7 +443,7 @@ class FrozenNetwork:
         return _convolve(name, x, kernel, layer.resample, bias, relu=layer.relu)
 
 
-def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
+def measure_moments(x: Tensor, whole_batch: bool) -> NormStatistics:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
 
     In two passes over rows of channels: an order of magnitude faster on a CPU than
@@ -456,10 +456,10 @@ def measure_moments(x: Tensor, whole_batch: bool) -> Moments:
         return _moments_of_rows(rows[0])
     rows = rows.to(torch.promote_types(x.dtype, torch.float32))
     mean = rows.mean(dim=1)
-    return Moments(mean, (rows - mean[:, None]).square().mean(dim=1))
+    return NormStatistics(mean, (rows - mean[:, None]).square().mean(dim=1))
 
 
-def _moments_of_rows(rows: Tensor) -> Moments:
+def _moments_of_rows(rows: Tensor) -> NormStatistics:
     """Return the statistics of (N, C), measured by torch's batch norm.
 
     It is fast with many channels, so several rows are taken for one.
@@ -472,7 +472,9 @@ def _moments_of_rows(rows: Tensor) -> Moments:
     means, variances = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
     means, variances = means.reshape(several, -1), variances.reshape(several, -1)
     mean = means.mean(dim=0, keepdim=True)
-    return Moments(mean, (variances + (means - mean).square()).mean(0, keepdim=True))
+    return NormStatistics(
+        mean, (variances + (means - mean).square()).mean(0, keepdim=True)
+    )
 
 
 def _wire(

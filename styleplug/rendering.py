@@ -33,7 +33,7 @@ from .errors import MemoryLimitError
 from .networks import (
     BYTES_PER_PIXEL,
     FrozenNetwork,
-    Moments,
+    NormStatistics,
     StyleNetwork,
     mix,
     reflected,
@@ -517,15 +517,17 @@ class Renderer:
 
     def _measure(
         self, level: Canvas, see: Callable[[Region], Tensor]
-    ) -> dict[str, Moments]:
+    ) -> dict[str, NormStatistics]:
         """Return the statistics of a level, measured on a sample of it."""
         patches = [see(patch) for patch in _sample(level.bounds)]
-        moments: dict[str, Moments] = {}
+        moments: dict[str, NormStatistics] = {}
         live = functools.partial(self._live, moments=moments)
         self._run(torch.cat(patches), live)
         return moments
 
-    def _live(self, x: Tensor, box: Region, moments: dict[str, Moments]) -> Tensor:
+    def _live(
+        self, x: Tensor, box: Region, moments: dict[str, NormStatistics]
+    ) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
             stylized: Tensor = self.network(x, self.vector, moments)

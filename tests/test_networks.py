@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from styleplug import networks
 from styleplug.errors import InvalidStyleError
 from styleplug.networks import (
-    Moments,
+    NormStatistics,
     StyleNetwork,
     factorize,
     first_factors,
@@ -72,7 +72,7 @@ def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(
     reach = -(-network.receptive_field // 8) * 8
     content = torch.rand(1, 3, 2 * reach + 16, 2 * reach + 32)
     vector = network.vector(style_of(network))
-    moments: dict[str, Moments] = {}
+    moments: dict[str, NormStatistics] = {}
     live = network(content, vector, moments)
     frozen = network.freeze(vector, moments, torch.float32)
     inside = ..., slice(reach, -reach), slice(reach, -reach)
@@ -150,7 +150,7 @@ def test_a_picture_of_one_cell_can_be_painted(network, size):
 
 def test_shared_statistics_treat_a_batch_as_one_image(network):
     halves = torch.rand(2, 3, 32, 32)
-    moments: dict[str, Moments] = {}
+    moments: dict[str, NormStatistics] = {}
     network(halves, network.vector(random_style(network)), moments)
     mean, variance = moments["enter"]
     assert mean.shape == variance.shape == (1, 4)
@@ -164,7 +164,7 @@ def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
     side = 2 * (network.receptive_field + 34) // 8 * 8
     content = torch.rand(1, 3, side, side).double()
     vector = network.vector(random_style(network).double())
-    moments: dict[str, Moments] = {}
+    moments: dict[str, NormStatistics] = {}
     network(content, vector, moments)
     frozen = network.freeze(vector, moments, torch.float64)
     middle = side // 2
