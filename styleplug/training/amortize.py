@@ -353,8 +353,7 @@ def _fit(
     while fits.batches < config.steps:
         rng = step_rng(config.seed, fits.batches)
         glimpses = (
-            glimpse(pictures.draw(rng), config.style_size, rng)
-            for _ in range(config.batch_size)
+            glimpse(pictures.draw(rng), 1.0, rng) for _ in range(config.batch_size)
         )
         seen = [recoloured(image, rng).to(device) for image in glimpses]
         far = fits.anew and fits.batches < _FIRST

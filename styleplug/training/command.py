@@ -189,7 +189,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train a predictor of any style, and the trunk on, from --styles",
     )
-    add("--styles", type=Path, metavar="FOLDER", help="artworks for --any")
+    add(
+        "--styles",
+        type=Path,
+        metavar="FOLDER",
+        help="artworks for --any, best of --style-size pixels or more: smaller ones "
+        "are not magnified, their strokes are learned as they are",
+    )
     add(
         "--keep-trunk",
         action="store_true",

@@ -133,7 +133,8 @@ class Photographs:
 class Archive(Photographs):
     """All artworks of a folder, to learn any style from; held in memory as uint8.
 
-    Each has ``size`` pixels as the geometric mean of its sides.
+    Each has ``size`` pixels as the geometric mean of its sides, or, where the file has
+    fewer, as many as that: blurred by magnification, artworks would teach to blur.
     """
 
     def draw(self, rng: Generator) -> Tensor:
@@ -146,17 +147,16 @@ class Archive(Photographs):
 
     def _load(self, path: Path) -> Tensor | None:
         try:
-            return load_artwork(path, self._size)[0].mul(255).round().byte()
+            return _to_tensor(_resized(_read(path), self._size, magnify=False))
         except TrainingError as error:
             logger.warning("skipped: %s", error)
             return None
 
 
-def glimpse(image: Tensor, size: int, rng: Generator) -> Tensor:
+def glimpse(image: Tensor, scale: float, rng: Generator) -> Tensor:
     """Return a large part of a picture (3, H, W) uint8, as (1, 3, h, w) in [0, 1].
 
-    At least 0.7 of each side is seen, mirrored at random; ``size`` is the geometric
-    mean side of the whole picture.
+    At least 0.7 of each side is seen, mirrored at random and magnified by ``scale``.
     """
     height, width = image.shape[1:]
     share = 0.7 + 0.3 * torch.rand(2, generator=rng)
@@ -169,8 +169,7 @@ def glimpse(image: Tensor, size: int, rng: Generator) -> Tensor:
     part = image[None, :, top : top + sides[0], left : left + sides[1]].float() / 255
     if torch.rand((), generator=rng) < 0.5:
         part = part.flip(3)
-    factor = size / (height * width) ** 0.5
-    target = [max(32, round(side * factor)) for side in sides]
+    target = [max(32, round(side * scale)) for side in sides]
     return F.interpolate(
         part, target, mode="bilinear", antialias=True, align_corners=False
     )
@@ -197,8 +196,12 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
 
     Raises :class:`~styleplug.errors.TrainingError` when it cannot be read.
     """
+    return _to_tensor(_resized(_read(path), size))[None].float() / 255
+
+
+def _read(path: Path | str) -> Image.Image:
     try:
-        image = _image(visible(read_picture(path), str(path)))
+        return _image(visible(read_picture(path), str(path)))
     except ImageTooLargeError as error:
         raise TrainingError(
             f"The artwork {path} is too large; make it smaller first, a few megapixels "
@@ -206,11 +209,15 @@ def load_artwork(path: Path | str, size: int) -> Tensor:
         ) from error
     except StyleplugError as error:
         raise TrainingError(f"An artwork cannot be read: {error}") from error
+
+
+def _resized(image: Image.Image, size: int, magnify: bool = True) -> Image.Image:
     scale = size / (image.width * image.height) ** 0.5
+    if not magnify:
+        scale = min(scale, 1.0)
     width = max(_LEAST, round(image.width * scale))
     height = max(_LEAST, round(image.height * scale))
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return _to_tensor(image)[None].float() / 255
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _image(pixels: Array) -> Image.Image:

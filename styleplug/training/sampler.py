@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,7 @@ class Sampler:
         self._loss_net = loss_net
         self._config = config
         self._device = device
+        self._artworks_seen_at = StylePredictor.SIZE / config.style_size
         self._artworks = len(next(iter(grams.values()), ()))
         dealt = config.dealt if archive else config.batch_size
         self._dealt = dealt if self._artworks else 0
@@ -68,11 +70,11 @@ class Sampler:
         glimpses = []
         mine = range(process, size, processes)
         for i in range(self._dealt, size):
-            pick, picture, scales, kind = self._draw(rng)
+            pick, picture, seen_at, scales, kind = self._draw(rng)
             if kind < config.identity_share:
                 itself[i], strength[i] = True, 1.0
                 crops[i] = crop(picture, config.crop_size, scales, rng)
-            glimpses.append(glimpse(picture, StylePredictor.SIZE, rng))
+            glimpses.append(glimpse(picture, seen_at, rng))
             grams.append(self._targets(pick) if i in mine else {})
         own = list(mine)
         own_crops = crops[own].to(self._device)
@@ -115,9 +117,11 @@ class Sampler:
             self._looks[pooled] = look
         return look
 
-    def _draw(self, rng: Generator) -> tuple[int, Tensor, tuple[float, float], float]:
-        """Return an artwork of the archive, its picture, what range crops of it are
-        magnified by, and a number in [0, 1).
+    def _draw(
+        self, rng: Generator
+    ) -> tuple[int, Tensor, float, tuple[float, float], float]:
+        """Return an artwork of the archive, its picture, what the predictor sees that
+        magnified by, what range crops of it are magnified by, and a number in [0, 1).
 
         For numbers below the identity share, every other picture is a photograph.
         Artworks are as large as paintings are already.
@@ -127,10 +131,12 @@ class Sampler:
         kind = float(torch.rand((), generator=rng))
         if kind < self._config.identity_share / 2:
             others = self._photographs.images
-            photograph = int(torch.randint(len(others), (), generator=rng))
-            return pick, others[photograph], self._config.scales, kind
+            picture = others[int(torch.randint(len(others), (), generator=rng))]
+            seen_at = StylePredictor.SIZE / math.prod(picture.shape[1:]) ** 0.5
+            return pick, picture, seen_at, self._config.scales, kind
         low, high = self._config.scales
-        return pick, self._archive.images[pick], (1.0, high / low), kind
+        picture = self._archive.images[pick]
+        return pick, picture, self._artworks_seen_at, (1.0, high / low), kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
@@ -152,7 +158,7 @@ class Sampler:
         images = self._archive.images
         seen = [
             glimpse(
-                images[i * len(images) // count], StylePredictor.SIZE, step_rng(7, i)
+                images[i * len(images) // count], self._artworks_seen_at, step_rng(7, i)
             )
             for i in range(count)
         ]

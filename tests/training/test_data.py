@@ -123,6 +123,14 @@ def test_names_to_hold_out_that_match_no_file_are_told(photographs, caplog):
     assert "0.jpg" not in caplog.text
 
 
+def test_an_archive_reduces_large_artworks_and_leaves_small_ones_as_they_are(tmp_path):
+    for name, size in ("large.png", (256, 144)), ("small.png", (40, 30)):
+        Image.new("RGB", size, "teal").save(tmp_path / name)
+    large, small = Archive(tmp_path, 96).images
+    assert large.shape == (3, 72, 128)
+    assert small.shape == (3, 30, 40)
+
+
 def test_a_folder_without_photographs_is_an_error(tmp_path):
     with pytest.raises(TrainingError, match="no readable pictures"):
         Photographs(tmp_path)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageColor
 
 from styleplug.losses import STYLE_LAYERS, LossNetwork, gram_matrix
+from styleplug.predictor import StylePredictor
 from styleplug.training import sampler as sampler_module
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Archive, Photographs, load_artwork
@@ -153,3 +154,17 @@ def test_a_glimpse_comes_with_the_gram_matrices_of_its_picture(
         )
         assert by_grams == by_colors
         assert likeness[by_grams][0] < 1e-2
+
+
+@pytest.mark.parametrize("style_size", [64, 256])
+def test_artworks_smaller_than_the_style_size_are_seen_smaller(
+    style_size, photographs, loss_net
+):
+    settings = {"batch_size": 6, "any_share": 1.0, "identity_share": 0.0}
+    config = TrainConfig(crop_size=48, style_size=style_size, **settings)
+    archive = Archive(photographs, style_size)
+    device = torch.device("cpu")
+    sampler = Sampler(Photographs(photographs), archive, {}, loss_net, config, device)
+    whole = archive.images[0].shape[1] * StylePredictor.SIZE / style_size
+    heights = [glimpse.shape[2] for glimpse in sampler.batch(0, 0, 1).glimpses]
+    assert all(0.7 * whole - 1 <= height <= whole for height in heights)
