@@ -20,7 +20,7 @@ from .networks import (
     FrozenNetwork,
     NormStatistics,
     StyleNetwork,
-    measure_moments,
+    measure_statistics,
     reflected,
 )
 
@@ -99,12 +99,12 @@ class ForeignNetwork(StyleNetwork):
         self,
         content: Tensor,
         vector: Tensor,
-        moments: dict[str, NormStatistics] | None = None,
+        statistics: dict[str, NormStatistics] | None = None,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> NormStatistics:
-            measured = measure_moments(x, moments is not None)
-            if moments is not None:
-                moments[name] = measured
+            measured = measure_statistics(x, statistics is not None)
+            if statistics is not None:
+                statistics[name] = measured
             return measured
 
         run = _Pass(dict(self.weights.items()), self.affine(vector), measure)
@@ -113,10 +113,10 @@ class ForeignNetwork(StyleNetwork):
     def freeze(
         self,
         vector: Tensor,
-        moments: Mapping[str, NormStatistics],
+        statistics: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> FrozenNetwork:
-        return _FrozenForeign(self, vector, moments, dtype)
+        return _FrozenForeign(self, vector, statistics, dtype)
 
     def affine(self, vector: Tensor) -> dict[str, Tensor]:
         """Return what the vector (B, K) holds, by name of the layer."""
@@ -179,14 +179,14 @@ class _FrozenForeign(FrozenNetwork):
         self,
         network: ForeignNetwork,
         vector: Tensor,
-        moments: Mapping[str, NormStatistics],
+        statistics: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
         self._paint = network.paint
         weights = {name: weight.to(dtype) for name, weight in network.weights.items()}
         style = network.affine(vector)
-        self._run = _Pass(weights, style, lambda name, _: moments[name])
+        self._run = _Pass(weights, style, lambda name, _: statistics[name])
 
     def __call__(self, content: Tensor, box: Box | None = None) -> Tensor:
         top, left, bottom, right = box or (0, 0, *content.shape[2:])

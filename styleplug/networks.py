@@ -172,18 +172,18 @@ class StyleNetwork(nn.Module):
         self,
         content: Tensor,
         vector: Tensor,
-        moments: dict[str, NormStatistics] | None = None,
+        statistics: dict[str, NormStatistics] | None = None,
     ) -> Tensor:
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
         ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
         :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. Every layer sees its
         input continued by reflection. The statistics of each normalisation are
-        measured on ``content`` itself, in float32. When ``moments`` is given they are
-        measured over the whole batch, as if its images were parts of one, and left
-        there. Vectors that change kernels take their turns.
+        measured on ``content`` itself, in float32. When ``statistics`` is given they
+        are measured over the whole batch, as if its images were parts of one, and
+        left there. Vectors that change kernels take their turns.
         """
-        if moments is None and len(vector) > 1 and vector.shape[1] > self.style_size:
+        if statistics is None and len(vector) > 1 and vector.shape[1] > self.style_size:
             each = zip(content.split(1), vector.split(1), strict=True)
             return torch.cat([self(one, changing) for one, changing in each])
         scales, shifts = self._affine(vector)
@@ -196,11 +196,11 @@ class StyleNetwork(nn.Module):
             x = _convolve(name, x, kernel, layer.resample, padded=True)
             # Batch norm takes ten times as long for what has gaps in memory.
             x = x.contiguous(memory_format=torch.channels_last)
-            measured = measure_moments(x, moments is not None)
+            measured = measure_statistics(x, statistics is not None)
             mean, variance = measured
             scale, shift = scales[name], shifts[name]
-            if moments is not None:
-                moments[name] = measured
+            if statistics is not None:
+                statistics[name] = measured
                 x = F.batch_norm(x, mean[0], variance[0], scale[0], shift[0], eps=EPS)
             else:
                 scale = scale * torch.rsqrt(variance + EPS)
@@ -220,7 +220,7 @@ class StyleNetwork(nn.Module):
     def freeze(
         self,
         vector: Tensor,
-        moments: Mapping[str, NormStatistics],
+        statistics: Mapping[str, NormStatistics],
         dtype: torch.dtype,
     ) -> FrozenNetwork:
         """Return the network with one vector (1, K) and fixed statistics folded in."""
@@ -228,7 +228,7 @@ class StyleNetwork(nn.Module):
         changes = self._changes(vector)
         weights, biases = {}, {}
         for name, layer in self.layers.items():
-            mean, variance = moments[name]
+            mean, variance = statistics[name]
             scale = (scales[name] * torch.rsqrt(variance + EPS))[0]
             kernel = self._kernel(name, changes)
             shape = (1, -1, 1, 1) if layer.resample == "up" else (-1, 1, 1, 1)
@@ -443,7 +443,7 @@ class FrozenNetwork:
         return _convolve(name, x, kernel, layer.resample, bias, relu=layer.relu)
 
 
-def measure_moments(x: Tensor, whole_batch: bool) -> NormStatistics:
+def measure_statistics(x: Tensor, whole_batch: bool) -> NormStatistics:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
 
     In two passes over rows of channels: an order of magnitude faster on a CPU than
@@ -453,13 +453,13 @@ def measure_moments(x: Tensor, whole_batch: bool) -> NormStatistics:
     if whole_batch:
         rows = rows.flatten(0, 1)[None]
     if _is_for_onednn(x) and len(rows) == 1:
-        return _moments_of_rows(rows[0])
+        return _statistics_of_rows(rows[0])
     rows = rows.to(torch.promote_types(x.dtype, torch.float32))
     mean = rows.mean(dim=1)
     return NormStatistics(mean, (rows - mean[:, None]).square().mean(dim=1))
 
 
-def _moments_of_rows(rows: Tensor) -> NormStatistics:
+def _statistics_of_rows(rows: Tensor) -> NormStatistics:
     """Return the statistics of (N, C), measured by torch's batch norm.
 
     It is fast with many channels, so several rows are taken for one.

@@ -386,7 +386,7 @@ class Renderer:
         bounds = Region(0, 0, *size)
         smaller = content.bounds.area < bounds.area
         x = _recut(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
-        live = functools.partial(self._live, moments={})
+        live = functools.partial(self._live, statistics={})
         stylized = self._run(self._grained(x), live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.opacity)
@@ -468,11 +468,11 @@ class Renderer:
         def see(region: Region) -> Tensor:
             return self._so_far(level, level.read(region), magnify(region))
 
-        moments = self._measure(level, see)
+        statistics = self._measure(level, see)
 
         @functools.cache
         def frozen(dtype: torch.dtype) -> FrozenNetwork:
-            return self.network.freeze(self.vector, moments, dtype)
+            return self.network.freeze(self.vector, statistics, dtype)
 
         def forward(x: Tensor, box: Region) -> Tensor:
             return frozen(x.dtype)(x, box).float()
@@ -520,17 +520,17 @@ class Renderer:
     ) -> dict[str, NormStatistics]:
         """Return the statistics of a level, measured on a sample of it."""
         patches = [see(patch) for patch in _sample(level.bounds)]
-        moments: dict[str, NormStatistics] = {}
-        live = functools.partial(self._live, moments=moments)
+        statistics: dict[str, NormStatistics] = {}
+        live = functools.partial(self._live, statistics=statistics)
         self._run(torch.cat(patches), live)
-        return moments
+        return statistics
 
     def _live(
-        self, x: Tensor, box: Region, moments: dict[str, NormStatistics]
+        self, x: Tensor, box: Region, statistics: dict[str, NormStatistics]
     ) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
-            stylized: Tensor = self.network(x, self.vector, moments)
+            stylized: Tensor = self.network(x, self.vector, statistics)
         return stylized[..., box.top : box.bottom, box.left : box.right]
 
     def _run(

@@ -72,9 +72,9 @@ def test_frozen_with_its_own_statistics_equals_live_away_from_the_border(
     reach = -(-network.receptive_field // 8) * 8
     content = torch.rand(1, 3, 2 * reach + 16, 2 * reach + 32)
     vector = network.vector(style_of(network))
-    moments: dict[str, NormStatistics] = {}
-    live = network(content, vector, moments)
-    frozen = network.freeze(vector, moments, torch.float32)
+    statistics: dict[str, NormStatistics] = {}
+    live = network(content, vector, statistics)
+    frozen = network.freeze(vector, statistics, torch.float32)
     inside = ..., slice(reach, -reach), slice(reach, -reach)
     assert live[inside].numel() > 0
     torch.testing.assert_close(torch.sigmoid(frozen(content))[inside], live[inside])
@@ -86,12 +86,12 @@ def test_a_cpu_paints_without_gradients_what_it_paints_with_them(network, dtype)
     vector = network.vector(random_style(network))
 
     def paint():
-        moments = {}
-        painted = network(content, vector, moments)
+        statistics = {}
+        painted = network(content, vector, statistics)
         return (
             painted,
-            moments,
-            network.freeze(vector, moments, dtype)(content.to(dtype)),
+            statistics,
+            network.freeze(vector, statistics, dtype)(content.to(dtype)),
         )
 
     *plain, logits = paint()
@@ -105,10 +105,10 @@ def test_a_cpu_paints_without_gradients_what_it_paints_with_them(network, dtype)
 def test_a_box_is_that_part_of_the_whole(network):
     content = torch.rand(1, 3, 96, 128)
     vector = network.vector(random_style(network))
-    moments = {}
+    statistics = {}
     with torch.inference_mode():
-        network(content, vector, moments)
-        frozen = network.freeze(vector, moments, torch.float32)
+        network(content, vector, statistics)
+        frozen = network.freeze(vector, statistics, torch.float32)
         part, whole = frozen(content, (37, 29, 61, 90)), frozen(content)
     torch.testing.assert_close(part, whole[..., 37:61, 29:90])
 
@@ -119,10 +119,10 @@ def test_where_onednn_cannot_rectify_the_picture_is_the_same(network, monkeypatc
 
     content = torch.rand(1, 3, 64, 64)
     vector = network.vector(network.new_style())
-    moments = {}
+    statistics = {}
     with torch.inference_mode():
-        network(content, vector, moments)
-        frozen = network.freeze(vector, moments, torch.float32)
+        network(content, vector, statistics)
+        frozen = network.freeze(vector, statistics, torch.float32)
         painted = frozen(content)
         monkeypatch.setattr(networks, "_convolve_and_rectify", refuse)
         networks._rectifies.cache_clear()
@@ -150,9 +150,9 @@ def test_a_picture_of_one_cell_can_be_painted(network, size):
 
 def test_shared_statistics_treat_a_batch_as_one_image(network):
     halves = torch.rand(2, 3, 32, 32)
-    moments: dict[str, NormStatistics] = {}
-    network(halves, network.vector(random_style(network)), moments)
-    mean, variance = moments["enter"]
+    statistics: dict[str, NormStatistics] = {}
+    network(halves, network.vector(random_style(network)), statistics)
+    mean, variance = statistics["enter"]
     assert mean.shape == variance.shape == (1, 4)
     x = F.pixel_unshuffle(F.pad(halves, (2, 2, 2, 2), mode="reflect"), 2)
     x = F.conv2d(x, network.weights["enter"])
@@ -164,9 +164,9 @@ def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
     side = 2 * (network.receptive_field + 34) // 8 * 8
     content = torch.rand(1, 3, side, side).double()
     vector = network.vector(random_style(network).double())
-    moments: dict[str, NormStatistics] = {}
-    network(content, vector, moments)
-    frozen = network.freeze(vector, moments, torch.float64)
+    statistics: dict[str, NormStatistics] = {}
+    network(content, vector, statistics)
+    frozen = network.freeze(vector, statistics, torch.float64)
     middle = side // 2
     before = frozen(content)[..., middle, middle]
     other = torch.rand_like(content)

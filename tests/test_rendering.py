@@ -370,8 +370,8 @@ class _Infinite(FrozenNetwork):
 
 
 def test_what_is_infinite_is_redone_in_float32(network, monkeypatch):
-    def freeze(vector, moments, dtype):
-        frozen = StyleNetwork.freeze(network, vector, moments, dtype)
+    def freeze(vector, statistics, dtype):
+        frozen = StyleNetwork.freeze(network, vector, statistics, dtype)
         frozen.__class__ = _Infinite
         return frozen
 
@@ -395,8 +395,8 @@ class _Small(FrozenNetwork):
 
 @pytest.fixture
 def small_memory(network, monkeypatch):
-    def freeze(vector, moments, dtype):
-        frozen = StyleNetwork.freeze(network, vector, moments, dtype)
+    def freeze(vector, statistics, dtype):
+        frozen = StyleNetwork.freeze(network, vector, statistics, dtype)
         frozen.__class__ = _Small
         return frozen
 
