@@ -89,16 +89,16 @@ def network_times(stylizer: Stylizer, content: torch.Tensor) -> dict[str, float]
     statistics measured on it, as on the base, and frozen, as on tiles."""
     network = stylizer._network
     vector = network.vector(stylizer._vector)
-    moments: dict[str, NormStatistics] = {}
+    statistics: dict[str, NormStatistics] = {}
     x = content.to(stylizer.dtype, memory_format=torch.channels_last)
 
     def live() -> torch.Tensor:
         with autocast(x.device, x.dtype):
-            return network(x, vector, moments)
+            return network(x, vector, statistics)
 
     with torch.inference_mode():
         live()
-        frozen = network.freeze(vector, moments, x.dtype)
+        frozen = network.freeze(vector, statistics, x.dtype)
         times = best(7, live, lambda: frozen(x))
     return dict(zip(("network on 1 MP", "network on a tile"), times, strict=True))
 
