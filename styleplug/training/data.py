@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,7 +148,9 @@ class Archive(Photographs):
 
     def _load(self, path: Path) -> Tensor | None:
         try:
-            return _to_tensor(_resized(_read(path), self._size, magnify=False))
+            image = _read(path)
+            size = min(self._size, math.sqrt(image.width * image.height))
+            return _to_tensor(_resized(image, size))
         except TrainingError as error:
             logger.warning("skipped: %s", error)
             return None
@@ -211,10 +214,8 @@ def _read(path: Path | str) -> Image.Image:
         raise TrainingError(f"An artwork cannot be read: {error}") from error
 
 
-def _resized(image: Image.Image, size: int, magnify: bool = True) -> Image.Image:
-    scale = size / (image.width * image.height) ** 0.5
-    if not magnify:
-        scale = min(scale, 1.0)
+def _resized(image: Image.Image, size: float) -> Image.Image:
+    scale = size / math.sqrt(image.width * image.height)
     width = max(_LEAST, round(image.width * scale))
     height = max(_LEAST, round(image.height * scale))
     return image.resize((width, height), Image.Resampling.LANCZOS)

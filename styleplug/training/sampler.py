@@ -135,8 +135,11 @@ class Sampler:
             seen_at = StylePredictor.SIZE / math.prod(picture.shape[1:]) ** 0.5
             return pick, picture, seen_at, self._config.scales, kind
         low, high = self._config.scales
-        picture = self._archive.images[pick]
-        return pick, picture, self._artworks_seen_at, (1.0, high / low), kind
+        picture, seen_at = self._archive.images[pick], self._artworks_seen_at
+        if kind < self._config.identity_share:
+            # As its crops are, if it is smaller than they.
+            seen_at *= max(1.0, self._config.crop_size / min(picture.shape[1:]))
+        return pick, picture, seen_at, (1.0, high / low), kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:

@@ -168,3 +168,21 @@ def test_artworks_smaller_than_the_style_size_are_seen_smaller(
     whole = archive.images[0].shape[1] * StylePredictor.SIZE / style_size
     heights = [glimpse.shape[2] for glimpse in sampler.batch(0, 0, 1).glimpses]
     assert all(0.7 * whole - 1 <= height <= whole for height in heights)
+
+
+def test_an_artwork_to_be_left_as_it_is_is_seen_magnified_as_its_crops_are(
+    photographs, loss_net
+):
+    settings = {"batch_size": 8, "any_share": 1.0, "identity_share": 1.0}
+    config = TrainConfig(crop_size=96, style_size=256, **settings)
+    archive = Archive(photographs, config.style_size)
+    device = torch.device("cpu")
+    sampler = Sampler(Photographs(photographs), archive, {}, loss_net, config, device)
+    batch = sampler.batch(0, 0, 1)
+    assert batch.itself.all()
+    short_sides = [min(glimpse.shape[2:]) for glimpse in batch.glimpses]
+    of_photographs = StylePredictor.SIZE * 72 / (72 * 96) ** 0.5
+    of_artworks = [side for side in short_sides if side < 0.7 * of_photographs - 1]
+    whole = config.crop_size * StylePredictor.SIZE / config.style_size
+    assert 0 < len(of_artworks) < config.batch_size
+    assert all(0.7 * whole - 1 <= side <= whole for side in of_artworks)
