@@ -108,7 +108,11 @@ def worker_command() -> list[str]:
     in_user_site = Path(site.getusersitepackages()).resolve() in here.parents
     flags = "-u" if in_user_site else "-su"
     elsewhere = os.path.dirname(sys.executable)
-    ok, _ = _run([sys.executable, flags, "-c", "import styleplug"], 60, elsewhere)
+    # The plug-in takes these away, among them PYTHONPATH.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    ok, _ = _run(
+        [sys.executable, flags, "-c", "import styleplug"], 60, elsewhere, environ
+    )
     if not ok:
         raise StyleplugError(
             f"styleplug is not installed in {sys.executable}; run "
@@ -323,7 +327,10 @@ def _spelled(path: str | Path) -> str:
 
 
 def _run(
-    command: Sequence[str], timeout: float, folder: str | None = None
+    command: Sequence[str],
+    timeout: float,
+    folder: str | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> tuple[bool, str]:
     """Return whether ``command`` succeeded, and the last line it wrote."""
     try:
@@ -333,7 +340,7 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            env={**environ, "PYTHONIOENCODING": "utf-8"},
             timeout=timeout,
             check=False,
         )

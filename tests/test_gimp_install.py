@@ -380,8 +380,12 @@ def test_commands_examine_and_uninstall(profile, capsys):
     assert "installed nowhere" in capsys.readouterr().err
 
 
-def test_install_from_a_source_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("on_path", [False, True])
+def test_install_from_a_source_folder_is_refused(on_path, tmp_path):
     """GIMP starts the worker elsewhere, where it would not be found."""
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if on_path:
+        environ["PYTHONPATH"] = str(ROOT)
     venv.create(tmp_path / "bare", symlinks=os.name != "nt")
     folder = "Scripts" if os.name == "nt" else "bin"
     done = subprocess.run(
@@ -390,7 +394,7 @@ def test_install_from_a_source_folder_is_refused(tmp_path):
             *("gimp", "install", "--profile", tmp_path),
         ],
         cwd=ROOT,
-        env={k: value for k, value in os.environ.items() if k != "PYTHONPATH"},
+        env=environ,
         capture_output=True,
         text=True,
     )
