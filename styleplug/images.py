@@ -11,7 +11,7 @@ L, LA, RGB, RGBA, CMYK,       the same mode
 YCbCr, LAB, HSV, I;16, I, F
 1; P, PA                      L; RGB or RGBA, since a painting has no palette
 La, RGBa                      the same, through straight alpha
-a transparent colour (tRNS)   an alpha channel
+a transparent colour (tRNS)   an alpha channel; in I;16, the same
 ndarray, tensor               the same shape and dtype (and device)
 ============================  =========================================================
 
@@ -253,8 +253,9 @@ def _from_pil(image: Image.Image) -> Picture:
         raise InvalidImageError(f"The image cannot be decoded: {error}.") from error
     if not samples.size:
         raise InvalidImageError(f"The image has no pixels: its size is {image.size}.")
-    info = {k: v for k, v in image.info.items() if k != "transparency"}
     given = image.mode
+    keyed = given.startswith("I;16")
+    info = {k: v for k, v in image.info.items() if keyed or k != "transparency"}
     premultiplied = image.copy() if given in ("La", "RGBa") else None
     straight = samples
 
@@ -265,7 +266,9 @@ def _from_pil(image: Image.Image) -> Picture:
         if premultiplied is not None:  # which there is no exact way back to
             same = (samples == straight).all(axis=-1)
             result.paste(premultiplied, mask=Image.fromarray(same))
-        elif given.startswith("I;16"):
+        elif keyed:
+            if alpha is not None:
+                samples = _off_key(samples, alpha, info["transparency"])
             result = _pil_uint16(samples, given)
         result.info = dict(info)
         return result
@@ -454,6 +457,12 @@ def _alpha_from_key(samples: Array, key: Any) -> Array:
     return alpha
 
 
+def _off_key(samples: Array, alpha: Array, key: Any) -> Array:
+    """Return grey that is transparent, as the key is, only where alpha is 0."""
+    now = _alpha_from_key(samples, key) == 0
+    return np.where((now & (alpha > 0))[..., None], samples ^ 1, samples)
+
+
 def _join_pil(samples: Array, alpha: Array | None, mode: str) -> Image.Image:
     """Undo :func:`_split_pil`."""
     height, width = samples.shape[:2]
@@ -548,9 +557,15 @@ def read_picture(
                     logger.warning(
                         "The image has several frames; the first is painted."
                     )
+                turned = (
+                    isinstance(image, TiffImageFile)  # which Pillow turns itself
+                    and image.tag_v2.get(ExifTags.Base.Orientation) in range(5, 9)
+                )
                 samples, alpha, mode = _decode(file, image, path)
                 orientation = _orientation(image)
                 metadata = _read_metadata(image)
+                if metadata["dpi"] and (turned or orientation >= 5):
+                    metadata["dpi"] = metadata["dpi"][::-1]
         except Image.DecompressionBombError as error:
             raise _too_large(path, image, max_pixels) from error
         except InvalidImageError as error:
@@ -659,7 +674,9 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
                 continue
             file.seek(0)
             try:
-                return factory(file, str(path))
+                # A name would let Pillow map the file: of TIFFs that are to be turned
+                # it mixes up the rows.
+                return factory(file, "")
             except _DECODER_ERRORS as error:
                 if accept is not None:
                     reason = f"{name}: {_brief(error)}"
@@ -674,6 +691,10 @@ def _decode(
 ) -> tuple[Array, Array | None, str]:
     """Return what :func:`_split_pil` does, with all 16 bits of PNG and TIFF."""
     if not _has_16_bit_color(image):
+        if image.format == "PNG":
+            _widen_key(image)
+        elif image.mode == "CMYK" and isinstance(image, TiffImageFile):
+            _check_cmyk(image)
         samples, alpha, mode = _split_pil(image)
         if isinstance(image, TiffImageFile):
             samples = _as_stored(samples, image)
@@ -693,6 +714,26 @@ def _decode(
     if isinstance(image, TiffImageFile) and image.tag_v2.get(338) == (1,):
         _unpremultiply(samples, alpha)
     return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
+
+
+def _widen_key(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent grey of a PNG of 2 or 4 bits to 8, as pixels are."""
+    rawmode = image.tile[0][3] if image.tile else ""
+    if rawmode in ("L;2", "L;4") and "transparency" in image.info:
+        most = 2 ** int(rawmode[2:]) - 1
+        image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
+
+
+def _check_cmyk(image: TiffImageFile) -> None:
+    """Say so where Pillow reads 16 bits as 8; refuse what it reads as noise."""
+    if 16 not in image.tag_v2.get(258, ()):
+        return
+    if image.tag_v2.get(284) == 2 and image.tile[0][0] == "raw":
+        raise InvalidImageError(
+            "CMYK of 16 bits in uncompressed planes cannot be read; save it with "
+            "interleaved channels, or as RGB."
+        )
+    logger.warning("A 16-bit CMYK TIFF is read as 8 bit.")
 
 
 def _as_stored(samples: Array, image: TiffImageFile) -> Array:
@@ -900,7 +941,10 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     sentence for a user when the file cannot be written there.
     """
     path = Path(path)
-    _format_of(path)
+    form = _format_of(path)
+    Image.init()
+    if form.name not in Image.SAVE:
+        raise _unwritable(path, form, "this Pillow cannot; update it")
     check_writable(path)
 
 
@@ -1012,7 +1056,8 @@ def _samples_for(
 ) -> tuple[Array, Array | None, str, bytes | None]:
     """Return samples, alpha, mode and profile as the format can hold them."""
     mode, alpha, icc_profile = picture._mode, picture.alpha, picture.icc_profile
-    if mode in form.modes and (form.metadata or icc_profile is None):
+    fits = form.metadata and (mode != "L" or _stays_grey(picture, form))
+    if mode in form.modes and (icc_profile is None or fits):
         samples = picture._encode(pixels)
     else:
         picture._check(pixels)
@@ -1036,6 +1081,14 @@ def _samples_for(
             samples, alpha = _hard_edged(samples, alpha)
             mode = "RGB"  # Pillow writes grey without alpha
     return samples, alpha, mode, icc_profile
+
+
+def _stays_grey(picture: Picture, form: _Format) -> bool:
+    """Tell whether a grey picture is written as grey, and not as RGB."""
+    if picture.alpha is None:
+        return form is not _WEBP
+    deep = picture.alpha.dtype != np.uint8  # Pillow reads no 16-bit grey with alpha
+    return form not in (_WEBP, _AVIF) and not (form is _TIFF and deep)
 
 
 def _hard_edged(samples: Array, alpha: Array) -> tuple[Array, Array]:
@@ -1155,10 +1208,7 @@ def _write_tiff(
 ) -> None:
     """Write an uncompressed TIFF 6.0; Pillow has no 16-bit RGB to write."""
     if alpha is not None and samples.shape[2] == 1 and samples.dtype != np.uint8:
-        samples = np.repeat(
-            samples, 3, axis=2
-        )  # Pillow reads no 16-bit grey with alpha
-        mode = "RGB"
+        samples, mode = np.repeat(samples, 3, axis=2), "RGB"  # see _stays_grey
     directory = ImageFileDirectory_v2(prefix=b"II")
     for tag, value in _tiff_tags(samples, alpha, mode, metadata).items():
         directory[tag] = value

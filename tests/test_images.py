@@ -458,6 +458,47 @@ def test_transparent_colour_of_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
     assert picture.alpha.tolist() == [[0, 65535]]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_grey_of_a_png_of_any_depth_becomes_alpha(
+    bits: int, tmp_path: Path
+) -> None:
+    width = 8 // bits
+    greys = [i % 2**bits for i in range(width)] if bits < 8 else [1]
+    row = sum(grey << (8 - bits * (i + 1)) for i, grey in enumerate(greys))
+    key = (b"tRNS", struct.pack(">H", 1))
+    data = png((width, 1, bits, 0, 0, 0, 0), bytes([0, row]), key)
+    (tmp_path / "in.png").write_bytes(data)
+    picture = read_picture(tmp_path / "in.png")
+    assert picture.alpha is not None
+    assert picture.alpha[0].tolist() == [0 if grey == 1 else 255 for grey in greys]
+
+
+def test_16_bit_grey_stays_transparent_where_it_was_and_nowhere_else() -> None:
+    image = Image.frombytes("I;16", (3, 1), struct.pack("<3H", 5, 6, 900))
+    image.info["transparency"] = 5
+    picture = Picture.from_image(image)
+    assert picture.to_image(picture.pixels).tobytes() == image.tobytes()
+    painted = picture.to_image(np.full_like(picture.pixels, 5))
+    assert painted.info["transparency"] == 5
+    assert Picture.from_image(painted).alpha.tolist() == [[0, 65535, 65535]]
+
+
+def test_16_bit_cmyk_is_read_as_8_bit_with_a_note_or_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = noise(9, 13, 4, dtype=np.uint16)
+    write_tiff(tmp_path / "in.tif", array, "<", t262=5)
+    picture = read_picture(tmp_path / "in.tif")
+    assert "read as 8 bit" in caplog.text
+    low = Image.fromarray((array >> 8).astype(np.uint8), "CMYK")
+    assert np.array_equal(picture.pixels, Picture.from_image(low).pixels)
+    size = array[..., 0].nbytes
+    strips = {"t273": tuple(range(0, 4 * size, size)), "t279": (size,) * 4}
+    write_tiff(tmp_path / "in.tif", array, "<", t262=5, t284=2, **strips)
+    with pytest.raises(InvalidImageError, match="interleaved"):
+        read_picture(tmp_path / "in.tif")
+
+
 def test_16_bit_written_as_jpeg_becomes_8_bit(tmp_path: Path) -> None:
     picture = Picture.from_image(np.full((8, 8, 3), 65535, np.uint16))
     with Image.open(save(picture, tmp_path / "out.jpg")) as result:
@@ -548,6 +589,32 @@ def test_orientation_is_applied_once_and_reset(
     assert again.size == picture.size
     with Image.open(tmp_path / f"out{suffix}") as result:
         assert result.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "LA", "RGBA", "CMYK"])
+def test_a_tiff_of_any_mode_is_turned_upright(
+    mode: str, orientation: int, tmp_path: Path
+) -> None:
+    image = noise_image(mode)
+    image.save(tmp_path / "plain.tif")
+    image.save(tmp_path / "in.tif", tiffinfo={ExifTags.Base.Orientation: orientation})
+    plain, turned = (read_picture(tmp_path / f"{n}.tif") for n in ("plain", "in"))
+    quarters = {3: 2, 6: 3, 8: 1}[orientation]
+    assert np.array_equal(turned.pixels, np.rot90(plain.pixels, quarters))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_the_resolution_is_turned_with_the_picture(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.ResolutionUnit] = 2
+    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = 200, 100
+    path = tmp_path / f"in{suffix}"
+    Image.new("RGB", (8, 4)).save(path, exif=exif, dpi=(200, 100))
+    picture = read_picture(path)
+    assert picture.size == (4, 8)
+    assert picture.dpi == pytest.approx((100, 200), abs=0.3)
 
 
 MULLER = "Jürgen Müller ©".encode()
@@ -950,6 +1017,34 @@ def test_grey_profiles_are_applied(dtype: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("suffix", "dtype", "alpha"),
+    [
+        (".webp", np.uint8, False),
+        (".webp", np.uint8, True),
+        (".avif", np.uint8, False),
+        (".avif", np.uint8, True),
+        (".tif", np.uint16, True),
+    ],
+)
+def test_grey_looks_the_same_where_its_profile_cannot_go_along(
+    suffix: str,
+    dtype: Any,
+    alpha: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grey = np.full((8, 8), np.iinfo(dtype).max // 5, dtype)
+    given = Picture.from_image(grey)
+    given.icc_profile = icc(b"GRAY", {b"kTRC": gamma(1.0)})
+    given.alpha = np.full_like(grey, np.iinfo(dtype).max) if alpha else None
+    picture = read_picture(save(given, tmp_path / "in.png"))
+    again = read_picture(save(picture, tmp_path / f"out{suffix}"))
+    seen, wanted = again.pixels.astype(float), picture.pixels.astype(float)
+    assert np.abs(seen - wanted).max() <= 0.02 * np.iinfo(dtype).max
+    assert "profile" not in caplog.text
+
+
+@pytest.mark.parametrize(
     "profile",
     [
         pytest.param(b"not a profile", id="garbage"),
@@ -1018,6 +1113,15 @@ def test_destinations_that_cannot_be_written_are_told_before(tmp_path: Path) -> 
         os.mkfifo(tmp_path / "pipe.png")
         with pytest.raises(FileExistsError, match="not a regular file"):
             check_destination(tmp_path / "pipe.png")
+
+
+def test_a_format_that_this_pillow_cannot_write_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.init()
+    monkeypatch.delitem(Image.SAVE, "AVIF")
+    with pytest.raises(OSError, match=r"this Pillow cannot; .* \.png or \.tif"):
+        check_destination(tmp_path / "out.avif")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
