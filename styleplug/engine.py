@@ -95,7 +95,8 @@ class Options(TypedDict, total=False):
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _LARGEST_BASE = 2732
 """Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
-bundled styles have this at the smallest stroke size."""
+bundled styles have this at the smallest stroke size. Networks that take more memory for
+a pixel have smaller ones."""
 
 
 @contextlib.contextmanager
@@ -295,7 +296,11 @@ class Stylizer:
         finish = functools.partial(_finish, preserve_color=preserve_color, mask=mask)
         progress = progress and _rising(progress)
         device, dtype = self.device, self.dtype
-        base_size = min(_LARGEST_BASE, self.info.base_size / style_scale)
+        largest_base = _LARGEST_BASE * math.sqrt(
+            BYTES_PER_PIXEL[torch.float32]
+            / self._network.bytes_per_pixel(torch.float32)
+        )
+        base_size = min(largest_base, self.info.base_size / style_scale)
         while True:
             about = self._network, pixels, base_size, dtype
             sides = [] if tile_size is None else [tile_size]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .networks import (
+    BYTES_PER_PIXEL,
     EPS,
     Box,
     FrozenNetwork,
@@ -87,7 +88,7 @@ class ForeignNetwork(StyleNetwork):
             if name.endswith("_weight") and not name.startswith((*_AT_4, "down2"))
         )
         widest: int = 2 * channels * dtype.itemsize
-        return max(super().bytes_per_pixel(dtype), widest)
+        return max(BYTES_PER_PIXEL[dtype], widest)
 
     def vector(self, style: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         return style.reshape(-1, self.style_size)

@@ -10,6 +10,7 @@ are added to them once for a picture.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 EPS = 1e-5
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory for each pixel that is painted at once, by the types that networks
-compute in; benchmarks/memory.py measures it."""
+compute in; benchmarks/memory.py measures it, with a trunk of the usual widths."""
 
 
 class NormStatistics(NamedTuple):
@@ -137,7 +138,10 @@ class StyleNetwork(nn.Module):
 
     def bytes_per_pixel(self, dtype: torch.dtype) -> int:
         """Return the working memory for each pixel of a tile, its border included."""
-        return BYTES_PER_PIXEL[dtype]
+        half, quarter, eighth = self.hyperparameters["widths"]
+        # The most channels for a pixel are those at 1/2, of which 24 are usual.
+        widest = max(24.0, half, quarter / 4, eighth / 16)
+        return math.ceil(BYTES_PER_PIXEL[dtype] * widest / 24)
 
     def new_style(self) -> Tensor:
         """Return a neutral (K,) style vector: all scales 1, all shifts 0."""

@@ -121,6 +121,25 @@ def test_strokes_twice_as_large_are_those_of_half_the_base_size(
     assert paint(120, 2) == paint(60, 1) != paint(120, 1)
 
 
+def test_a_network_that_takes_more_memory_has_a_smaller_largest_base(
+    tiny_style, content_image, monkeypatch
+):
+    stylizer = Stylizer(tiny_style, device="cpu")
+    monkeypatch.setattr(engine, "_LARGEST_BASE", 120)
+
+    def paint(base_size):
+        stylizer.info = dataclasses.replace(stylizer.info, base_size=base_size)
+        return stylizer(content_image).tobytes()
+
+    half = paint(60)
+    assert paint(4096) != half
+    counted = stylizer._network.bytes_per_pixel
+    monkeypatch.setattr(
+        stylizer._network, "bytes_per_pixel", lambda dtype: 4 * counted(dtype)
+    )
+    assert paint(4096) == half
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [(30, 40), (560, 530)])
 def test_a_mask_keeps_the_content_exactly_where_it_is_0(stylizer, size, dtype):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from styleplug import networks
 from styleplug.errors import InvalidStyleError
 from styleplug.networks import (
+    BYTES_PER_PIXEL,
     NormStatistics,
     StyleNetwork,
     factorize,
@@ -157,6 +158,15 @@ def test_shared_statistics_treat_a_batch_as_one_image(network):
     x = F.pixel_unshuffle(F.pad(halves, (2, 2, 2, 2), mode="reflect"), 2)
     x = F.conv2d(x, network.weights["enter"])
     torch.testing.assert_close(mean[0], x.mean(dim=(0, 2, 3)))
+
+
+def test_networks_with_more_channels_count_more_memory():
+    for dtype, usual in BYTES_PER_PIXEL.items():
+        counted = {
+            widths: StyleNetwork(widths, (0, 0)).bytes_per_pixel(dtype)
+            for widths in [(8, 16, 32), (24, 48, 96), (48, 48, 96), (8, 8, 512)]
+        }
+        assert [*counted.values()] == [usual, usual, 2 * usual, -(-usual * 32 // 24)]
 
 
 def test_nothing_beyond_the_receptive_field_changes_a_pixel(network):
