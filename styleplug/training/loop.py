@@ -330,23 +330,32 @@ def _steps_within(
     that many do.
 
     A step takes as long as the gradients of a few do, by the slowest of several
-    processes.
+    processes; the first ones also look at the crops of a pool.
     """
     process, processes = place(config)
-    seconds = []
+    looks, rests = [], []
     for step in range(5):
         began = time.monotonic()
+        if config.pool:
+            sampler.batch(step, process, processes)
+        looked = time.monotonic()
         batch = sampler.batch(step, process, processes)
         loss = total_loss(learner(batch, loss_network), batch, config)
         loss.backward()
         loss.item()  # waits for a GPU
-        seconds.append(time.monotonic() - began)
+        looks.append(looked - began)
+        rests.append(time.monotonic() - looked)
     learner.zero_grad(set_to_none=True)
-    slowest = loss.new_tensor(median(seconds))
+    slowest = loss.new_tensor([median(looks), median(rests)])
     if processes > 1:
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    fitting = max(1, int(60 * config.minutes / slowest.item()))
-    return fitting // _ROUND * _ROUND or fitting
+    look, rest = slowest.tolist()
+    seconds = 60 * config.minutes
+    fitting = (seconds - config.pool * look) / rest
+    if fitting < config.pool:  # all of them are first ones
+        fitting = seconds / (look + rest)
+    steps = max(1, int(fitting))
+    return steps // _ROUND * _ROUND or steps
 
 
 def styles_to_begin_from(

@@ -378,22 +378,22 @@ def check_places(
 
 def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
     """Return the names of files beside a trunk that cannot do without it, but for the
-    results, which replace them. The bundled trunk is at hand elsewhere, too."""
+    results, which replace them. Styles can where it is the bundled one's copy."""
     try:
         known = read_info(trunk).trunk
     except InvalidStyleError:
         return []
-    if belongs(bundled_trunk(), known):
-        return []
-    return [
-        path.name
-        for path in sorted(trunk.parent.glob("*.safetensors"))
-        if path not in results
-        and belongs(path, known)
-        and (
-            path.name == bundled_predictor().name or not read_info(path).self_contained
-        )
-    ]
+    original = bundled_trunk()
+    copy = belongs(original, known) and trunk.resolve() != original.resolve()
+
+    def needs(path: Path) -> bool:
+        if path.name == bundled_predictor().name:
+            return True
+        return not (copy or read_info(path).self_contained)
+
+    beside = sorted(trunk.parent.glob("*.safetensors"))
+    left = [path for path in beside if path not in results and belongs(path, known)]
+    return [path.name for path in left if needs(path)]
 
 
 def belongs(path: Path, trunk: str) -> bool:

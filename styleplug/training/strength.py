@@ -11,7 +11,7 @@ import torch
 from ..engine import pick_device
 from ..errors import TrainingError
 from ..predictor import save_predictor
-from ..style import bundled_predictor, bundled_trunk, read_info
+from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 from ..weights import hash_trunk, read_style, save_trunk, write_tensors
 from .amortize import predictor_beside
 from .config import TrainConfig
@@ -83,7 +83,10 @@ def train_strength(
     paths = [out / f"{info.name}.safetensors" for info, _ in styles]
     out_trunk = out / bundled_trunk().name
     out_predictor = out / bundled_predictor().name
-    results = [*paths, out_trunk, out_predictor]
+    predictor = predictor_beside(trunk)
+    results = [*paths, out_trunk]
+    if predictor is not None:
+        results.append(out_predictor)
     check_places(out, results, [checkpoint], sheet, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device)
@@ -93,7 +96,7 @@ def train_strength(
     loss_net = thinned_loss_network(whole, photographs, images, config, device)
     grams = targets(images, loss_net, device)
 
-    told, predictor = read_info(trunk), predictor_beside(trunk)
+    told = read_info(trunk)  # perhaps that of a style that holds it
     vectors = styles_to_begin_from(network, artworks, start)
     learner = Learner(network, vectors, None).requires_grad_(False)
     network.light.requires_grad_(True)
@@ -126,7 +129,7 @@ def train_strength(
     learned = record(command, loss_network, whole, photographs, config, state)
     learned["trunk"] = told.trunk
     training = {**told.training, "strength": learned}
-    told = dataclasses.replace(told, training=training)
+    told = StyleInfo("trunk", base_size=told.base_size, training=training)
     with all_or_none(out) as folder:
         moved = save_trunk(folder / out_trunk.name, network, told).trunk
         for (info, tensors), path in zip(styles, paths, strict=True):

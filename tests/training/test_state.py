@@ -9,7 +9,8 @@ from torch import nn
 from styleplug.errors import TrainingError
 from styleplug.networks import StyleNetwork
 from styleplug.predictor import StylePredictor, save_predictor
-from styleplug.style import StyleInfo, bundled_trunk
+from styleplug.style import StyleInfo, bundled_predictor, bundled_trunk
+from styleplug.training import state as state_module
 from styleplug.training.config import TrainConfig
 from styleplug.training.state import (
     State,
@@ -261,7 +262,9 @@ def test_a_trunk_is_replaced_where_nothing_that_stays_needs_it(tmp_path):
         check_places(tmp_path, [trunk], [], overwrite=True)
 
 
-def test_the_bundled_trunk_is_replaced_as_it_is_at_hand_elsewhere(tmp_path):
+def test_only_copies_of_the_bundled_trunk_are_replaced_under_styles(
+    tmp_path, monkeypatch
+):
     trunk = tmp_path / bundled_trunk().name
     for path in (
         bundled_trunk(),
@@ -269,6 +272,14 @@ def test_the_bundled_trunk_is_replaced_as_it_is_at_hand_elsewhere(tmp_path):
     ):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     check_places(tmp_path, [trunk], [], overwrite=True)
+    predictor = tmp_path / bundled_predictor().name
+    predictor.write_bytes(bundled_predictor().read_bytes())
+    with pytest.raises(TrainingError, match=rf"which {predictor.name} would"):
+        check_places(tmp_path, [trunk], [], overwrite=True)
+    predictor.unlink()
+    monkeypatch.setattr(state_module, "bundled_trunk", lambda: trunk)
+    with pytest.raises(TrainingError, match=r"which starry-night\.safetensors would"):
+        check_places(tmp_path, [trunk], [], overwrite=True)
 
 
 def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):

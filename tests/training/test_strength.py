@@ -8,12 +8,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from styleplug.errors import TrainingError
-from styleplug.style import read_info
+from styleplug.style import bundled_predictor, bundled_trunk, read_info
 from styleplug.training import strength
 from styleplug.training.loop import train
 from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
-from styleplug.weights import load_style, read_style, write_tensors
+from styleplug.weights import load_style, read_style, save_style, write_tensors
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
@@ -97,6 +97,40 @@ def test_strength_is_learned_in_place_and_the_predictor_stays(
     assert read_info(predictor).trunk == read_info(trunk).trunk
     after = load_file(predictor)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_predictor_is_left_with_its_trunk(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    shutil.copy(bundled_trunk(), tmp_path)
+    shutil.copy(bundled_predictor(), tmp_path)
+    trunk = trained.with_name("trunk.safetensors")
+    assert not trunk.with_name(bundled_predictor().name).exists()
+    with pytest.raises(TrainingError, match=r"predictor\.safetensors would still"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=trunk,
+            start=[trained],
+            overwrite=True,
+        )
+
+
+def test_a_trunk_taken_from_a_style_is_not_called_by_its_name(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    style, whole = load_style(trained), tmp_path / "whole.safetensors"
+    info = dataclasses.replace(style.info, title="Dusk")
+    save_style(whole, style.vector, style.network, info, self_contained=True)
+    (moved,) = train_strength(
+        *([artwork], photographs, vgg, tmp_path / "out"),
+        config=dataclasses.replace(quick, steps=1),
+        trunk=whole,
+        start=[whole],
+    )
+    told = read_info(moved.with_name("trunk.safetensors"))
+    assert (told.name, told.title) == ("trunk", "")
+    assert load_style(moved).info.title == "Dusk"
 
 
 def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
