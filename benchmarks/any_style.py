@@ -11,7 +11,8 @@ or the peer's alpha is taken back until both are as far from the content, within
 there the style distances are compared. Besides: the time at one megapixel with the
 style cached, a style image equal to the content, how near other pictures come to being
 taken for it, flicker in panning crops beside the peers', and captured styles beside the
-house styles of the same artworks. Needs scikit-image.
+house styles of the same artworks, which the trunk was trained on, the predictor not.
+Needs scikit-image.
 """
 
 import argparse
