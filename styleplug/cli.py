@@ -205,12 +205,13 @@ def _add_stylize(commands: Commands) -> None:
     add(
         "inputs",
         nargs="+",
-        type=Path,
+        type=_path,
         metavar="IN",
         help="image, or folder whose images are painted (not those of folders in it)",
     )
     add(
         *("-o", "--output"),
+        type=_name,
         required=True,
         metavar="OUT",
         help="image to write, its suffix chooses the format; or folder for several, "
@@ -238,7 +239,7 @@ def _add_stylize(commands: Commands) -> None:
         help="noise added to flat areas such as skies; 0 makes the frames of a panning "
         "film flicker less",
     )
-    add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
+    add("--mask", type=_path, metavar="IMAGE", help="paint only where this is white")
     add("--device", help=_DEVICE_HELP)
     add(
         "--dtype",
@@ -274,6 +275,16 @@ def _bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2G or 500M")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def _name(text: str) -> str:
+    if not text:  # Path("") would be the folder that one is in
+        raise argparse.ArgumentTypeError("it is empty; name a file or a folder")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
 
 
 def _pixels(text: str) -> int:
@@ -389,25 +400,32 @@ def _plan(
             f"{folder} names one image; name a folder to write several into."
         )
         return
-    taken: dict[Path, Path] = {}
+    sources: list[Path] = []
     for given in inputs:
         try:
-            sources = _pictures_in(given) if os.path.isdir(given) else [given]
+            sources += _pictures_in(given) if os.path.isdir(given) else [given]
         except (OSError, InvalidImageError) as error:
             yield error
+    originals = {os.path.abspath(source) for source in sources}
+    taken: dict[Path, Path] = {}
+    for source in sources:
+        writable = source.suffix.lower() in IMAGE_SUFFIXES
+        target = folder / (source.name if writable else f"{source.stem}.png")
+        if target in taken:
+            yield FileExistsError(
+                f"{source} and {taken[target]} would both become {target}; "
+                "stylize them into different folders."
+            )
             continue
-        for source in sources:
-            writable = source.suffix.lower() in IMAGE_SUFFIXES
-            name = source.name if writable else f"{source.stem}.png"
-            target = folder / name
-            if target in taken:
-                yield FileExistsError(
-                    f"{source} and {taken[target]} would both become {target}; "
-                    "stylize them into different folders."
-                )
-                continue
-            taken[target] = source
-            yield source, target
+        replaced = os.path.abspath(target)
+        if replaced in originals and replaced != os.path.abspath(source):
+            yield FileExistsError(
+                f"{source} would become {target}, which is to be painted itself; "
+                "stylize them into different folders."
+            )
+            continue
+        taken[target] = source
+        yield source, target
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -436,7 +454,7 @@ def _add_optimize(commands: Commands) -> None:
         formatter_class=functools.partial(_ApiHelp, "optimize", "optimize"),
     )
     add = parser.add_argument
-    add("content", type=Path, metavar="CONTENT", help="image to paint")
+    add("content", type=_path, metavar="CONTENT", help="image to paint")
     add(
         "styles",
         nargs="+",
@@ -444,7 +462,11 @@ def _add_optimize(commands: Commands) -> None:
         help="picture to paint like; of several, weights give the shares",
     )
     add(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="image to write"
+        *("-o", "--output"),
+        type=_path,
+        required=True,
+        metavar="OUT",
+        help="image to write",
     )
     add(
         "--region",
@@ -460,7 +482,7 @@ def _add_optimize(commands: Commands) -> None:
         help="use only the part of the first style picture that is white here; repeat "
         "it for the next style, with - for all of it",
     )
-    add("--mask", type=Path, metavar="IMAGE", help="paint only where this is white")
+    add("--mask", type=_path, metavar="IMAGE", help="paint only where this is white")
     add(
         "--style-loss",
         action="append",
@@ -521,7 +543,7 @@ def _add_optimize(commands: Commands) -> None:
     )
     add(
         "--snapshots",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="save the picture so far here after every tenth of the work",
     )
@@ -843,13 +865,13 @@ def _add_publish(commands: Commands) -> None:
         "created if needed. Log in first with 'hf auth login'.",
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="the style, a .safetensors")
+    add("file", type=_path, metavar="FILE", help="the style, a .safetensors")
     add("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub")
     add(
         "--sample",
         action="append",
         default=[],
-        type=Path,
+        type=_path,
         metavar="IMAGE",
         help="picture to show on the card, uploaded without its EXIF, XMP and IPTC; "
         "several are allowed",
@@ -895,11 +917,11 @@ def _add_convert(commands: Commands) -> None:
         formatter_class=functools.partial(_ApiHelp, "convert", "convert"),
     )
     add = parser.add_argument
-    add("old_path", type=Path, metavar="OLD", help="the checkpoint")
+    add("old_path", type=_path, metavar="OLD", help="the checkpoint")
     add(
         *("-o", "--output"),
         dest="new_path",
-        type=Path,
+        type=_path,
         required=True,
         metavar="NEW.safetensors",
         help="style file to write",
@@ -911,7 +933,7 @@ def _add_convert(commands: Commands) -> None:
         metavar="PIXELS",
         help="side in pixels of a picture in which the strokes look right",
     )
-    add("--style-image", type=Path, metavar="IMAGE", help="what MSG-Net is aimed at")
+    add("--style-image", type=_path, metavar="IMAGE", help="what MSG-Net is aimed at")
     add(
         "--tanh", action="store_true", help="rrmina's network is TransformerNetworkTanh"
     )
@@ -949,17 +971,17 @@ def _add_capture(commands: Commands) -> None:
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("picture", type=Path, metavar="PICTURE", help="the picture")
+    add("picture", type=_path, metavar="PICTURE", help="the picture")
     add(
         *("-o", "--output"),
-        type=Path,
+        type=_path,
         required=True,
         metavar="NEW.safetensors",
         help="style file to write",
     )
     add(
         "--predictor",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="what 'styleplug train --any' has written, to look at the picture with",
     )
@@ -995,7 +1017,7 @@ def _add_sample(commands: Commands) -> None:
         description="Write a little landscape of 960 x 640 pixels to try styles on.",
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="image to write")
+    add("file", type=_path, metavar="FILE", help="image to write")
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_sample)
 
@@ -1078,6 +1100,13 @@ def _demo(args: argparse.Namespace) -> int:
             _refuse_picture(name, ", or add it on the page")
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
+        paths: dict[str, Path | None] = {}
+        for info in options["styles"]:
+            if paths.setdefault(info.id, info.path) != info.path:
+                raise StyleplugError(
+                    f"{paths[info.id]} and {info.path} are both called {info.id}; "
+                    "offer one of them, or train or capture one under another name."
+                )
     launch(**{"inbrowser": True, **options})
     return 0
 
@@ -1119,7 +1148,7 @@ def _add_gimp(commands: Commands) -> None:
         )
         action.add_argument(
             "--profile",
-            type=Path,
+            type=_path,
             metavar="FOLDER",
             help="settings folder of GIMP, such as ~/.config/GIMP/3.0; else all",
         )

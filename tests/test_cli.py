@@ -357,6 +357,34 @@ def test_a_picture_beside_the_png_of_another_is_not_left_out_silently(
     assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
 
 
+def test_no_picture_replaces_another_that_is_to_be_painted(
+    folder: Path, tiny_style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = folder / "deeper" / "a.jpg"
+    shutil.copy(folder / "b.PNG", other)
+    before = (folder / "a.jpg").read_bytes()
+    pictures = [str(other), str(folder / "a.jpg")]
+    options = ["-o", str(folder), "--style", str(tiny_style), "--overwrite"]
+    assert main(["stylize", *pictures, *options]) == 1
+    error = r"styleplug: error: .*deeper.a\.jpg would become .*a\.jpg, which is to .*\n"
+    assert re.fullmatch(error, capsys.readouterr().err)
+    with Image.open(folder / "a.jpg") as painted:
+        assert painted.mode == "RGB"  # the other is grey
+    assert (folder / "a.jpg").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["", "-o", "out"], ["a.jpg", "-o", ""], ["a.jpg", "-o", "out", "--mask", ""]],
+)
+def test_an_empty_name_is_not_the_folder_one_is_in(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["stylize", *words, "--overwrite"]) == 2
+    assert "it is empty; name a file or a folder" in capsys.readouterr().err
+
+
 def test_a_file_goes_into_a_folder_that_is_there(
     photo: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
@@ -467,6 +495,20 @@ def test_a_picture_named_for_the_page_is_to_be_captured_first(
     page.launch = pytest.fail  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "styleplug.demo", page)
     fails(capsys, "demo", "--style", photo, expect=".*is a picture; .*capture")
+
+
+def test_styles_of_one_name_are_not_offered_in_place_of_each_other(
+    tiny_style: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = types.ModuleType("styleplug.demo")
+    page.launch = pytest.fail  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    other = shutil.copy(tiny_style, tiny_style.with_name("other.safetensors"))
+    both = ["--style", tiny_style, "--style", other]
+    expected = rf".*{tiny_style.name} and .*other\.safetensors are both called .*"
+    fails(capsys, "demo", *both, expect=expected)
 
 
 def test_two_inputs_of_one_name_are_told_apart(

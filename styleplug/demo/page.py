@@ -603,7 +603,8 @@ class _Desk:
             asked,
             (painting.before, painting.after),
             _say(text),
-            *_buttons("download", path=painting.path),
+            # Another style may have been chosen meanwhile, which has no preview then.
+            *_buttons("full", "download", path=painting.path),
         )
 
     def _begin(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:

@@ -285,7 +285,7 @@ class Studio:
         So it is for the thread of a visitor, never for the engine's.
         """
         for style in settings.own.values():
-            _touch(style.path)
+            _touch(_folder(style))
         mix = _number("mix", settings.mix, 0, 1) if settings.second_style else 0.0
         parts = [(settings.style, 1 - mix), (settings.second_style, mix)]
         own = settings.own
@@ -426,7 +426,7 @@ class Studio:
                 f"You chose {len(paths)} pictures; the most is {self.limits.files}."
             )
         parts = self._parts(settings)
-        own = [style.path for style in settings.own.values()]
+        own = [_folder(style) for style in settings.own.values()]
         archive = self._new_file("styleplug.zip")
         refused: list[str] = []
         taken: set[str] = set()
@@ -653,8 +653,14 @@ def _keep(content: bytes, path: Path) -> None:
         logger.warning("A thumbnail is not kept: %s", error)
 
 
+def _folder(style: OwnStyle) -> str:
+    """Return where an own style lies. It is touched in place of the file: a file that
+    seems new would be looked at anew."""
+    return os.path.dirname(style.path)
+
+
 def _touch(path: str) -> None:
-    """Put off the removal of a file, which is in use."""
+    """Put off the removal of a file or folder, which is in use."""
     with suppress(OSError):
         os.utime(path)
 

@@ -21,7 +21,7 @@ import pytest
 from PIL import ExifTags, Image
 from safetensors.numpy import save_file
 
-from styleplug import Stylizer, list_styles
+from styleplug import Stylizer, engine, list_styles
 from styleplug.demo import studio as module
 from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
 from styleplug.errors import (
@@ -633,6 +633,20 @@ def test_what_is_in_use_is_kept(
     assert time.time() - Path(photo).stat().st_mtime < 50
 
 
+def test_an_own_painting_is_looked_at_once(
+    studio: Studio, photo: str, painting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, own = studio.open(photo), studio.own_style(painting)
+    settings = Settings(own.id, own={own.id: own})
+    studio.preview(content, settings)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("looked at again")
+
+    monkeypatch.setattr(engine, "read_style_image", refuse)
+    studio.preview(content, dataclasses.replace(settings, strength=0.7))
+
+
 def test_what_a_batch_needs_later_is_kept(
     studio: Studio, photo: str, painting: str, tmp_path: Path
 ) -> None:
@@ -641,7 +655,8 @@ def test_what_a_batch_needs_later_is_kept(
     unused: dict[float, float] = {}
 
     def look(fraction: float) -> None:
-        used = min(os.stat(path).st_mtime for path in (last, own.path))
+        kept = last, os.path.dirname(own.path)
+        used = min(os.stat(path).st_mtime for path in kept)
         unused[fraction] = time.time() - used
         _age(tmp_path, 100)
 
