@@ -942,7 +942,9 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     form = _format_of(path)
-    Image.init()
+    Image.preinit()
+    if form.name not in Image.SAVE:
+        Image.init()  # loads all others, which takes a while
     if form.name not in Image.SAVE:
         raise _unwritable(path, form, "this Pillow cannot; update it")
     check_writable(path)
