@@ -296,10 +296,7 @@ class Stylizer:
         finish = functools.partial(_finish, preserve_color=preserve_color, mask=mask)
         progress = progress and _rising(progress)
         device, dtype = self.device, self.dtype
-        largest_base = _LARGEST_BASE * math.sqrt(
-            BYTES_PER_PIXEL[torch.float32]
-            / self._network.bytes_per_pixel(torch.float32)
-        )
+        largest_base = self._network.side_for(_LARGEST_BASE, torch.float32)
         base_size = min(largest_base, self.info.base_size / style_scale)
         while True:
             about = self._network, pixels, base_size, dtype

@@ -143,6 +143,11 @@ class StyleNetwork(nn.Module):
         widest = max(24.0, half, quarter / 4, eighth / 16)
         return math.ceil(BYTES_PER_PIXEL[dtype] * widest / 24)
 
+    def side_for(self, side: float, dtype: torch.dtype) -> float:
+        """Return the side of a square that takes as much memory as one of ``side``
+        pixels does with the usual widths."""
+        return side * math.sqrt(BYTES_PER_PIXEL[dtype] / self.bytes_per_pixel(dtype))
+
     def new_style(self) -> Tensor:
         """Return a neutral (K,) style vector: all scales 1, all shifts 0."""
         half = self.style_size // 2

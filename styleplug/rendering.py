@@ -31,7 +31,6 @@ from torch import Tensor
 from .color import LUMA
 from .errors import MemoryLimitError
 from .networks import (
-    BYTES_PER_PIXEL,
     FrozenNetwork,
     NormStatistics,
     StyleNetwork,
@@ -607,8 +606,7 @@ def usual_tile_size(
     if device.type == "cpu":
         height, width = content.shape[:2]
         side = 1024 if height * width <= _KEPT else 704
-        share = BYTES_PER_PIXEL[dtype] / network.bytes_per_pixel(dtype)
-        return max(SMALLEST_TILE, int(side * math.sqrt(share)))
+        return max(SMALLEST_TILE, int(network.side_for(side, dtype)))
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
