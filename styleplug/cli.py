@@ -1100,13 +1100,6 @@ def _demo(args: argparse.Namespace) -> int:
             _refuse_picture(name, ", or add it on the page")
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
-        paths: dict[str, Path | None] = {}
-        for info in options["styles"]:
-            if paths.setdefault(info.id, info.path) != info.path:
-                raise StyleplugError(
-                    f"{paths[info.id]} and {info.path} are both called {info.id}; "
-                    "offer one of them, or train or capture one under another name."
-                )
     launch(**{"inbrowser": True, **options})
     return 0
 

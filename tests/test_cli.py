@@ -497,20 +497,6 @@ def test_a_picture_named_for_the_page_is_to_be_captured_first(
     fails(capsys, "demo", "--style", photo, expect=".*is a picture; .*capture")
 
 
-def test_styles_of_one_name_are_not_offered_in_place_of_each_other(
-    tiny_style: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    page = types.ModuleType("styleplug.demo")
-    page.launch = pytest.fail  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
-    other = shutil.copy(tiny_style, tiny_style.with_name("other.safetensors"))
-    both = ["--style", tiny_style, "--style", other]
-    expected = rf".*{tiny_style.name} and .*other\.safetensors are both called .*"
-    fails(capsys, "demo", *both, expect=expected)
-
-
 def test_two_inputs_of_one_name_are_told_apart(
     photo: Path, folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import worker_client
 from worker_client import PICTURE_SUFFIXES, CancelledError, Worker, WorkerError
 
 from styleplug.images import PICTURE_SUFFIXES as READABLE
+from styleplug.worker import MAX_PIXELS
 
 STANDIN = [sys.executable, "-su", str(Path(__file__).parent / "gimp/standin_worker.py")]
 SIDE = 64
@@ -32,6 +33,21 @@ def stylize(worker, body=(PIXELS,), style="negative", **options):
 def test_a_picture_comes_back_stylized(worker):
     result = stylize(worker)
     assert result[:3] == bytes(255 - value for value in PIXELS[:3])
+
+
+def test_what_is_too_large_is_told_before_anything_is_sent(worker):
+    header = {"style": "negative", "width": 1 << 15, "height": 1 << 14, "format": "f32"}
+    assert header["width"] * header["height"] == worker_client.MAX_PIXELS == MAX_PIXELS
+    header["width"] += 1
+
+    def body():
+        raise AssertionError("sent")
+        yield b""
+
+    with pytest.raises(WorkerError, match=r"537 million pixels.* 537 million"):
+        worker.stylize({**header, "bytes": 1 << 33}, body())
+    assert worker.alive
+    assert stylize(worker)
 
 
 def test_a_request_outdated_while_its_pixels_travel_ends_after_them(worker):

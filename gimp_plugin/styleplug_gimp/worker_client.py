@@ -27,6 +27,8 @@ PICTURE_SUFFIXES = (
 )
 """Suffixes, in any case, of the pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}
+MAX_PIXELS = 1 << 29
+"""Of one picture; the worker ends rather than take in more."""
 CONFIG = Path(__file__).with_name("worker.json")
 """Written by ``styleplug gimp install``: ``command`` and maybe ``silence_limit``."""
 
@@ -222,9 +224,17 @@ class Worker:
     ) -> dict[str, Any]:
         """Send a ``stylize`` request; see :meth:`request`.
 
-        The answer is sure to have as many bytes as the picture.
+        The answer is sure to have as many bytes as the picture. Raises also
+        :class:`WorkerError`, before anything is sent, for a picture that is too large.
         """
-        size = header["width"] * header["height"] * PIXEL_BYTES[header["format"]]
+        pixels = header["width"] * header["height"]
+        if pixels > MAX_PIXELS:
+            raise WorkerError(
+                f"The layer has {pixels / 1e6:.0f} million pixels, and the most that "
+                f"can be painted at once are {MAX_PIXELS / 1e6:.0f} million. Scale it "
+                "down, or cut it into parts."
+            )
+        size = pixels * PIXEL_BYTES[header["format"]]
         reply = self.request(
             {"type": "stylize", **header},
             body,

@@ -40,6 +40,7 @@ from PIL import Image, ImageOps
 from .. import color, hub
 from ..engine import Progress, Stylizer, part_of
 from ..errors import (
+    DownloadError,
     ImageTooLargeError,
     InvalidStyleError,
     StyleNotFoundError,
@@ -165,9 +166,17 @@ class Studio:
 
         ``hub_styles`` are patterns such as ``owner/*``; none by default. What is made
         lies in a folder of its own within ``folder``, until :meth:`clean` or the end of
-        the process removes it.
+        the process removes it. Raises ``ValueError`` for two styles of one name.
         """
-        self.styles: Mapping[str, StyleInfo] = {i.id: i for i in styles}
+        offered: dict[str, StyleInfo] = {}
+        for info in styles:
+            path = offered.setdefault(info.id, info).path
+            if path != info.path:
+                raise ValueError(
+                    f"{path} and {info.path} are both called {info.id}; "
+                    "offer one of them, or train or capture one under another name."
+                )
+        self.styles: Mapping[str, StyleInfo] = offered
         """Never changed but replaced, for others may be iterating over it."""
         self._offered = len(self.styles)
         self.limits = limits or Limits()
@@ -206,7 +215,15 @@ class Studio:
                 f"This page has {self.limits.hub_styles} styles from the Hub already; "
                 "choose one of the list."
             )
-        path = hub.pull(name, token=False)
+        try:
+            path = hub.pull(name, token=False)
+        except (DownloadError, StyleNotFoundError) as error:  # advice for the host
+            logger.warning("%s was not added: %s", name, error)
+            raise type(error)(
+                f"{name} cannot be fetched. Only styles that are public on the Hub, "
+                "without conditions, can be added here: check the name, or try again "
+                "later. The log of this page, in its terminal, says why."
+            ) from error
         try:
             with _explained(path, name):
                 info = Stylizer(path, device="cpu").info

@@ -25,6 +25,7 @@ from styleplug import Stylizer, engine, list_styles
 from styleplug.demo import studio as module
 from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
 from styleplug.errors import (
+    DownloadError,
     ImageTooLargeError,
     InvalidImageError,
     InvalidStyleError,
@@ -261,6 +262,37 @@ def test_a_path_is_no_style(
 ) -> None:
     with pytest.raises(StyleNotFoundError):
         studio.paint(photo, Settings(str(styles[0].path)))
+
+
+def test_styles_of_one_name_are_not_offered_in_place_of_each_other(
+    styles: list[StyleInfo], tmp_path: Path
+) -> None:
+    assert list(Studio([*styles, *styles]).styles) == [info.id for info in styles]
+    other = dataclasses.replace(styles[0], path=tmp_path / "other.safetensors")
+    told = rf"{styles[0].path} and .*other\.safetensors are both called {other.id}"
+    with pytest.raises(ValueError, match=told):
+        Studio([*styles, other])
+
+
+@pytest.mark.parametrize("kind", [DownloadError, StyleNotFoundError])
+def test_a_visitor_is_not_told_what_only_the_host_can_do(
+    kind: type[StyleplugError],
+    styles: list[StyleInfo],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    advice = "log in with 'hf auth login', or free some space in /home/host/cache"
+
+    def pull(name: str, token: bool) -> Path:
+        raise kind(advice)
+
+    monkeypatch.setattr(module.hub, "pull", pull)
+    studio = Studio(styles, hub_styles=("*",))
+    with pytest.raises(kind, match=r"cannot be fetched.*check the name") as refusal:
+        studio.add_hub_style("good/style")
+    assert str(refusal.value).startswith("good/style ")
+    assert advice not in str(refusal.value)
+    assert advice in caplog.text
 
 
 def test_hub_styles_need_permission(styles: list[StyleInfo]) -> None:
