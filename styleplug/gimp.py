@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import site
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +42,14 @@ class Profile:
         """The folder of the plug-in, installed or not."""
         return self.path / "plug-ins" / PLUGIN
 
+    @property
+    def partial(self) -> Path:
+        """Where that folder is while it grows or goes away.
+
+        No file in it is named as the folder, so GIMP ignores it.
+        """
+        return self.plugin.with_name(f".{PLUGIN}.partial")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -67,7 +74,7 @@ def find_profiles(
     """
     home = home or Path.home()
     if only is None and environ.get("GIMP3_DIRECTORY"):
-        only = Path(environ["GIMP3_DIRECTORY"])
+        only = home / environ["GIMP3_DIRECTORY"]  # as GIMP takes a relative one
     if only is not None:
         only = only.expanduser().absolute()
         inside = {".var": "flatpak", "snap": "snap"}
@@ -102,23 +109,22 @@ def worker_command() -> list[str]:
     Raises :class:`StyleplugError` when styleplug is not installed in it but runs from
     a source folder that GIMP would not find.
     """
-    # Without -s the user's own packages could shadow those of a virtual
-    # environment; with it, a `pip install --user` would not be found.
-    here = Path(__file__).resolve()
-    in_user_site = Path(site.getusersitepackages()).resolve() in here.parents
-    flags = "-u" if in_user_site else "-su"
     elsewhere = os.path.dirname(sys.executable)
     # The plug-in takes these away, among them PYTHONPATH.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    ok, _ = _run(
-        [sys.executable, flags, "-c", "import styleplug"], 60, elsewhere, environ
+    reason = ""
+    # Without -s the user's own packages could shadow those of a virtual environment;
+    # with it, what `pip install --user` brought is not found.
+    for flags in ("-su", "-u"):
+        command = [sys.executable, flags, "-m", "styleplug", "worker"]
+        check = [sys.executable, flags, "-c", "import styleplug.engine"]
+        ok, reason = _run(check, 180, elsewhere, environ)
+        if ok:
+            return command
+    raise StyleplugError(
+        f"styleplug is not installed in {sys.executable} ({reason}); run "
+        "'pip install styleplug' there (or 'pip install -e .' in its source)."
     )
-    if not ok:
-        raise StyleplugError(
-            f"styleplug is not installed in {sys.executable}; run "
-            "'pip install styleplug' there (or 'pip install -e .' in its source)."
-        )
-    return [sys.executable, flags, "-m", "styleplug", "worker"]
 
 
 def plugin_source() -> Path:
@@ -154,9 +160,7 @@ def install(
             raise StyleplugError(f"{why_not}; {_SETTINGS}")
     source, command = plugin_source(), list(command or worker_command())
     for profile in profiles:
-        target = profile.plugin
-        # No file in it is named as the folder, so GIMP ignores it while it grows.
-        partial = target.with_name(f".{PLUGIN}.partial")
+        target, partial = profile.plugin, profile.partial
         try:
             _remove(partial)
             partial.mkdir(parents=True)
@@ -173,6 +177,7 @@ def install(
             _remove(target)
             partial.rename(target)
         except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
             raise StyleplugError(
                 f"The plug-in cannot be written to {target} ({error.strerror}); "
                 "make that folder writable and try again."
@@ -224,11 +229,23 @@ def _kept_apart(path: Path) -> bool:
 
 
 def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
-    """Take the plug-in out of ``profiles``; return those that had it."""
+    """Take the plug-in out of ``profiles``; return those that had it.
+
+    Raises :class:`StyleplugError` when a folder cannot be written.
+    """
     profiles = find_profiles() if profiles is None else list(profiles)
     had = [profile for profile in profiles if os.path.lexists(profile.plugin)]
     for profile in had:
-        _remove(profile.plugin)
+        try:
+            _remove(profile.partial)
+            profile.plugin.rename(profile.partial)
+            _remove(profile.partial)
+        except OSError as error:
+            raise StyleplugError(
+                f"The plug-in cannot be taken out of {profile.plugin.parent} "
+                f"({error.strerror}); make that folder, and {PLUGIN} in it, writable "
+                "and try again."
+            ) from error
     return had
 
 
@@ -251,11 +268,13 @@ def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
             "no settings folder of GIMP 3 was found",
             "Install GIMP 3 and start it once; GIMP 2.10 cannot run this plug-in.",
         )
+    in_newer_menu = False
     for profile in profiles:
-        yield from _examine(profile)
+        yield from _examine(profile, in_newer_menu)
+        in_newer_menu = in_newer_menu or _is_in_menu(profile)
 
 
-def _examine(profile: Profile) -> Iterator[Finding]:
+def _examine(profile: Profile, in_newer_menu: bool) -> Iterator[Finding]:
     if why_not := _unlike_settings(profile.path):
         yield Finding(False, why_not, _SETTINGS[0].upper() + _SETTINGS[1:])
         return
@@ -289,7 +308,7 @@ def _examine(profile: Profile) -> Iterator[Finding]:
     if profile.kind == "snap":
         yield from _examine_snap(profile)
     yield from _examine_worker(profile)
-    yield _examine_menu(profile)
+    yield _examine_menu(profile, in_newer_menu)
 
 
 def _word(path: Path, platform: str = sys.platform) -> str:
@@ -436,26 +455,30 @@ def _try_worker(command: Sequence[str], where: str, advice: str) -> Finding:
     return Finding(False, f"{where}the worker does not answer: {reason}", advice)
 
 
-def _examine_menu(profile: Profile) -> Finding:
+def _examine_menu(profile: Profile, in_newer_menu: bool) -> Finding:
     """Look at what GIMP noted about the plug-in when it last started."""
+    if _is_in_menu(profile):
+        return Finding(True, "GIMP has it in the menu Filters > Artistic")
     pluginrc = profile.path / "pluginrc"
     main = profile.plugin / f"{PLUGIN}.py"
-    try:
-        text = pluginrc.read_text(encoding="utf-8", errors="replace")
-        noted = pluginrc.stat().st_mtime
-    except OSError:
-        text, noted = "", 0.0
-    if f'"{PROCEDURE}"' in text:
-        return Finding(True, "GIMP has it in the menu Filters > Artistic")
-    if noted > main.stat().st_ctime:
+    if pluginrc.exists() and pluginrc.stat().st_mtime > main.stat().st_ctime:
         return Finding(
             False,
             "GIMP looked at the plug-in and did not accept it",
             "Start GIMP in a terminal as 'gimp --verbose' and report what it says "
             f"about {PLUGIN}.",
         )
+    not_started = "GIMP has not been started since the plug-in was installed"
+    if in_newer_menu:  # and nobody will start what that GIMP took the place of
+        return Finding(True, f"{not_started}; a newer one has it in the menu")
     return Finding(
-        False,
-        "GIMP has not been started since the plug-in was installed",
-        "Restart GIMP; Neural Style is then in Filters > Artistic.",
+        False, not_started, "Restart GIMP; Neural Style is then in Filters > Artistic."
     )
+
+
+def _is_in_menu(profile: Profile) -> bool:
+    try:
+        text = (profile.path / "pluginrc").read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+    return f'"{PROCEDURE}"' in text

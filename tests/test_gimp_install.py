@@ -81,6 +81,12 @@ def test_gimp3_directory_is_the_only_profile_then(tmp_path):
     assert found == [gimp.Profile(tmp_path / "mine")]
 
 
+def test_a_relative_gimp3_directory_lies_in_the_home_folder(tmp_path):
+    environ = {"GIMP3_DIRECTORY": "mine"}
+    found = gimp.find_profiles(environ=environ, platform="linux", home=tmp_path)
+    assert found == [gimp.Profile(tmp_path / "mine")]
+
+
 def test_install_puts_an_executable_of_the_folders_name_and_the_command(profile):
     assert gimp.install([profile], STANDIN) == [profile]
     main_file = profile.plugin / f"{profile.plugin.name}.py"
@@ -147,6 +153,7 @@ def test_install_says_why_a_file_cannot_be_written(profile, monkeypatch):
     monkeypatch.setattr(shutil, "copyfile", fill_up)
     with pytest.raises(StyleplugError, match=r"\(No space left on device\)"):
         gimp.install([profile], STANDIN)
+    assert list(profile.plugin.parent.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
@@ -181,6 +188,18 @@ def test_uninstall_removes_a_link_not_what_it_leads_to(profile, tmp_path):
     gimp.uninstall([profile])
     assert source.is_dir()
     assert not os.path.lexists(profile.plugin)
+
+
+def test_uninstall_says_why_it_cannot(profile, monkeypatch):
+    def refuse(path, target):
+        raise OSError(13, "Permission denied")
+
+    gimp.install([profile], STANDIN)
+    before = sorted(profile.plugin.iterdir())
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StyleplugError, match=r"taken out .*\(Permission denied\)"):
+        gimp.uninstall([profile])
+    assert sorted(profile.plugin.iterdir()) == before
 
 
 def test_doctor_finds_no_profile():
@@ -271,6 +290,18 @@ def test_doctor_is_content_when_gimp_has_it_in_the_menu(profile):
     ]
     assert [finding.text for finding in findings if not finding.ok] == []
     assert "2 styles" in findings[-2].text
+
+
+def test_doctor_does_not_mind_the_settings_of_a_gimp_that_was_replaced(tmp_path):
+    old, new = (gimp.Profile(tmp_path / name) for name in ("3.0", "3.2"))
+    for profile in old, new:
+        profile.path.mkdir()
+        gimp.install([profile], STANDIN)
+    assert "Restart GIMP" in list(gimp.doctor([new, old]))[-1].advice
+    (new.path / "pluginrc").write_text('(proc-def "plug-in-styleplug" 1\n')
+    last = list(gimp.doctor([new, old]))[-1]
+    assert last.ok
+    assert "a newer one has it in the menu" in last.text
 
 
 def test_doctor_tells_not_yet_started_from_refused(profile):
@@ -400,6 +431,23 @@ def test_install_from_a_source_folder_is_refused(on_path, tmp_path):
     )
     assert done.returncode == 1
     assert "pip install" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+@pytest.mark.parametrize("refused", ["-su", "-u"])
+def test_the_worker_sees_the_users_own_packages_where_it_needs_them(
+    tmp_path, monkeypatch, refused
+):
+    """A stand-in for a Python that has some only where -s does not look."""
+    told = "ModuleNotFoundError: No module named 'torch'"
+    tool(tmp_path, "python", f'[ $1 = {refused} ] || exit 0\necho "{told}"; exit 1')
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    used = "-u" if refused == "-su" else "-su"
+    expected = [sys.executable, used, "-m", "styleplug", "worker"]
+    assert gimp.worker_command() == expected
+    tool(tmp_path, "python", f'echo "{told}"; exit 1')
+    with pytest.raises(StyleplugError, match=rf"not installed in .* \({told}\); run"):
+        gimp.worker_command()
 
 
 def test_the_wheel_carries_the_plug_in(tmp_path):

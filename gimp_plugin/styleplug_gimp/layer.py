@@ -92,6 +92,8 @@ def check(image: Any, drawables: list[Any]) -> Any:
         raise LayerError(
             "The layer is no longer there: select another one and start again."
         )
+    if layer.get_image().get_id() != image.get_id():
+        raise LayerError("The layer is of another image: select one of this image.")
     if isinstance(layer, Gimp.LayerMask):
         raise LayerError(
             "The layer mask is selected, not the layer: click on the picture of "
@@ -401,7 +403,24 @@ def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
         pixels.set(band, babl, bytes(band.width * band.height * pixel_bytes))
     pixels.flush()
     shadow.flush()
-    twin.merge_shadow(True)
+    with _all_components(image):
+        twin.merge_shadow(True)
+
+
+@contextmanager
+def _all_components(image: Any) -> Iterator[None]:
+    """Let changes reach also the components that are off in the Channels dialog."""
+    colored = image.get_base_type() == Gimp.ImageBaseType.RGB
+    names = ("RED", "GREEN", "BLUE", "ALPHA") if colored else ("GRAY", "ALPHA")
+    kinds = [getattr(Gimp.ChannelType, name) for name in names]
+    off = [kind for kind in kinds if not image.get_component_active(kind)]
+    for kind in off:
+        image.set_component_active(kind, True)
+    try:
+        yield
+    finally:
+        for kind in off:
+            image.set_component_active(kind, False)
 
 
 @dataclass(frozen=True)

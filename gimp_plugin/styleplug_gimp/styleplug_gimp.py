@@ -6,14 +6,24 @@ The painting is done by styleplug in a Python of its own, see worker_client.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Any
 
-import gi
+SYSTEM_PYTHON = "/usr/bin/python3"
 
-gi.require_version("Gegl", "0.4")
-gi.require_version("Gimp", "3.0")
+try:
+    import gi
+
+    gi.require_version("Gegl", "0.4")
+    gi.require_version("Gimp", "3.0")
+except (ImportError, ValueError):
+    # GIMP takes the first Python on its PATH: a virtual environment's, when it was
+    # started from a terminal with one.
+    if sys.executable == SYSTEM_PYTHON or not os.path.exists(SYSTEM_PYTHON):
+        raise
+    os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])
 import layer as layers
 from gi.repository import Gegl, Gimp, GLib, GObject
 from layer import LayerError, Settings

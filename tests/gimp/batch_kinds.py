@@ -40,6 +40,11 @@ image, layer = make()
 refused("two-layers", image, layer, layer, watched=layer)
 image, layer = make()
 refused("no-layer", image, watched=layer)
+for output in layers.REPLACE, layers.NEW_LAYER:
+    image, layer = make()
+    other, _ = make()
+    refused(f"elsewhere-{output}", other, layer, watched=layer, output=output)
+    image.delete()
 image, layer = make()
 mask = layer.create_mask(Gimp.AddMaskType.WHITE)
 layer.add_mask(mask)
@@ -96,6 +101,10 @@ def new_layer(name, image, layer, **arguments):
     new = siblings[position - 1]
     entry |= {
         "same": native(layer) == before,
+        "components": [
+            image.get_component_active(getattr(Gimp.ChannelType, name))
+            for name in ("RED", "GREEN", "BLUE", "ALPHA")
+        ],
         "siblings": len(siblings),
         "above": position == 1,
         "name": new.get_name(),
@@ -129,6 +138,11 @@ layer.set_lock_content(True)
 layer.set_lock_alpha(True)
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
 new_layer("new-locked", image, layer)
+for component in Gimp.ChannelType.RED, Gimp.ChannelType.ALPHA:
+    image, layer = make()
+    image.set_component_active(component, False)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 10, 10, 20, 20)
+    new_layer(f"new-without-{component.value_nick}", image, layer)
 image, layer, group = make_grouped()
 group.set_lock_content(True)
 new_layer("new-in-locked", image, layer)

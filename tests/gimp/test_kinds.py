@@ -33,6 +33,8 @@ def inverted(before):
     [
         ("two-layers", "exactly one"),
         ("no-layer", "exactly one"),
+        ("elsewhere-replace", "another image"),
+        ("elsewhere-new-layer", "another image"),
         ("layer-mask", "mask"),
         ("channel", "channel"),
         ("indexed", "Image > Mode > RGB"),
@@ -109,7 +111,9 @@ def test_a_new_layer_holds_the_whole_result(notes, folder, case):
     assert difference[expected[:, 3] > 0].max() < 1e-3
 
 
-@pytest.mark.parametrize("case", ["new-selected", "new-locked"])
+@pytest.mark.parametrize(
+    "case", ["new-selected", "new-locked", "new-without-red", "new-without-alpha"]
+)
 def test_a_new_layer_is_transparent_where_nothing_is_selected(notes, folder, case):
     entry = notes[case]
     width, height = entry["size"]
@@ -120,6 +124,23 @@ def test_a_new_layer_is_transparent_where_nothing_is_selected(notes, folder, cas
     assert not after[~selected][:, 3].any()
     visible = selected & (expected[..., 3] > 0)
     assert np.abs(after[visible] - expected[visible]).max() < 1e-3
+
+
+def test_components_that_are_off_are_so_again(notes):
+    assert notes["new-selected"]["components"] == [True] * 4
+    assert notes["new-without-red"]["components"] == [False, True, True, True]
+    assert notes["new-without-alpha"]["components"] == [True, True, True, False]
+
+
+def test_the_plug_in_starts_where_the_first_python_on_the_path_has_no_gi(folder):
+    require_gimp()
+    place = folder / "venv"
+    (place / "bin").mkdir(parents=True)
+    (place / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (place / "bin" / "python3").symlink_to("/usr/bin/python3")
+    path = f"PATH={place / 'bin'}:/usr/bin:/bin"
+    notes = run_gimp(folder, "batch_path.py", folder, env=(path,))
+    assert notes == {"python": str(place / "bin/python3"), "status": DONE}
 
 
 def test_a_feathered_new_layer_fades_its_alpha_not_its_colours(notes, folder):
