@@ -406,25 +406,25 @@ def _plan(
             sources += _pictures_in(given) if os.path.isdir(given) else [given]
         except (OSError, InvalidImageError) as error:
             yield error
-    originals = {os.path.abspath(source) for source in sources}
-    taken: dict[Path, Path] = {}
+    originals = {os.path.realpath(source) for source in sources}
+    taken: dict[str, Path] = {}
     for source in sources:
         writable = source.suffix.lower() in IMAGE_SUFFIXES
         target = folder / (source.name if writable else f"{source.stem}.png")
-        if target in taken:
+        replaced = os.path.realpath(target)
+        if replaced in taken:
             yield FileExistsError(
-                f"{source} and {taken[target]} would both become {target}; "
+                f"{source} and {taken[replaced]} would both become {target}; "
                 "stylize them into different folders."
             )
             continue
-        replaced = os.path.abspath(target)
-        if replaced in originals and replaced != os.path.abspath(source):
+        if replaced in originals and replaced != os.path.realpath(source):
             yield FileExistsError(
                 f"{source} would become {target}, which is to be painted itself; "
                 "stylize them into different folders."
             )
             continue
-        taken[target] = source
+        taken[replaced] = source
         yield source, target
 
 

@@ -162,7 +162,7 @@ def cache_info(*, cache_dir: str | os.PathLike[str] | None = None) -> list[Cache
             continue
         folder = path.parents[2] / "refs"
         refs = {
-            ref.relative_to(folder).as_posix(): ref.read_text().strip()
+            ref.relative_to(folder).as_posix(): ref.read_text(errors="replace").strip()
             for ref in folder.rglob("*")
             if ref.is_file()
         }
@@ -600,7 +600,7 @@ def _download(
         if cached and cached.parent.name == remote.commit_hash:
             return cached
 
-        def download() -> Path:
+        def fetch() -> Path:
             path = Path(
                 hf.hf_hub_download(
                     name,
@@ -623,6 +623,14 @@ def _download(
             if revision != remote.commit_hash:
                 _remember(path, revision)
             return path
+
+        def download() -> Path:
+            try:
+                return fetch()
+            except hf.errors.LocalEntryNotFoundError:
+                raise
+            except FileNotFoundError as error:  # another process has removed it
+                raise _DamagedError from error
 
         return _patiently(download, httpx.ReadError, _DamagedError)
 
@@ -655,14 +663,17 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
     """Return the cached file of ``revision``; a damaged one is removed."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, FILENAME, cache_dir=cache, revision=revision)
-    if not isinstance(found, str):
-        return None
-    path = Path(found)
-    _check_size(path.stat().st_size, name)
-    if _is_intact(path):
-        return path
-    remove(path)
+    try:
+        found = try_to_load_from_cache(name, FILENAME, cache, revision)
+        if not isinstance(found, str):
+            return None
+        path = Path(found)
+        _check_size(path.stat().st_size, name)
+        if _is_intact(path):
+            return path
+        remove(path)
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass  # another process has just removed it, or the note of a commit is damaged
     return None
 
 
@@ -716,7 +727,7 @@ def remove(path: Path) -> None:
     """Remove a cached file and the blob it links to."""
     if path.is_symlink():
         (path.parent / os.readlink(path)).unlink(missing_ok=True)
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 class _DamagedError(OSError):

@@ -1263,6 +1263,9 @@ def _tiff_tags(
 
 # Masks
 
+_ROUNDING = 1e-3
+"""How far a float mask may be outside of [0, 1]: one that was blurred is by less."""
+
 
 def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
@@ -1294,10 +1297,11 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     values = color.change_depth(color.to_grey(picture.pixels), np.float32)[..., 0]
     if picture.alpha is not None:
         values = values * color.change_depth(picture.alpha, np.float32)
-    if values.min() < 0 or values.max() > 1:
+    if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
         raise ValueError(
             f"a mask is in [0, 1], this one in [{values.min():g}, {values.max():g}]"
         )
+    values = np.clip(values, 0, 1)
     if values.shape != tuple(size):
         logger.warning(
             "The mask of %d x %d is resized to the image's %d x %d.",

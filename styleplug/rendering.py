@@ -718,7 +718,7 @@ def _grain(size: tuple[int, int]) -> Tensor:
     """Return (1, 1, h, w) of the noise, from its origin on: a picture a little larger
     has the same, so that a preview shows it."""
     height, width = size
-    noise = _noise()
+    noise = _noise()[..., :height, :width]
     if max(size) > _NOISE_SIDE:
         noise = noise.repeat(1, 1, *(-(-side // _NOISE_SIDE) for side in size))
     return noise[..., :height, :width]

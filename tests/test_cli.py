@@ -373,6 +373,28 @@ def test_no_picture_replaces_another_that_is_to_be_painted(
     assert (folder / "a.jpg").read_bytes() != before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_do_not_hide_that_a_picture_is_to_be_painted(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "c.jpg").symlink_to("a.jpg")
+    other = folder / "deeper" / "b.PNG"
+    shutil.copy(folder / "a.jpg", other)
+    pictures = [other, *(folder / name for name in ("a.jpg", "b.PNG", "c.jpg"))]
+    options = ["--style", tiny_style, "--overwrite"]
+    once = tmp_path / "once.png"
+    argv = ["stylize", folder / "b.PNG", "-o", once, *options]
+    assert main([*map(str, argv)]) == 0
+    argv = ["stylize", *pictures, "-o", tmp_path / "link", *options]
+    assert main([*map(str, argv)]) == 1
+    told = capsys.readouterr().err
+    assert re.search(r"deeper.b\.PNG would become .*b\.PNG, which is to be", told)
+    assert re.search(r"c\.jpg and .*a\.jpg would both become .*link.c\.jpg;", told)
+    with Image.open(folder / "b.PNG") as painted, Image.open(once) as expected:
+        assert np.array_equal(painted, expected)
+
+
 @pytest.mark.parametrize(
     "words",
     [["", "-o", "out"], ["a.jpg", "-o", ""], ["a.jpg", "-o", "out", "--mask", ""]],

@@ -617,6 +617,55 @@ def test_a_cached_file_that_rotted_is_fetched_again(
         assert path.read_bytes() == style_bytes("rotten")
 
 
+def test_a_cached_file_that_rotted_is_fetched_again_by_several_at_once(
+    server: HubServer, client: HubClient
+) -> None:
+    commit = server.add("owner/shared", {"model.safetensors": style_bytes("shared")})
+    path = Path(client("hub.pull", "owner/shared"))
+    if not path.is_symlink():
+        pytest.skip("the cache has no links here, so the hash is not at hand")
+    for revision in ["", f"@{commit}"] * 4:
+        path.write_bytes(b"x" * path.stat().st_size)
+        calls = [("hub.pull", [f"owner/shared{revision}"], {})] * 6
+        assert client.together(calls) == [str(path)] * 6
+        assert path.read_bytes() == style_bytes("shared")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_another_process_removes_as_damaged_counts_as_not_cached(
+    before: bool,
+    server: HubServer,
+    client: HubClient,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.add("owner/removed", {"model.safetensors": style_bytes("removed")})
+    client("hub.pull", "owner/removed")
+    look = hub._is_intact
+
+    def removed_before_or_after(path: Path) -> bool:
+        hub.remove(path)
+        return before and look(path)
+
+    monkeypatch.setattr(hub, "_is_intact", removed_before_or_after)
+    assert hub._cached("owner/removed", "main", home / "hub") is None
+
+
+def test_a_damaged_note_of_a_commit_hides_no_style(
+    server: HubServer, client: HubClient, home: Path
+) -> None:
+    commit = server.add("owner/noted", {"model.safetensors": style_bytes("noted")})
+    path = client("hub.pull", "owner/noted")
+    note = home / "hub" / "models--owner--noted" / "refs" / "main"
+    assert note.read_text() == commit
+    note.write_bytes(b"\xff\xfe")
+    cached = {c.info.repo_id: c for c in hub.cache_info(cache_dir=home / "hub")}
+    assert cached["owner/noted"].info.revision == commit
+    assert cached["owner/noted"].refs == ()
+    assert client("hub.pull", "owner/noted") == path
+    assert note.read_text() == commit
+
+
 def test_a_cache_that_cannot_be_written_is_explained(
     server: HubServer, client: HubClient, tmp_path: Path
 ) -> None:

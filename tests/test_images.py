@@ -1527,6 +1527,7 @@ def test_text_of_a_png_does_not_leak_into_the_result(
         pytest.param(np.array([[0, 1]], np.uint16), id="uint16-of-0-and-1"),
         pytest.param(np.array([[0, 65535]], np.uint16), id="uint16"),
         pytest.param(np.array([[0.0, 1.0]]), id="float"),
+        pytest.param(np.array([[-1e-7, 1 + 3e-7]], np.float32), id="float-rounded"),
         pytest.param(Image.fromarray(np.array([[0, 255]], np.uint8)), id="pil"),
     ],
 )

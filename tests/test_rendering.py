@@ -214,6 +214,21 @@ def test_grain_is_laid_on_what_is_flat_alone(network):
     assert grain[..., 80:112].abs().max() < 1e-4
 
 
+def test_the_grain_of_a_line_is_not_made_wider_than_it(monkeypatch):
+    repeated = []
+    repeat = torch.Tensor.repeat
+
+    def watched(noise, *times):
+        repeated.append(repeat(noise, *times))
+        return repeated[-1]
+
+    whole = rendering._grain((1500, 3000))
+    monkeypatch.setattr(torch.Tensor, "repeat", watched)
+    assert torch.equal(rendering._grain((19, 3000)), whole[..., :19, :])
+    assert torch.equal(rendering._grain((1500, 7)), whole[..., :7])
+    assert [tuple(x.shape[2:]) for x in repeated] == [(19, 3072), (2048, 7)]
+
+
 def test_the_grain_of_two_resolutions_agrees(network):
     def texture(height: int, width: int) -> np.ndarray:
         flat = np.full((height, width, 3), 0.5, np.float32)
