@@ -469,10 +469,11 @@ class _Desk:
             [self.editor, self.on_easel], **_QUIET,
         )  # fmt: skip
         gr.on(
-            [self.editor.input, self.editor.clear, self.region.change],
+            [self.editor.input, self.region.change],
             self._mark, [self.editor, self.region], self.mask,
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
+        self.editor.clear(self._wipe, self.content, [self.editor, self.mask], **_QUIET)
         given: list[Any] = [self.content, self.mask, *self.settings]
         buttons = [self.full, self.stop, self.download]
         shown = [self.painted, self.compare, self.status, *buttons]
@@ -487,7 +488,8 @@ class _Desk:
         }
         gr.on([c.change for c in given], trigger_mode="always_last", **preview)
         self.full.click(
-            self._begin, given, [self.job, self.asked, *buttons], queue=False, **_QUIET
+            self._begin, [self.editor, self.region, self.content, *self.settings],
+            [self.job, self.asked, *buttons], queue=False, **_QUIET,
         ).then(
             self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
@@ -534,15 +536,14 @@ class _Desk:
         """Give the editor the photo, unless it has it: it takes one only when open."""
         if content is None or content.preview == on_easel:
             return gr.skip(), gr.skip()
-        photo: dict[str, Any] = {
-            "background": content.preview,
-            "layers": [],
-            "composite": None,
-        }
-        return photo, content.preview
+        return _undrawn(content), content.preview
+
+    def _wipe(self, content: Content | None) -> tuple[Any, None]:
+        """Give the photo back to the editor, which is cleared of that, too."""
+        return None if content is None else _undrawn(content), None
 
     @_sentences
-    def _mark(self, drawing: bytes | str | None, region: str) -> Any:
+    def _mark(self, drawing: bytes | str | None, region: str) -> Mask:
         return self.studio.mask_of(drawing, inverted=region == _UNMARKED)
 
     def _preview(
@@ -607,15 +608,26 @@ class _Desk:
             *_buttons("full", "download", path=painting.path),
         )
 
-    def _begin(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
-        return self._new_job(f"{request.session_hash} {_ONE}", asked)
+    def _begin(
+        self,
+        request: gr.Request,
+        drawing: bytes | str | None,
+        region: str,
+        content: Content | None,
+        *settings: Any,
+    ) -> Any:
+        """Look at the drawing itself, for a stroke just drawn is no mask yet."""
+        mask = self._mark(drawing, region)
+        return self._new_job(request, _ONE, (content, mask, *settings))
 
-    def _begin_batch(self, request: gr.Request, *asked: Any) -> tuple[Any, ...]:
-        return self._new_job(f"{request.session_hash} {_MANY}", asked)
+    def _begin_batch(self, request: gr.Request, *asked: Any) -> Any:
+        return self._new_job(request, _MANY, asked)
 
-    def _new_job(self, prefix: str, asked: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _new_job(self, request: gr.Request, kind: str, asked: tuple[Any, ...]) -> Any:
         """Return a job, what to paint as it is when asked for, and the buttons."""
-        job = f"{prefix} {secrets.token_hex(8)}"
+        if self._has_job(request, kind):  # the button was pressed twice
+            return gr.skip()
+        job = f"{request.session_hash} {kind} {secrets.token_hex(8)}"
         self.jobs.add(job)
         return job, list(asked), *_buttons("stop")
 
@@ -876,6 +888,11 @@ def _path_of(payload: Any) -> str | None:
     if folder not in Path(os.path.abspath(payload.path)).parents:
         raise gr.Error("Upload the picture first.", print_exception=False)
     return str(payload.path)
+
+
+def _undrawn(content: Content) -> dict[str, Any]:
+    """Return a photo for the editor, with nothing drawn on it."""
+    return {"background": content.preview, "layers": [], "composite": None}
 
 
 def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:

@@ -294,23 +294,47 @@ def test_the_visitor_s_own_paintings_are_styles(
     assert visitor.find("#picker h3")[0].text == "Your own paintings"
 
 
-def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
-    visitor.upload(photo)
-    whole = visitor.see_preview()
+def _take_the_brush(visitor: Visitor) -> Any:
+    """Open the brush; returns its canvas, with the photo on it."""
     visitor.press("Only a part of the picture")
     canvas = visitor.wait(lambda: visitor.find("#editor canvas"))[0]
     visitor.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    visitor.wait(lambda: _shows_a_photo(canvas))
+    return canvas
 
-    def shows_the_photo() -> bool:
-        shown = Image.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB")
-        return shown.getcolors(1000) is None
 
-    visitor.wait(shows_the_photo)
+def _shows_a_photo(canvas: Any) -> bool:
+    shown = Image.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB")
+    return shown.getcolors(1000) is None
+
+
+def _draw(visitor: Visitor, canvas: Any) -> None:
+    """Draw a stroke across the middle."""
     from selenium.webdriver import ActionChains
 
     stroke = ActionChains(visitor.driver).move_to_element_with_offset(canvas, -60, 0)
     stroke.click_and_hold().move_by_offset(60, 20).move_by_offset(60, -20).release()
     stroke.perform()
+
+
+def _changed(visitor: Visitor) -> Any:
+    """Return where the painting on show differs from the photo beside it."""
+    sources = visitor.run(
+        "return [...document.querySelectorAll('#compare img')].map(i => i.src)"
+    )
+    before, after = (
+        np.asarray(
+            Image.open(urllib.request.urlopen(s, timeout=30)).convert("RGB"), int
+        )
+        for s in sources
+    )
+    return np.abs(after - before).max(-1) > 12
+
+
+def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
+    visitor.upload(photo)
+    whole = visitor.see_preview()
+    _draw(visitor, _take_the_brush(visitor))
     visitor.wait(lambda: visitor.painting() != whole)
     visitor.see_preview()
     visitor.press("Paint in full size")
@@ -335,6 +359,50 @@ def test_only_a_part_is_painted(visitor: Visitor, photo: Path) -> None:
         inverted = np.abs(np.asarray(painted, float) - np.asarray(before)).max(-1)
     assert (inverted[difference > 40] < 40).any()
     assert (inverted[:40, :40] > 12).any()
+
+
+def test_a_stroke_counts_though_the_painting_is_asked_for_at_once(
+    visitor: Visitor, photo: Path
+) -> None:
+    visitor.upload(photo)
+    visitor.see_preview()
+    canvas = _take_the_brush(visitor)
+    visitor.run(_PAINT_AS_THE_STROKE_ENDS)
+    _draw(visitor, canvas)
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    changed = _changed(visitor)
+    assert changed[:, :430].any()
+    assert changed[:, 470:].any()
+    assert not changed[:100].any()
+
+
+_PAINT_AS_THE_STROKE_ENDS = """
+const paint = [...document.querySelectorAll('#actions button')]
+  .find(b => b.innerText === 'Paint in full size');
+addEventListener('pointerup', () => setTimeout(() => paint.click()), {once: true});
+"""
+
+
+def test_a_brush_that_was_cleared_has_the_photo_still(
+    visitor: Visitor, photo: Path
+) -> None:
+    with Image.open(photo) as image:
+        image.crop((0, 0, 900, 300)).save(photo)  # not a canvas's shape
+    visitor.upload(photo)
+    whole = visitor.see_preview()
+    canvas = _take_the_brush(visitor)
+    _draw(visitor, canvas)
+    visitor.wait(lambda: visitor.painting() != whole)
+    visitor.run(
+        "document.querySelector('#editor [aria-label=\"Clear canvas\"]').click()"
+    )
+    visitor.wait(lambda: visitor.painting() == whole)
+    visitor.wait(lambda: _shows_a_photo(canvas))
+    _draw(visitor, canvas)
+    visitor.wait(lambda: visitor.painting() != whole)
+    visitor.see_preview()
+    rows, columns = np.nonzero(_changed(visitor))
+    assert 0 < np.ptp(rows) < np.ptp(columns) < 300
 
 
 def test_what_is_no_picture_is_answered_on_the_page(

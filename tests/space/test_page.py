@@ -30,6 +30,11 @@ def open_desk(tmp_path: Path) -> Callable[[Studio], Any]:
     return lambda studio: _Desk(studio, tmp_path / "thumbnails")
 
 
+def _begin(desk: Any, visitor: Any) -> str:
+    """Press the button below a photo that is put away; returns the job."""
+    return str(desk._begin(visitor, None, "Paint what I mark", None)[0])
+
+
 def test_a_style_that_cannot_be_painted_is_left_out_of_the_gallery(
     styles: list[StyleInfo],
     open_desk: Callable[[Studio], Any],
@@ -66,7 +71,8 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
 ) -> None:
     desk = open_desk(Studio(styles))
     visitors = [SimpleNamespace(session_hash=name) for name in ("one", "other")]
-    stopped, left, stays = (desk._begin(visitors[i])[0] for i in (0, 0, 1))
+    stopped, stays = (_begin(desk, visitor) for visitor in visitors)
+    left = desk._begin_batch(visitors[0])[0]
     desk._stop(stopped)
     assert desk.jobs == {left, stays}
     desk.leave(visitors[0])
@@ -78,6 +84,19 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     assert desk.jobs == set()
 
 
+def test_a_button_pressed_twice_begins_one_job(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+) -> None:
+    import gradio as gr
+
+    desk = open_desk(Studio(styles))
+    one = SimpleNamespace(session_hash="one")
+    jobs = {_begin(desk, one), desk._begin_batch(one)[0]}
+    assert desk._begin(one, None, "Paint what I mark", None) == gr.skip()
+    assert desk._begin_batch(one) == gr.skip()
+    assert desk.jobs == jobs
+
+
 def test_a_new_photo_ends_the_painting_of_the_one_before(
     styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
 ) -> None:
@@ -85,7 +104,7 @@ def test_a_new_photo_ends_the_painting_of_the_one_before(
     one = SimpleNamespace(session_hash="one")
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
-    job, batch = desk._begin(one)[0], desk._begin_batch(one)[0]
+    job, batch = _begin(desk, one), desk._begin_batch(one)[0]
     assert desk._open(str(photo), job)[0].path == str(photo)
     assert desk.jobs == {batch}
 
@@ -103,7 +122,7 @@ def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
     given = studio.open(str(photo)), None, styles[0].name
 
     def waits(*args: Any) -> str:
-        desk._begin(one)
+        _begin(desk, one)
         return str(photo)
 
     skipped = gr.skip()
@@ -113,7 +132,7 @@ def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
     desk.jobs.clear()
     studio.preview = lambda *args: str(photo)  # type: ignore[method-assign]
     desk._begin_batch(one)
-    desk._begin(other)
+    _begin(desk, other)
     assert desk._preview(one, None, {}, *given)[1] == (given[0].preview, str(photo))
 
 
