@@ -1064,7 +1064,11 @@ def _add_demo(commands: Commands) -> None:
     add = parser.add_argument
     add("--host", dest="server_name", metavar="ADDRESS", help="address to listen at")
     add(
-        "--port", dest="server_port", type=int, metavar="PORT", help="port to listen at"
+        "--port",
+        dest="server_port",
+        type=_port,
+        metavar="PORT",
+        help="port to listen at",
     )
     add(
         "--style",
@@ -1100,8 +1104,24 @@ def _demo(args: argparse.Namespace) -> int:
             _refuse_picture(name, ", or add it on the page")
         more = [style_info(locate(name)) for name in options["styles"]]
         options["styles"] = [*list_styles(), *more]
-    launch(**{"inbrowser": True, **options})
+    try:
+        launch(**{"inbrowser": True, **options})
+    except OSError as error:
+        if error.errno is not None:  # not of Gradio, which found no port
+            raise
+        place = options.get("server_name", "this machine")
+        if "server_port" in options:
+            place += f", port {options['server_port']}"
+        raise StyleplugError(
+            f"Nothing can listen at {place}; choose another --host or --port."
+        ) from error
     return 0
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
 
 
 def _add_worker(commands: Commands) -> None:

@@ -169,7 +169,8 @@ class Picture:
     """Records of captions, keywords and the like (IPTC-IIM)."""
     dpi: tuple[float, float] | None = None
     suffix: str | None = None
-    """That of the format it was read from, if :func:`write_picture` can write it."""
+    """That of the file where it names the format it was read from, otherwise that of
+    the format; None where :func:`write_picture` cannot write it."""
     _mode: str = field(default="RGB", repr=False)
     _samples: Array | None = field(default=None, repr=False)
     _space: ColorSpace | None = field(default=None, repr=False)
@@ -580,10 +581,17 @@ def read_picture(
     if alpha is not None:
         alpha = _upright(alpha, orientation)
     picture = _picture(samples, alpha, mode, icc_profile)
-    picture.suffix = _SUFFIXES.get(image.format or "")
+    picture.suffix = _suffix_of(path, image.format or "")
     for name, value in metadata.items():
         setattr(picture, name, value)
     return picture
+
+
+def _suffix_of(path: Path, form: str) -> str | None:
+    named, suffix = path.suffix.lower(), _SUFFIXES.get(form)
+    if suffix and _WRITABLE.get(named) is _WRITABLE[suffix]:
+        return named
+    return suffix
 
 
 def _open_to_read(path: Path) -> BinaryIO:

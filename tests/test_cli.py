@@ -519,6 +519,32 @@ def test_a_picture_named_for_the_page_is_to_be_captured_first(
     fails(capsys, "demo", "--style", photo, expect=".*is a picture; .*capture")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http", "1_0"])
+def test_the_page_is_served_at_a_port_that_there_is(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", f"--port={port}"]) == 2
+    assert f"{port!r} is not a port from 1 to 65535" in capsys.readouterr().err
+
+
+def test_where_nothing_can_listen_is_told_with_the_options_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise error
+
+    page = types.ModuleType("styleplug.demo")
+    page.launch = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    error = OSError("set GRADIO_SERVER_PORT, or server_port of launch()")
+    told = "Nothing can listen at {}; choose another --host or --port"
+    expected = told.format(r"203\.0\.113\.5, port 80")
+    fails(capsys, "demo", "--host=203.0.113.5", "--port=80", expect=expected)
+    fails(capsys, "demo", expect=told.format("this machine"))
+    error = OSError(errno.ENOSPC, "No space left on device")
+    fails(capsys, "demo", "--port=80", expect="No space left on device")
+
+
 def test_two_inputs_of_one_name_are_told_apart(
     photo: Path, folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from ..errors import StyleplugError
 from ..style import StyleInfo
 from .studio import (
     EXAMPLES,
+    PREFIX,
     Content,
     Limits,
     Mask,
@@ -128,13 +129,18 @@ def build(
     limits: Limits | None = None,
     thumbnails: Path = THUMBNAILS,
 ) -> gr.Blocks:
-    """Return the page, which only :func:`launch` gives its looks and examples."""
+    """Return the page, which only :func:`launch` gives its looks and examples.
+
+    From now on Gradio keeps the files of this process in a folder that goes with it,
+    so other pages of the process are to be built later.
+    """
     styles = hub.list_styles() if styles is None else styles
     if not styles:
         raise StyleplugError("There is no style to offer; install styleplug again.")
-    studio = Studio(
-        styles, limits=limits, hub_styles=hub_styles, folder=get_upload_folder()
-    )
+    uploads = get_upload_folder()
+    studio = Studio(styles, limits=limits, hub_styles=hub_styles, folder=uploads)
+    if not os.path.basename(uploads).startswith(PREFIX):  # of a page built before
+        os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
     studio.warm_up()
     desk = _Desk(studio, thumbnails)
     page = gr.Blocks(
@@ -186,6 +192,18 @@ class _Photo(gr.Image, metaclass=_Unannounced):
 
     def preprocess(self, payload: Any) -> str | None:
         return _path_of(payload)
+
+
+class _Slider(gr.Slider, metaclass=_Unannounced):
+    """A slider whose value is what was sent, whatever it may be.
+
+    What is no number of its range is refused by the studio, with a sentence.
+    """
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
 
 
 class _Brush(gr.ImageEditor, metaclass=_Unannounced):
@@ -276,19 +294,17 @@ class _Desk:
             self.own_status = gr.HTML(_say(""), elem_id="own-status")
 
     def _lay_out_settings(self) -> None:
-        self.strength = gr.Slider(
+        self.strength = _Slider(
             0, 1, 1, step=0.01, label="Strength", info="How far from the photo"
         )
-        self.scale = gr.Slider(
+        self.scale = _Slider(
             0.25, 4, 1, step=0.05, label="Stroke size",
             info="2 paints with a brush twice as large",
         )  # fmt: skip
         self.colors = gr.Checkbox(label="Keep the photo's colours")
         with gr.Accordion("Blend with a second style", open=False):
             self.second = gr.Dropdown(self._choices({}), value="", label="Second style")
-            self.mix = gr.Slider(
-                0, 1, 0.5, step=0.01, label="Share of the second style"
-            )
+            self.mix = _Slider(0, 1, 0.5, step=0.01, label="Share of the second style")
 
     def _lay_out_hub(self) -> None:
         with gr.Accordion("A style from the Hugging Face Hub", open=False):
@@ -411,7 +427,8 @@ class _Desk:
             self._add_own_style, [self.own_upload, self.own],
             [self.own, self.picker, self.second, self.own_status],
             api_visibility="private", show_progress="minimal",
-            show_progress_on=self.own_status,
+            show_progress_on=self.own_status, trigger_mode="multiple",
+            concurrency_id="own", concurrency_limit=1,
         )  # fmt: skip
         if self.studio.hub_styles:
             self.hub_name.submit(
@@ -494,6 +511,8 @@ class _Desk:
             self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
             show_progress_on=self.compare, **_ENGINE,
+        ).failure(
+            self._give_up, self.job, [self.status, *buttons], queue=False, **_QUIET
         )  # fmt: skip
         self.stop.click(
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
@@ -574,15 +593,14 @@ class _Desk:
 
     def _paint(
         self,
-        job: str,
+        job: str | None,
         own: OwnStyles,
         asked: list[Any],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
-        content, mask, *settings = asked
-        if content is None:  # put away as the button was pressed
-            self.jobs.discard(job)
+        if job is None:
             return gr.skip()
+        content, mask, *settings = asked
         try:
             with self._report(job, progress) as report:
                 painting = self.studio.paint(
@@ -617,6 +635,8 @@ class _Desk:
         *settings: Any,
     ) -> Any:
         """Look at the drawing itself, for a stroke just drawn is no mask yet."""
+        if content is None:  # put away as the button was pressed
+            return None, None, *_buttons()
         mask = self._mark(drawing, region)
         return self._new_job(request, _ONE, (content, mask, *settings))
 
@@ -641,6 +661,12 @@ class _Desk:
         self.jobs.discard(job)
         return _say("Stopped."), *_buttons("full")
 
+    def _give_up(self, job: str) -> tuple[Any, ...]:
+        """Answer that a job found no place in the queue."""
+        self.jobs.discard(job)
+        text = "Nothing was painted, as too many are waiting; try again in a minute."
+        return _say(text, wrong=True), *_buttons("full")
+
     def leave(self, request: gr.Request) -> None:
         """Stop what a visitor who has left was waiting for."""
         for job in list(self.jobs):
@@ -658,6 +684,7 @@ class _Desk:
 
         try:
             yield report
+            report(1.0)  # for it may have been told to stop while it was written
         finally:
             self.jobs.discard(job)
 
@@ -677,6 +704,9 @@ class _Desk:
             [self.batch_status, *buttons], api_visibility="private",
             show_progress="full", show_progress_on=self.batch_files,
             concurrency_id="batch", concurrency_limit=1,
+        ).failure(
+            self._give_up, self.batch_job, [self.batch_status, *buttons],
+            queue=False, **_QUIET,
         )  # fmt: skip
         self.batch_stop.click(
             self._stop, self.batch_job, [self.batch_status, *buttons],

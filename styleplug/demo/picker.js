@@ -23,4 +23,8 @@ element.addEventListener("change", (event) => {
   if (event.target.type === "radio") props.value = event.target.value;
 });
 watch(["value", "groups"], show);
+watch("groups", () => {
+  element.querySelector("[type=search]").value = "";
+  search();
+});
 show();

@@ -47,7 +47,7 @@ from ..errors import (
     StyleplugError,
 )
 from ..files import replacing
-from ..images import IMAGE_SUFFIXES, Picture, read_picture, write_picture
+from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo
 
@@ -69,7 +69,8 @@ _STYLE_SIDE = 1024
 _REASONS = 3
 """At most, of those why nothing of a batch could be painted."""
 _OWN = "own:"
-_PREFIX = "styleplug-"
+PREFIX = "styleplug-"
+"""Of the folders that are made."""
 
 T = TypeVar("T")
 Parts = list[tuple[Path, float]]
@@ -165,8 +166,8 @@ class Studio:
         """Offer ``styles``, and of the Hub the repositories that match a pattern.
 
         ``hub_styles`` are patterns such as ``owner/*``; none by default. What is made
-        lies in a folder of its own within ``folder``, until :meth:`clean` or the end of
-        the process removes it. Raises ``ValueError`` for two styles of one name.
+        lies in :attr:`folder`, a new one within ``folder``, until :meth:`clean` or the
+        end of the process removes it. Raises ``ValueError`` for two styles of one name.
         """
         offered: dict[str, StyleInfo] = {}
         for info in styles:
@@ -184,9 +185,9 @@ class Studio:
         self._around = None if folder is None else Path(folder)
         if self._around:
             self._around.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        self._began = self._folder.stat().st_ctime
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+        """For what others keep of visitors, too."""
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self._engine = ThreadPoolExecutor(1, "styleplug")
         self._adding = threading.Lock()
         self._thumbnails: dict[Path, bytes] = {}
@@ -484,15 +485,11 @@ class Studio:
         options = _options(settings)
         picture = self._read(path)
         pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
-        source = Path(path)
-        suffix = source.suffix.lower()
-        if suffix not in IMAGE_SUFFIXES:
-            suffix = picture.suffix or ".png"
-        names = [_plain(source.stem)]
+        names = [_plain(Path(path).stem)]
         for style in filter(None, (settings.style, settings.second_style)):
             name = style.removeprefix(_OWN).partition("@")[0]
             names.append(_plain(name.replace(".", "-")))
-        result = self._new_file("-".join(names) + suffix)
+        result = self._new_file("-".join(names) + (picture.suffix or ".png"))
         provenance = Stylizer(parts, device="cpu").provenance(**options)
         write_picture(picture, pixels, result, provenance=provenance)
         return picture, pixels, str(result)
@@ -523,34 +520,26 @@ class Studio:
         return str(path)
 
     def _new_file(self, name: str) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=self._folder)) / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder)) / name
 
     def clean(self, age: float) -> None:
         """Remove the files that were not used in the last ``age`` seconds.
 
-        Those too that a process left which was killed, and what Gradio made, since this
-        process began, of pictures that came within a call, not as files, and forgot.
+        Those too that a process left which was killed, and what Gradio made in
+        :attr:`folder` of pictures that came within a call, not as files, and forgot.
         """
-        made = set(self._folder.glob("*"))
+        _touch(str(self.folder))  # lest another process take this one for killed
+        made = set(self.folder.glob(f"{PREFIX}*"))
+        for name in ("file", "file.*"):
+            made |= {file.parent for file in self.folder.glob(f"*/{name}")}
         if self._around:
-            made |= set(self._around.glob(f"{_PREFIX}*")) - {self._folder}
-            self._clean_calls(self._around, age)
+            made |= set(self._around.glob(f"{PREFIX}*")) - {self.folder}
         for folder in made:
             with suppress(OSError):  # of files that were removed or added meanwhile
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
                 if time.time() - used > age:
                     shutil.rmtree(folder)
-
-    def _clean_calls(self, around: Path, age: float) -> None:
-        for file in (*around.glob("*/file"), *around.glob("*/file.*")):
-            if not re.fullmatch("[0-9a-f]{64}", file.parent.name):
-                continue
-            with suppress(OSError):  # of a file that was removed meanwhile
-                came, used = file.stat().st_ctime, file.stat().st_mtime
-                if came >= self._began and time.time() - used > age:
-                    file.unlink()
-                    file.parent.rmdir()
 
 
 def style_title(info: StyleInfo) -> str:
@@ -626,10 +615,12 @@ def _render(
 
 
 def _options(settings: Settings) -> dict[str, Any]:
+    if not isinstance(settings.preserve_color, bool):
+        raise ValueError("Whether to keep the colours is either true or false.")
     return {
         "strength": _number("strength", settings.strength, 0, 1),
         "style_scale": _number("stroke size", settings.style_scale, 0.25, 4),
-        "preserve_color": bool(settings.preserve_color),
+        "preserve_color": settings.preserve_color,
     }
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,8 +80,15 @@ class Server:
 def server(
     style_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
+    with serving(style_folder, tmp_path_factory.mktemp("server")) as (started, _):
+        yield started
+
+
+@contextmanager
+def serving(
+    style_folder: Path, folder: Path
+) -> Iterator[tuple[Server, subprocess.Popen[bytes]]]:
     require(find_spec("gradio") and find_spec("mcp"), "needs gradio[mcp]")
-    folder = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -99,7 +107,7 @@ def server(
         )
     try:
         wait_for(started.url, process)
-        yield started
+        yield started, process
     finally:
         process.terminate()
         process.wait(30)

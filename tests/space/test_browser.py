@@ -294,6 +294,62 @@ def test_the_visitor_s_own_paintings_are_styles(
     assert visitor.find("#picker h3")[0].text == "Your own paintings"
 
 
+def test_own_paintings_chosen_one_after_another_are_all_looked_at(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    paintings = [tmp_path / "Irises.png", tmp_path / "Sunflowers.png"]
+    for path in paintings:
+        Image.effect_noise((2000, 1990), 90).save(path, compress_level=1)
+    search = visitor.find("#picker input[type=search]")[0]
+    search.send_keys("gogh")
+    visitor.run(_WATCH_THE_OWN_PART)
+    for path in paintings:
+        visitor.upload(path, "#own-part input[type=file]")
+    visitor.wait(
+        lambda: "Sunflowers is now a style" in visitor.find("#own-status")[0].text
+    )
+    assert visitor.run("return window.told") == '"Looking at your painting…"'
+    tiles = visitor.find("#picker label")
+    assert [e.text for e in tiles[:2]] == ["Sunflowers", "Irises"]
+    assert all(e.is_displayed() for e in tiles)
+    assert search.get_attribute("value") == ""
+
+
+_WATCH_THE_OWN_PART = """
+new MutationObserver(() => {
+  const pending = document.querySelector('#own-status .pending');
+  if (pending?.offsetParent)
+    window.told ??= getComputedStyle(pending, '::before').content;
+}).observe(
+  document.querySelector('#own-part'),
+  {subtree: true, childList: true, attributes: true},
+);
+"""
+
+
+def test_a_visitor_for_whom_the_queue_is_full_can_try_again(
+    visitor: Visitor, photo: Path
+) -> None:
+    visitor.upload(photo)
+    first = visitor.see_preview()
+    visitor.run(_FULL_QUEUE)
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "too many are waiting" in visitor.status)
+    visitor.run("window.fetch = window.free")
+    visitor.choose("udnie")
+    visitor.wait(lambda: visitor.painting() != first)
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+
+
+_FULL_QUEUE = """
+window.free = window.fetch;
+window.fetch = (url, options) => String(url).includes('queue/join')
+  ? Promise.resolve(new Response('{"detail": "Queue is full."}', {status: 503}))
+  : window.free(url, options);
+"""
+
+
 def _take_the_brush(visitor: Visitor) -> Any:
     """Open the brush; returns its canvas, with the photo on it."""
     visitor.press("Only a part of the picture")

@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import signal
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,7 +21,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.space.conftest import ROOT, Server, load
+from styleplug.demo.studio import Studio
+from styleplug.style import StyleInfo
+from tests.space.conftest import ROOT, Server, load, serving
 
 STYLES = ["melencolia", "starry-night", "udnie"]
 SENTENCE = re.compile(r"[^\n]{5,300}")
@@ -167,11 +170,18 @@ def test_many_photos_come_as_a_zip_that_says_what_is_left_out(
         ({"style": "nothing"}, "There is no style 'nothing' here"),
         ({"style": "/etc/passwd"}, "There is no style"),
         ({"style": "stranger/style"}, "does not allow the Hub style stranger/style"),
-        ({"style": "allowed/style"}, "HF_HUB_OFFLINE"),
+        ({"style": "allowed/style"}, "allowed/style cannot be fetched"),
         ({"second_style": "nothing"}, "There is no style 'nothing' here"),
-        ({"second_style": "allowed/style"}, "HF_HUB_OFFLINE"),
-        ({"strength": 7}, "maximum value 1"),
-        ({"style_scale": 1000}, "maximum value 4"),
+        ({"second_style": "allowed/style"}, "allowed/style cannot be fetched"),
+        ({"strength": 7}, r"The strength is a number between 0 and 1\."),
+        ({"strength": "0.5"}, r"The strength is a number between 0 and 1\."),
+        ({"strength": None}, r"The strength is a number between 0 and 1\."),
+        ({"style_scale": 1000}, r"The stroke size is a number between 0\.25 and 4\."),
+        (
+            {"second_style": "melencolia", "mix": None},
+            r"The mix is a number between 0 and 1\.",
+        ),
+        ({"preserve_color": "false"}, "either true or false"),
         ({"image": None}, "Choose a photo first"),
     ],
 )
@@ -252,6 +262,21 @@ def test_an_upload_over_the_limit_is_refused(server: Server) -> None:
     body, kind = _multipart("big.png", bytes(9 * 2**20))
     status, _ = _post(server, "gradio_api/upload", body, kind)
     assert status == 413
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_upload_stays_when_the_page_ends(
+    end: signal.Signals, style_folder: Path, styles: list[StyleInfo], tmp_path: Path
+) -> None:
+    with serving(style_folder, tmp_path) as (server, process):
+        path = Path(_upload_raw(server, "secret.png", b"private"))
+        with urllib.request.urlopen(f"{server.url}gradio_api/heartbeat/a-tab"):
+            process.send_signal(end)
+            process.wait(60)
+    if end == signal.SIGKILL:
+        assert path.exists()
+        Studio(styles, folder=server.uploads).clean(-1)
+    assert not path.exists()
 
 
 def _call(server: Server, name: str, data: Any) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from styleplug.demo.studio import Limits, StoppedError, Studio
+from styleplug.demo.studio import Content, Limits, StoppedError, Studio
 from styleplug.style import StyleInfo
 from tests.conftest import require
 from tests.space.conftest import server_environment
@@ -30,9 +30,10 @@ def open_desk(tmp_path: Path) -> Callable[[Studio], Any]:
     return lambda studio: _Desk(studio, tmp_path / "thumbnails")
 
 
-def _begin(desk: Any, visitor: Any) -> str:
-    """Press the button below a photo that is put away; returns the job."""
-    return str(desk._begin(visitor, None, "Paint what I mark", None)[0])
+def _begin(desk: Any, visitor: Any) -> Any:
+    """Press the button below a photo; returns what the page is given."""
+    photo = Content("", "", 1, 1)
+    return desk._begin(visitor, None, "Paint what I mark", photo, "udnie")
 
 
 def test_a_style_that_cannot_be_painted_is_left_out_of_the_gallery(
@@ -71,7 +72,7 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
 ) -> None:
     desk = open_desk(Studio(styles))
     visitors = [SimpleNamespace(session_hash=name) for name in ("one", "other")]
-    stopped, stays = (_begin(desk, visitor) for visitor in visitors)
+    stopped, stays = (_begin(desk, visitor)[0] for visitor in visitors)
     left = desk._begin_batch(visitors[0])[0]
     desk._stop(stopped)
     assert desk.jobs == {left, stays}
@@ -80,8 +81,33 @@ def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
     with pytest.raises(StoppedError), desk._report(left, None) as report:
         report(0.0)
     assert desk.jobs == {stays}
-    desk._paint(stays, {}, [None, None])  # its photo was put away
+    desk._give_up(stays)
     assert desk.jobs == set()
+
+
+def test_nothing_is_begun_once_the_photo_is_put_away(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+) -> None:
+    import gradio as gr
+
+    desk = open_desk(Studio(styles))
+    one = SimpleNamespace(session_hash="one")
+    job, asked, *buttons = desk._begin(one, None, "Paint what I mark", None)
+    assert desk.jobs == set()
+    assert not any(button["visible"] for button in buttons)
+    assert desk._paint(job, {}, asked) == gr.skip()
+
+
+def test_a_painting_that_was_put_away_as_it_was_written_is_not_shown(
+    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+) -> None:
+    import gradio as gr
+
+    studio = Studio(styles)
+    desk = open_desk(studio)
+    job, asked, *_ = _begin(desk, SimpleNamespace(session_hash="one"))
+    studio.paint = lambda *args, **options: desk._put_away(job)  # type: ignore[method-assign]
+    assert desk._paint(job, {}, asked) == gr.skip()
 
 
 def test_a_button_pressed_twice_begins_one_job(
@@ -91,8 +117,8 @@ def test_a_button_pressed_twice_begins_one_job(
 
     desk = open_desk(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    jobs = {_begin(desk, one), desk._begin_batch(one)[0]}
-    assert desk._begin(one, None, "Paint what I mark", None) == gr.skip()
+    jobs = {_begin(desk, one)[0], desk._begin_batch(one)[0]}
+    assert _begin(desk, one) == gr.skip()
     assert desk._begin_batch(one) == gr.skip()
     assert desk.jobs == jobs
 
@@ -104,7 +130,7 @@ def test_a_new_photo_ends_the_painting_of_the_one_before(
     one = SimpleNamespace(session_hash="one")
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
-    job, batch = _begin(desk, one), desk._begin_batch(one)[0]
+    job, batch = _begin(desk, one)[0], desk._begin_batch(one)[0]
     assert desk._open(str(photo), job)[0].path == str(photo)
     assert desk.jobs == {batch}
 

@@ -70,9 +70,13 @@ def test_a_painting_has_the_size_and_format_of_the_photo(
         ("photo.jfif", "JPEG", "JPEG", "photo-starry-night.jpg"),
         ("download", "TIFF", "TIFF", "download-starry-night.tif"),
         ("scan", "JPEG2000", "PNG", "scan-starry-night.png"),
+        ("scan.jpg", "JPEG2000", "PNG", "scan-starry-night.png"),
+        ("SHOUT.JPEG", "JPEG", "JPEG", "SHOUT-starry-night.jpeg"),
+        ("really.jpg", "PNG", "PNG", "really-starry-night.png"),
+        ("really.png", "WEBP", "WEBP", "really-starry-night.webp"),
     ],
 )
-def test_the_format_is_told_from_the_file_where_its_name_does_not(
+def test_the_format_is_that_of_the_file_whatever_its_name(
     studio: Studio,
     content_image: Image.Image,
     tmp_path: Path,
@@ -413,6 +417,14 @@ def test_numbers_out_of_range_are_told_in_a_sentence(
         studio.paint(photo, Settings("udnie", **{field: value}))
 
 
+@pytest.mark.parametrize("value", ["false", 0, 1, None])
+def test_what_is_neither_true_nor_false_is_told_in_a_sentence(
+    studio: Studio, photo: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match="colours is either true or false"):
+        studio.paint(photo, Settings("udnie", preserve_color=value))
+
+
 def _svg(path: Path) -> None:
     path.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
 
@@ -629,7 +641,8 @@ def test_old_files_are_removed_with_their_folders_and_new_ones_kept(
 ) -> None:
     old, new = studio.open(photo).preview, studio.open(photo).preview
     batch = studio.paint_all([photo], STYLE)
-    [made] = (tmp_path / "made").iterdir()
+    made = studio.folder
+    assert list((tmp_path / "made").iterdir()) == [made]
     before = time.time() - 100
     for path in made.glob("*/*"):
         if str(path) != new:
@@ -730,6 +743,16 @@ def test_what_a_killed_process_left_is_removed(
     assert Path(content.preview).exists()
 
 
+def test_a_process_that_goes_on_keeps_its_folder_though_nothing_is_used(
+    styles: list[StyleInfo], tmp_path: Path
+) -> None:
+    one, other = (Studio(styles, folder=tmp_path / "made") for _ in range(2))
+    _age(one.folder, 100)
+    one.clean(50)
+    other.clean(50)
+    assert one.folder.exists()
+
+
 def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
     styles: list[StyleInfo], tmp_path: Path
 ) -> None:
@@ -743,13 +766,16 @@ def test_a_picture_that_came_within_a_call_is_removed_once_it_is_old(
         _age(path.parent, 100)
         return path
 
-    others = [other_program_s(64 * "a")]
-    time.sleep(0.02)
     studio = Studio(styles, folder=tmp_path / "made")
-    others.append(other_program_s("project"))
+    others = [other_program_s(64 * "a"), other_program_s("project")]
+    example = studio.folder / (64 * "b") / "lake.jpg"
+    example.parent.mkdir()
+    example.write_bytes(b"kept by Gradio")
+    _age(example.parent, 100)
+    others.append(example)
     kinds = ("image/png;base64,", "application/octet-stream;base64,")
     old, new = (
-        Path(save_base64_to_cache(f"data:{kind}AAAA", str(tmp_path / "made")))
+        Path(save_base64_to_cache(f"data:{kind}AAAA", str(studio.folder)))
         for kind in kinds
     )
     _age(old.parent, 100)
