@@ -1095,10 +1095,11 @@ def _samples_for(
 
 def _stays_grey(picture: Picture, form: _Format) -> bool:
     """Tell whether a grey picture is written as grey, and not as RGB."""
-    if picture.alpha is None:
-        return form is not _WEBP
-    deep = picture.alpha.dtype != np.uint8  # Pillow reads no 16-bit grey with alpha
-    return form not in (_WEBP, _AVIF) and not (form is _TIFF and deep)
+    if form in (_WEBP, _AVIF):  # grey without alpha is there in AVIF from Pillow 12.3
+        return False
+    # Pillow reads no 16-bit grey with alpha.
+    deep = picture.alpha is not None and picture.alpha.dtype != np.uint8
+    return not (form is _TIFF and deep)
 
 
 def _hard_edged(samples: Array, alpha: Array) -> tuple[Array, Array]:
