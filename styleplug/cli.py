@@ -1038,7 +1038,7 @@ def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
         with imports.quickly():
             from .training import command
 
-        command.add_arguments(parser)
+        command.add_arguments(parser, _path)
         parser.set_defaults(
             run=command.run,
             command=shlex.join(["styleplug", *map(_without_folder, arguments)]),

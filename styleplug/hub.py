@@ -378,11 +378,18 @@ def loss_network_file(
     if os.path.exists(name) or (source is not None and is_path):
         return vgg.find_file(Path(name), shapes)
     repo_id, revision = _parse(name)
-    with _explained(name):
-        path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
-        if path.is_file() and vgg.has_its_hash(path):
-            return path
-        return _download_tensors(repo_id, revision, shapes, path)
+    try:
+        with _explained(name):
+            path = _assets() / f"{name.replace('/', '--')}--{last_layer}.safetensors"
+            if path.is_file() and vgg.has_its_hash(path):
+                return path
+            return _download_tensors(repo_id, revision, shapes, path)
+    except (DownloadError, StyleNotFoundError) as error:
+        raise type(error)(
+            "The loss network (VGG-19) is not on this machine, and could not be "
+            f"downloaded: {error} Or give a file with --loss-network (loss_network= in "
+            "Python)."
+        ) from error
 
 
 def _download_tensors(

@@ -37,9 +37,7 @@ from . import color, hub, vgg
 from .descent import DESCENTS, Descent, resize
 from .engine import Stylizer, check_weights, checked_number, pick_device, undisturbed
 from .errors import (
-    DownloadError,
     MemoryLimitError,
-    StyleNotFoundError,
     TrainingError,
 )
 from .images import (
@@ -276,10 +274,11 @@ def optimize(
     of several in a tensor, each is one for itself, and ``fraction`` begins anew.
     An exception raised from it ends the optimization.
 
-    Raises :class:`~styleplug.errors.TrainingError` without a loss network,
+    Raises :class:`~styleplug.errors.TrainingError` for a loss that is not finite,
     :class:`~styleplug.errors.InvalidImageError`,
     :class:`~styleplug.errors.DeviceError`,
-    :class:`~styleplug.errors.MemoryLimitError`, and what :class:`.Stylizer` raises.
+    :class:`~styleplug.errors.MemoryLimitError`, and what :class:`.Stylizer` and
+    :func:`.hub.loss_network_file` raise.
     """
     options = Options(
         style_loss=style_loss,
@@ -808,14 +807,7 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
             )
         return copy.deepcopy(given).to(device)
     deepest = max(layers, key=vgg.LAYERS.index)
-    try:
-        path = hub.loss_network_file(deepest, source=given)
-    except (DownloadError, StyleNotFoundError) as error:
-        raise TrainingError(
-            "The loss network (VGG-19) is not on this machine, and could not be "
-            f"downloaded: {error} Or give a file with --loss-network (loss_network= in "
-            "Python)."
-        ) from error
+    path = hub.loss_network_file(deepest, source=given)
     dtype = training_dtype(device)
     if options.dtype is not None:
         dtype = checked_dtype(options.dtype, _BYTES_PER_PIXEL)

@@ -250,7 +250,17 @@ def _trunk_tensors(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
-    """Write a safetensors file with ``info`` in its header, whole or not at all."""
+    """Write a safetensors file with ``info`` in its header, whole or not at all.
+
+    Raises :class:`~styleplug.errors.InvalidStyleError` for what is not finite.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InvalidStyleError(
+                f"{path.name} is not written, as its weights are not finite "
+                f"(tensor {name!r}); lower the --learning-rate of a training, or "
+                "convert another checkpoint."
+            )
     with replacing(path) as file:
         file.write(save(tensors, metadata=info.to_metadata()))
 

@@ -472,3 +472,13 @@ def test_a_failed_save_leaves_the_old_file(network, tmp_path):
         )
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_not_finite_in_float16_replaces_no_file(tmp_path):
+    network = StyleNetwork((4, 4, 4), (0, 0))
+    path = tmp_path / "style.safetensors"
+    save_style(path, network.photo, network, StyleInfo("style"))
+    before = path.read_bytes()
+    with pytest.raises(InvalidStyleError, match=r"style\.safetensors is not written"):
+        save_style(path, network.photo + 70_000, network, StyleInfo("style"))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import styleplug
 from styleplug import images
 from styleplug.errors import (
+    DownloadError,
     ImageTooLargeError,
     InvalidImageError,
     MemoryLimitError,
@@ -574,7 +575,7 @@ def test_a_black_mask_of_the_style_is_refused(content_image, stripes, shallow):
 
 
 def test_without_a_loss_network_it_says_how_to_get_one(content_image, stripes):
-    with pytest.raises(TrainingError, match=r"download.*--loss-network"):
+    with pytest.raises(DownloadError, match=r"download.*--loss-network"):
         optimize(content_image, stripes)
 
 

@@ -22,7 +22,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,8 +128,8 @@ _MODES = (
 """The first that is asked for is what is done."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``styleplug train``."""
+def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
+    """Add the options of ``styleplug train``; ``path`` reads the name of a file."""
     parser.description = (
         "Learn the styles of artworks, on the bundled trunk and in a few minutes each. "
         "With --new-trunk the trunk is trained too, in an hour or more; with --any one "
@@ -141,13 +141,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "artworks",
         nargs="*",
-        type=Path,
+        type=path,
         metavar="ARTWORK",
         help="picture whose style is learned, or folder of such",
     )
     add(
         "--content",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         default=PHOTOGRAPHS,
         help="a folder of photographs (default: the four that are bundled, enough to "
@@ -160,7 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         *("-o", "--output", "--out"),
-        type=Path,
+        type=path,
         default=Path(),
         metavar="OUT",
         help="folder for the style files, or for one artwork a .safetensors, which "
@@ -169,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--new-trunk", action="store_true", help="train a trunk, not only styles")
     add(
         "--trunk",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="the trunk to fit on (default: the bundled one)",
     )
@@ -177,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="start",
         nargs="+",
-        type=Path,
+        type=path,
         default=[],
         metavar="STYLE",
         help="styles of that trunk to begin from, one for each artwork; new ones have "
@@ -191,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--styles",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="artworks for --any, best of --style-size pixels or more: smaller ones "
         "are not magnified, their strokes are learned as they are",
@@ -211,33 +211,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--hold-out",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="text file: names in --styles to leave out, one in each line",
     )
     add(
         "--about",
-        type=Path,
+        type=path,
         metavar="JSON",
         help=f"file of what the styles say, any of {', '.join(TEXTS)}, by the file "
         'name of the artwork: {"sea.jpg": {"license": "CC-BY-4.0", "artwork": "own"}}',
     )
     add(
         "--measure",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="photographs to measure on, not trained on",
     )
     add(
         "--checkpoint",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="continue from here, and save here; FILE.lessons, which --any puts "
         "beside it, belongs to it",
     )
     add(
         "--sheet",
-        type=Path,
+        type=path,
         metavar="PNG",
         help="picture of the progress, drawn every few minutes",
     )

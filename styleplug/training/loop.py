@@ -152,7 +152,11 @@ def train(
     if archive is not None:
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
-    check_places(out, results, (checkpoint, lessons), sheet, overwrite=overwrite)
+    check_places(
+        *(out, results, (checkpoint, lessons), sheet),
+        pictures=(content, archive, measure),
+        overwrite=overwrite,
+    )
     torch.manual_seed(config.seed)
     network = StyleNetwork() if trunk is None else load_own_trunk(trunk)
     photographs = Photographs(content, but=measure)

@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import math
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -331,12 +333,26 @@ def place(config: TrainConfig) -> tuple[int, int]:
 def all_or_none(out: Path) -> Iterator[Path]:
     """Yield a folder to write into; at the end its files are moved into ``out``.
 
-    When something fails before, ``out`` stays as it is.
+    When something fails before, ``out`` stays as it is. Raises ``OSError`` that names
+    files as they would be called in ``out``.
     """
-    with tempfile.TemporaryDirectory(prefix=".part.", dir=out) as folder:
-        yield Path(folder)
-        for path in sorted(Path(folder).iterdir()):
-            path.replace(out / path.name)
+    with tempfile.TemporaryDirectory(prefix=".part.", dir=out) as name:
+        folder = Path(name)
+        try:
+            yield folder
+        except OSError as error:
+            if error.filename and Path(error.filename).parent == folder:
+                error.filename = str(out / Path(error.filename).name)
+            raise
+        for path in sorted(folder.iterdir()):
+            target = out / path.name
+            if target.is_symlink():  # to another disk, maybe
+                with path.open("rb") as whole, replacing(target) as file:
+                    shutil.copyfileobj(whole, file)
+                continue
+            if target.exists():
+                path.chmod(stat.S_IMODE(target.stat().st_mode))
+            path.replace(target)
 
 
 def check_places(
@@ -345,13 +361,21 @@ def check_places(
     checkpoints: Sequence[Path | None],
     sheet: Path | None = None,
     *,
+    pictures: Sequence[Path | None] = (),
     overwrite: bool,
 ) -> None:
     """Make the folder ``out`` of the results; raise unless all can be written.
 
     A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
-    is replaced by the training that goes on from a checkpoint.
+    is replaced by the training that goes on from a checkpoint; it does not lie among
+    the ``pictures``, folders of what is learned from.
     """
+    for folder in filter(None, pictures):
+        if sheet and folder.resolve() in sheet.resolve().parents:
+            raise TrainingError(
+                f"{sheet} would be taken for one of the pictures in {folder}; name "
+                "another place for the --sheet."
+            )
     for path in results:
         check_free(path, overwrite=overwrite)
     trunk = out / bundled_trunk().name

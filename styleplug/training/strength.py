@@ -87,7 +87,9 @@ def train_strength(
     results = [*paths, out_trunk]
     if predictor is not None:
         results.append(out_predictor)
-    check_places(out, results, [checkpoint], sheet, overwrite=overwrite)
+    check_places(
+        *(out, results, [checkpoint], sheet), pictures=[content], overwrite=overwrite
+    )
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device)
     photographs = Photographs(content)

@@ -49,6 +49,30 @@ def test_the_command_is_told_without_the_folders_of_this_machine(
     assert shlex.split(asked["command"]) == ["styleplug", "train", *told]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [[""], ["a.jpg", "-o", ""], ["a.jpg", "--content", ""], ["a.jpg", "--from", ""]],
+)
+def test_an_empty_name_is_not_the_folder_one_is_in(asked, words, capsys):
+    assert main(["train", *words]) == 2
+    assert "it is empty; name a file or a folder" in capsys.readouterr().err
+    assert not asked
+
+
+def test_without_a_loss_network_it_says_how_to_get_one(
+    asked, artwork, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets")
+    )
+    assert main(["train", str(artwork), "-o", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "VGG-19) is not on this machine" in told
+    assert "--loss-network" in told
+    assert not asked
+
+
 def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path):
     out = tmp_path / "mine.safetensors"
     words = ["train", str(artwork), "--loss-network", str(vgg), "-o", str(out)]

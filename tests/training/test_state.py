@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from styleplug.training import state as state_module
 from styleplug.training.config import TrainConfig
 from styleplug.training.state import (
     State,
+    all_or_none,
     check_places,
     load_checkpoint,
     one_cycle,
@@ -292,3 +294,43 @@ def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):
         check_places(*given, overwrite=False)
     checkpoint.touch()
     check_places(*given, overwrite=False)
+
+
+def test_a_sheet_does_not_lie_among_what_is_learned_from(tmp_path):
+    photographs = tmp_path / "photographs"
+    (photographs / "of-sheets").mkdir(parents=True)
+    sheet = photographs / "of-sheets" / "sheet.png"
+    given = tmp_path / "out", [], [], sheet
+    with pytest.raises(TrainingError, match="another place for the --sheet"):
+        check_places(*given, pictures=[None, photographs], overwrite=False)
+    assert not (tmp_path / "out").exists()
+    check_places(*given, pictures=[tmp_path / "out"], overwrite=False)
+
+
+def test_results_come_together_or_not_at_all(tmp_path):
+    def write():
+        with all_or_none(tmp_path) as folder:
+            (folder / "a").write_text("new")
+            raise OSError(28, "full", str(folder / "b"))
+
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(OSError, match="full") as failed:
+        write()
+    assert failed.value.filename == str(tmp_path / "b")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes of POSIX")
+def test_results_replace_what_links_lead_to_and_keep_modes(tmp_path):
+    target, plain = tmp_path / "elsewhere" / "target", tmp_path / "plain"
+    target.parent.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    for path, mode in ((target, 0o640), (plain, 0o604)):
+        path.write_text("before")
+        path.chmod(mode)
+    with all_or_none(tmp_path) as folder:
+        for name in ("link", "plain"):
+            (folder / name).write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.read_text() for path in (target, plain)] == ["new", "new"]
+    assert [path.stat().st_mode & 0o777 for path in (target, plain)] == [0o640, 0o604]
