@@ -9,7 +9,13 @@ from PIL import Image
 
 from styleplug.errors import TrainingError
 from styleplug.images import Picture, write_picture
-from styleplug.training.data import Archive, Photographs, folder_images, load_artwork
+from styleplug.training.data import (
+    Archive,
+    Photographs,
+    folder_images,
+    glimpse,
+    load_artwork,
+)
 
 
 def test_crops_are_repeated_by_the_same_generator(photographs):
@@ -38,6 +44,17 @@ def test_collages_hold_two_crops_that_meet_at_a_line(tmp_path):
     assert 0 < whole.sum() < 40
     recoloured = (made != made.round()).flatten(1).any(dim=1)
     assert 0 < recoloured.sum() < 64
+
+
+def test_crops_and_glimpses_are_mirrored_at_random(tmp_path):
+    Image.linear_gradient("L").rotate(90).save(tmp_path / "ramp.png")
+    data = Photographs(tmp_path)
+    rng = torch.Generator().manual_seed(0)
+    crops = data.crops(16, 48, (1, 1), rng)
+    glimpses = [glimpse(data.images[0], 1, rng) for _ in range(16)]
+    for pictures in (crops, glimpses):
+        mirrored = {bool(x[..., 0].mean() > x[..., -1].mean()) for x in pictures}
+        assert mirrored == {False, True}
 
 
 def test_photographs_smaller_than_a_crop_are_magnified(photographs):
