@@ -624,7 +624,8 @@ class _Run:
             return self.content
         if style == "fast":
             style = [(part.image, part.share) for part in self.styles]
-        picture = Stylizer(style, device=self.device)(self.content)
+        stylizer = Stylizer(style, device=self.device)
+        picture = stylizer(self.content, style_scale=self.options.style_scale)
         grey = self.options.preserve_color in (True, "luminance")
         return _grey(picture) if grey else picture
 

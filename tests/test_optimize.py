@@ -207,13 +207,14 @@ def test_it_can_begin_with_the_picture_of_a_style(
     assert np.array(result) == pytest.approx(stylized, abs=1)
 
 
+@pytest.mark.parametrize("scale", [1, 2])
 def test_fast_begins_with_what_is_seen_of_the_style_at_once(
-    content_image, stripes, shallow
+    content_image, stripes, shallow, scale
 ):
     shallow["iterations"] = 1
     pixels = np.asarray(content_image, np.float32) / 255
-    stylized = 255 * styleplug.stylize(pixels, stripes)
-    result = optimize(content_image, stripes, init="fast", **shallow)
+    stylized = 255 * styleplug.stylize(pixels, stripes, style_scale=scale)
+    result = optimize(content_image, stripes, init="fast", style_scale=scale, **shallow)
     assert np.array(result) == pytest.approx(stylized, abs=1)
 
 
@@ -687,6 +688,23 @@ def test_it_stops_when_nothing_improves(content_image, shallow):
         **shallow,
     )
     assert next(count) < 200
+
+
+def test_a_coarse_level_ends_at_ten_times_the_tolerance(
+    stripes, shallow, monkeypatch, caplog
+):
+    monkeypatch.setattr(sys.modules["styleplug.optimize"], "_COARSEST", 32)
+    caplog.set_level(logging.INFO, "styleplug")
+
+    def coarse_iterations(side, tolerance):
+        caplog.clear()
+        optimize(flat("grey", (side, side)), stripes, tolerance=tolerance, **shallow)
+        return re.search(r"^32 x 32: .* after (\d+)$", caplog.messages[0])[1]
+
+    shallow["iterations"] = 100
+    ended = coarse_iterations(64, 0.01)
+    assert ended == coarse_iterations(32, 0.1)
+    assert ended != coarse_iterations(32, 0.01)
 
 
 def test_an_exception_from_the_callback_ends_it(content_image, stripes, shallow):
