@@ -159,17 +159,19 @@ class Tensors(dict[str, Tensor]):
 def _read(path: Path) -> Tensors:
     """Return the tensors of a safetensors file or a pickle."""
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InvalidStyleError(
+            f"{path} cannot be read ({error.strerror}); check the path."
+        ) from error
+    try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidStyleError(
-            f"{path} cannot be read ({error.strerror or error}); check the path."
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged file can raise anything, also OSError
         raise InvalidStyleError(
             f"{path} is damaged or holds more than weights, and nothing in it is "
             "executed; if you trust it, load it and save only its state_dict."
@@ -191,7 +193,8 @@ def _read(path: Path) -> Tensors:
 def _is_plain(value: Tensor) -> bool:
     """Whether it is dense and of real numbers, all of them in the file."""
     return (
-        value.layout is torch.strided
+        not value.is_nested
+        and value.layout is torch.strided
         and value.device.type == "cpu"
         and value.is_floating_point()
         and value.nbytes <= value.untyped_storage().nbytes()

@@ -485,6 +485,13 @@ def test_what_is_not_weights_is_refused(
     assert not Path("new.safetensors").exists()
 
 
+def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    new_fast_neural_style(32).save(tmp_path / "old.pth")
+    os.truncate(tmp_path / "old.pth", 5000)
+    with pytest.raises(InvalidStyleError, match="is damaged"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
+
+
 def test_an_unknown_network_is_refused_by_its_tensors(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "old.pth")
     with pytest.raises(InvalidStyleError, match=r"layer.weight.*known are"):
@@ -500,6 +507,16 @@ def test_a_network_with_a_missing_tensor_is_refused(tmp_path: Path) -> None:
             with pytest.raises(InvalidStyleError) as caught:
                 convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
             assert "\n" not in str(caught.value), kind
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+def test_a_nested_tensor_is_refused(tmp_path: Path) -> None:
+    checkpoint = new_fast_neural_style()
+    weight = checkpoint["conv2.conv2d.weight"]
+    checkpoint["conv2.conv2d.weight"] = torch.nested.nested_tensor([*weight])
+    checkpoint.save(tmp_path / "old.pth")
+    with pytest.raises(InvalidStyleError, match="another shape or type"):
+        convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 
 @pytest.mark.parametrize(
