@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import color
 from .errors import InvalidStyleError
-from .files import check_free
+from .files import check_free, words
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_style_image
 from .style import StyleInfo, check_style_destination
@@ -137,7 +137,7 @@ def _unlike(path: Path, error: Exception) -> InvalidStyleError:
 
 
 def _name(path: Path) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "converted"
+    return "-".join(words(path.stem.lower())) or "converted"
 
 
 class Tensors(dict[str, Tensor]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -104,3 +105,15 @@ def _take_free_place(part: Path, target: Path) -> None:
     else:
         with contextlib.suppress(OSError):  # what was to be written is there
             part.unlink()
+
+
+def words(text: str, *, also: str = "") -> list[str]:
+    """Return the runs of letters and digits in a text, with the marks on them.
+
+    Characters of ``also`` count as letters.
+    """
+    kept = " "
+    for c in unicodedata.normalize("NFC", text):
+        is_mark = unicodedata.category(c).startswith("M") and not kept.endswith(" ")
+        kept += c if c.isalnum() or c in also or is_mark else " "
+    return kept.split()

@@ -641,6 +641,13 @@ def test_what_could_never_be_used_is_not_written(
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_a_style_is_named_in_the_letters_of_its_file(tmp_path: Path) -> None:
+    new_fast_neural_style().save(tmp_path / "old.pth")
+    name = "\u0939\u093f\u0928\u094d\u0926\u0940"
+    info = convert(tmp_path / "old.pth", tmp_path / f"{name} 2.safetensors", **RIGHTS)
+    assert info.name == f"{name}-2"
+
+
 @pytest.mark.parametrize("missing", ["license", "artwork"])
 def test_rights_must_be_said(tmp_path: Path, missing: str) -> None:
     with pytest.raises(ValueError, match=missing):

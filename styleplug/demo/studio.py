@@ -46,7 +46,7 @@ from ..errors import (
     StyleNotFoundError,
     StyleplugError,
 )
-from ..files import replacing
+from ..files import replacing, words
 from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo
@@ -686,8 +686,8 @@ def _naming(path: str, message: str) -> str:
 
 def _plain(stem: str) -> str:
     """Return a name that is safe in a file name, of 60 bytes at most."""
-    name = re.sub(r"[^\w.-]+", "-", stem).encode()[:60].decode(errors="ignore")
-    return name.strip("-.") or "picture"
+    name = "-".join(words(stem, also="_.-"))
+    return name.encode()[:60].decode(errors="ignore").strip("-.") or "picture"
 
 
 def _unique(name: str, taken: set[str]) -> str:

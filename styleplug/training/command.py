@@ -300,7 +300,12 @@ def _read_about(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read_names(path: Path) -> list[str]:
-    lines = map(str.strip, path.read_text("utf-8-sig").splitlines())
+    try:
+        lines = map(str.strip, path.read_text("utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise TrainingError(
+            f"{path} is not text in UTF-8 ({error}); save it as that."
+        ) from error
     return [line for line in lines if line]
 
 

@@ -28,6 +28,7 @@ from ..networks import (
     with_changes,
 )
 from ..predictor import StylePredictor
+from ..style import read_info
 from ..weights import load_trunk
 from .config import TrainConfig
 from .data import Photographs, crop
@@ -37,9 +38,16 @@ from .state import step_rng
 def load_own_trunk(path: Path) -> StyleNetwork:
     """Return a copy of a trunk, to be trained or trained on.
 
-    Raises :class:`~styleplug.errors.TrainingError` when it is another project's, and
-    :class:`~styleplug.errors.InvalidStyleError` when it is damaged.
+    Raises :class:`~styleplug.errors.TrainingError` when the file holds none, or that
+    of another project, and :class:`~styleplug.errors.InvalidStyleError` when it is
+    damaged.
     """
+    info = read_info(path)
+    if not info.self_contained or info.network.get("name") == StylePredictor.NAME:
+        raise TrainingError(
+            f"{path} holds no trunk; name a --trunk that 'styleplug train' wrote, or "
+            "leave it out."
+        )
     network = load_trunk(path)
     if network.NAME != StyleNetwork.NAME:
         raise TrainingError(

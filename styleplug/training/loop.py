@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
 from ..errors import TrainingError
+from ..files import words
 from ..images import read_picture
 from ..losses import (
     CONTENT_LAYERS,
@@ -472,10 +473,13 @@ def _check(info: StyleInfo, controls: Controls) -> None:
     reached = info.figures["style_distance"]
     unpainted = info.figures["style_distance_of_photographs"]
     if reached > _WEAK * unpainted:
+        much = "no"
+        if reached < unpainted:
+            much = f"only {100 * (1 - reached / unpainted):.0f} %"
         logger.warning(
-            "%s is only %.0f %% nearer to its artwork than the photographs are; train "
-            "it for more --steps, or with a higher --style-weight.",
-            *(info.name, 100 * (1 - reached / unpainted)),
+            "%s is %s nearer to its artwork than the photographs are; train it for "
+            "more --steps, or with a higher --style-weight.",
+            *(info.name, much),
         )
     for fault in controls.faults():
         logger.warning("%s %s; more --steps may help.", info.name, fault)
@@ -589,4 +593,4 @@ def check_names(names: Sequence[str], advice: str) -> None:
 
 
 def _name(stem: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in stem).lower().split())
+    return "-".join(words(stem.lower()))

@@ -8,6 +8,7 @@ import shutil
 import struct
 import threading
 import time
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -232,6 +233,17 @@ def test_a_painting_of_someone_else_or_that_is_gone_is_no_style(
     Path(own.path).unlink()
     with pytest.raises(StyleNotFoundError, match="Sun & flowers is no longer here"):
         studio.paint(photo, Settings(own.id, own={own.id: own}))
+
+
+@pytest.mark.parametrize(
+    "name", ["e\u0301tude", "\u0939\u093f\u0928\u094d\u0926\u0940"]
+)
+def test_a_painting_is_named_in_its_own_letters(
+    studio: Studio, painting: str, name: str
+) -> None:
+    path = Path(painting).rename(Path(painting).with_name(f"{name}.png"))
+    own = studio.own_style(str(path))
+    assert own.id == f"own:{unicodedata.normalize('NFC', name)}"
 
 
 @pytest.mark.parametrize("name", ["x" * 200, "..", "-", "❦", "ü ö"])

@@ -272,6 +272,15 @@ def test_names_to_hold_out_reach_the_training(asked, vgg, tmp_path):
     assert asked["trunk"] == bundled_trunk()
 
 
+def test_names_to_hold_out_are_in_utf_8(asked, vgg, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\u00e9t\u00e9.jpg\n".encode("latin-1"))
+    words = ["train", *_ANY[:3], "--hold-out", str(names), "--loss-network", str(vgg)]
+    assert main(words) == 1
+    assert f"{names} is not text in UTF-8" in capsys.readouterr().err
+    assert not asked
+
+
 @pytest.mark.parametrize("option", ["-o", "--output", "--out"])
 def test_the_folder_of_the_results_is_named_as_elsewhere(
     asked, artwork, vgg, tmp_path, option

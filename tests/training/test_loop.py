@@ -3,6 +3,7 @@ import copy
 import dataclasses
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from styleplug.engine import stylize
-from styleplug.errors import InvalidStyleError, TrainingError
+from styleplug.errors import InvalidStyleError, StyleplugError, TrainingError
 from styleplug.networks import StyleNetwork
 from styleplug.predictor import load_predictor, save_predictor
-from styleplug.style import bundled_trunk, read_info
+from styleplug.style import StyleInfo, bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.controls import Controls
@@ -287,9 +288,45 @@ def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     assert torch.equal(kept.vector, load_style(trained).vector)
 
 
+@pytest.mark.parametrize(
+    ("reached", "unpainted", "said"),
+    [
+        (0.5, 1.0, "stripes is only 50 % nearer to its artwork than"),
+        (3.1, 1.0, "stripes is no nearer to its artwork than"),
+        (0.1, 0.0, "stripes is no nearer to its artwork than"),
+    ],
+)
+def test_a_style_that_came_out_weak_is_told(caplog, reached, unpainted, said):
+    figures = {
+        "style_distance": reached,
+        "style_distance_of_photographs": unpainted,
+    }
+    found = Controls([i / 10 for i in range(11)], [1.0, 2.0, 3.0, 4.0, 5.0], 1.0)
+    loop._check(StyleInfo("stripes", figures=figures), found)
+    assert caplog.messages[0].startswith(said)
+
+
 def test_without_artworks_there_is_nothing_to_train(photographs, vgg, tmp_path):
     with pytest.raises(TrainingError, match="at least one artwork"):
         train([], photographs, vgg, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        pytest.param("E\u0301tude No. 2", "\u00e9tude-no-2", id="decomposed"),
+        pytest.param("\u0939\u093f\u0928\u094d\u0926\u0940", None, id="hindi"),
+        pytest.param("\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48", None, id="thai"),
+        pytest.param("I \u2764\ufe0f NY", "i-ny", id="emoji"),
+    ],
+)
+def test_a_style_is_named_in_the_letters_of_its_artwork(
+    quick, artwork, photographs, vgg, tmp_path, stem, name
+):
+    copied = Path(shutil.copy(artwork, tmp_path / f"{stem}.png"))
+    (tmp_path / f"{name or stem}.safetensors").touch()
+    with pytest.raises(FileExistsError, match=name or stem):
+        train([copied], photographs, vgg, tmp_path, config=quick)
 
 
 def test_two_styles_cannot_have_one_name(artwork, photographs, vgg, tmp_path):
@@ -391,6 +428,19 @@ def test_a_trunk_of_another_project_is_refused_before_training(
             config=quick,
             trunk=foreign_trunk,
         )
+
+
+def test_what_holds_no_trunk_is_refused_before_training(
+    quick, trained, artwork, photographs, vgg, tmp_path
+):
+    predictor = bundled_trunk().with_name("predictor.safetensors")
+    for path, said in (
+        (trained, "holds no trunk.*--trunk"),
+        (predictor, "holds no trunk.*--trunk"),
+        (tmp_path / "nowhere.safetensors", "No such file"),
+    ):
+        with pytest.raises(StyleplugError, match=rf"{re.escape(path.name)}.*{said}"):
+            train([artwork], photographs, vgg, tmp_path, config=quick, trunk=path)
 
 
 def test_a_training_that_gets_no_better_stops(
