@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, and replace others only when told to."""
+"""Files that appear whole or not at all, and replace others only when told to; and the
+words that their names are made of."""
 
 from __future__ import annotations
 
