@@ -112,7 +112,6 @@ def worker_command() -> list[str]:
     elsewhere = os.path.dirname(sys.executable)
     # The plug-in takes these away, among them PYTHONPATH.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    reason = ""
     # Without -s the user's own packages could shadow those of a virtual environment;
     # with it, what `pip install --user` brought is not found.
     for flags in ("-su", "-u"):
