@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
+from zlib import crc32
 
 import gi
 
@@ -30,8 +31,10 @@ _WIDER_THAN_FLOAT = [
 ]
 _BAND_BYTES = 1 << 22
 _TILE = 64
-# How the whole of a run is shared among sending, painting and fetching the pixels.
-_SENT, _PAINTED = 0.04, 0.95
+_CHANGED = "The layer was changed while it was painted: paint it again."
+# How the whole of a run is shared among sending, painting, fetching the pixels, and
+# looking again at those that they replace.
+_SENT, _PAINTED, _FETCHED = 0.04, 0.95, 0.99
 
 
 class LayerError(Exception):
@@ -190,12 +193,20 @@ def _is_locked(group: Any | None) -> bool:
 def _examine(image: Any, layer: Any, output: str) -> list[int]:
     """Raise :class:`LayerError`, or return what must stay while ``layer`` is painted.
 
-    That is its size, and with filters, which are painted in a copy, its place.
+    That is the kind of its pixels, its size, and with filters, which are painted in a
+    copy, its place.
     """
     check(image, [layer])
     check_output(layer, output)
+    kind = int(layer.type()), int(image.get_precision())
     size = layer.get_width(), layer.get_height()
-    return [*size, *(layer.get_offsets()[1:] if _is_filtered(layer) else ())]
+    place = layer.get_offsets()[1:] if _is_filtered(layer) else ()
+    return [*kind, *size, *place]
+
+
+def _checksum(buffer: Any, band: Any) -> int:
+    """Return that of the bytes as GIMP holds them: conversions may round otherwise."""
+    return crc32(buffer.get(band, 1.0, None, Gegl.AbyssPolicy.NONE))
 
 
 def pixel_format(image: Any) -> str:
@@ -229,12 +240,11 @@ def stylize(
     was while pixels travelled.
     """
     state = _examine(image, layer, settings.output)
+    new = settings.output == NEW_LAYER
 
     def check_again() -> None:
         if _examine(image, layer, settings.output) != state:
-            raise LayerError(
-                "The layer was changed while it was painted: paint it again."
-            )
+            raise LayerError(_CHANGED)
 
     with _as_seen(layer) as source:
         size = source.get_width(), source.get_height()
@@ -242,6 +252,7 @@ def stylize(
         babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
         total = size[0] * size[1] * pixel_bytes
         bands = _bands(*size, pixel_bytes)
+        painted: list[int] = []
 
         def moved(band: Any, first: float, last: float) -> None:
             progress(first + (last - first) * (band.y + band.height) / size[1])
@@ -252,8 +263,20 @@ def stylize(
             buffer = source.get_buffer()
             for band in bands:
                 check_again()  # GIMP ends a plug-in that reads what is not there
+                painted.append(_checksum(buffer, band))
                 yield buffer.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
                 moved(band, 0.0, _SENT)
+
+        def compare() -> None:
+            """Raise :class:`LayerError` when the layer has other pixels by now."""
+            check_again()
+            with _as_seen(layer) as seen:
+                buffer = seen.get_buffer()
+                for band, checksum in zip(bands, painted, strict=True):
+                    check_again()
+                    if _checksum(buffer, band) != checksum:
+                        raise LayerError(_CHANGED)
+                    moved(band, _FETCHED, 1.0)
 
         reply = worker.stylize(
             {
@@ -273,7 +296,6 @@ def stylize(
         except LayerError:
             worker.close()  # nobody reads what it has painted
             raise
-        new = settings.output == NEW_LAYER
         target = _twin(layer, source) if new else source
         buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
         try:
@@ -282,7 +304,9 @@ def stylize(
                 check_again()
                 buffer.set(band, babl, data)
                 buffer.flush()
-                moved(band, _PAINTED, 1.0)
+                moved(band, _PAINTED, 1.0 if new else _FETCHED)
+            if not new:
+                compare()
             check_again()
         except BaseException:
             worker.close()
@@ -392,7 +416,10 @@ def _twin(layer: Any, source: Any) -> Any:
 
 def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
     """Put ``twin`` above ``layer``, transparent where nothing is selected."""
-    image.insert_layer(twin, layer.get_parent(), image.get_item_position(layer))
+    place = layer.get_parent(), image.get_item_position(layer)
+    if not image.insert_layer(twin, *place):
+        twin.delete()
+        raise LayerError("GIMP cannot put a new layer there: paint it again.")
     if Gimp.Selection.is_empty(image):
         return
     pixels, shadow = twin.get_buffer(), twin.get_shadow_buffer()

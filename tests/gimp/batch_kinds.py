@@ -260,11 +260,25 @@ def meddle(name, action, moment, output):
     image.delete()
 
 
+DEEP = Gimp.Precision.FLOAT_LINEAR
+
+
+def dot(_image, layer):
+    """Paint the first pixel."""
+    buffer = layer.get_buffer()
+    buffer.set(Gegl.Rectangle.new(0, 0, 1, 1), "R'G'B'A u8", b"dot!")
+    buffer.flush()
+
+
 for output in layers.REPLACE, layers.NEW_LAYER:
-    for moment in 0.0, 0.96:
+    for moment in 0.0, 0.96, 0.989:
         for action, does in {
             "crop": lambda image, _layer: image.crop(30, 250, 30, 250),
             "remove": lambda image, layer: image.remove_layer(layer),
+            "gray": lambda image, _layer: image.convert_grayscale(),
+            "flatten": lambda _image, layer: layer.flatten(),
+            "deepen": lambda image, _layer: image.convert_precision(DEEP),
+            "dot": dot,
         }.items():
             meddle(f"{action}, {moment}, {output}", does, moment, output)
 

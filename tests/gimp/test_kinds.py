@@ -90,9 +90,13 @@ def test_gimp_has_nothing_to_complain_of(notes, folder):
 
 
 @pytest.mark.parametrize("output", ["replace", "new-layer"])
-@pytest.mark.parametrize("moment", [0.0, 0.96])
+@pytest.mark.parametrize("moment", [0.0, 0.96, 0.989])
 @pytest.mark.parametrize(
-    ("action", "words"), [("crop", "was changed"), ("remove", "no longer there")]
+    ("action", "words"),
+    [
+        ("remove", "no longer there"),
+        *((action, "was changed") for action in ("crop", "gray", "flatten", "deepen")),
+    ],
 )
 def test_a_layer_changed_while_it_is_painted_is_left_alone(
     notes, action, words, moment, output
@@ -100,7 +104,18 @@ def test_a_layer_changed_while_it_is_painted_is_left_alone(
     entry = notes[f"{action}, {moment}, {output}"]
     assert words in entry["error"]
     assert entry["same"]
-    assert entry["layers"] == (action == "crop")
+    assert entry["layers"] == (action != "remove")
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.96, 0.989])
+def test_pixels_painted_meanwhile_are_not_replaced(notes, moment):
+    entry = notes[f"dot, {moment}, replace"]
+    assert "was changed" in entry["error"]
+    assert entry["same"]
+    entry = notes[f"dot, {moment}, new-layer"]
+    assert "error" not in entry
+    assert entry["same"]
+    assert entry["layers"] == 2
 
 
 @pytest.mark.parametrize("case", ["new", "new-masked", "new-of-group", "new-in-group"])
