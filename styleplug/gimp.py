@@ -6,6 +6,7 @@ records the command that starts the worker in this one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -177,10 +178,7 @@ def install(
             partial.rename(target)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise StyleplugError(
-                f"The plug-in cannot be written to {target} ({error.strerror}); "
-                "make that folder writable and try again."
-            ) from error
+            raise _refused("written to", profile, error) from error
     return profiles
 
 
@@ -240,12 +238,20 @@ def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
             profile.plugin.rename(profile.partial)
             _remove(profile.partial)
         except OSError as error:
-            raise StyleplugError(
-                f"The plug-in cannot be taken out of {profile.plugin.parent} "
-                f"({error.strerror}); make that folder, and {PLUGIN} in it, writable "
-                "and try again."
-            ) from error
+            with contextlib.suppress(OSError):
+                profile.partial.rename(profile.plugin)
+            raise _refused("taken out of", profile, error) from error
     return had
+
+
+def _refused(done: str, profile: Profile, error: OSError) -> StyleplugError:
+    """Return the error that names the folders which are in the way."""
+    there = filter(os.path.lexists, (profile.partial, profile.plugin))
+    inside = next((f", and {path.name} in it," for path in there), "")
+    return StyleplugError(
+        f"The plug-in cannot be {done} {profile.plugin.parent} ({error.strerror}); "
+        f"make that folder{inside} writable and try again."
+    )
 
 
 def _remove(path: Path) -> None:
@@ -269,7 +275,14 @@ def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
         )
     in_newer_menu = False
     for profile in profiles:
-        yield from _examine(profile, in_newer_menu)
+        try:
+            yield from _examine(profile, in_newer_menu)
+        except OSError as error:
+            yield Finding(
+                False,
+                f"{error.filename} cannot be read ({error.strerror})",
+                f"Make {profile.plugin.parent} and all that is in it readable.",
+            )
         in_newer_menu = in_newer_menu or _is_in_menu(profile)
 
 
@@ -278,7 +291,8 @@ def _examine(profile: Profile, in_newer_menu: bool) -> Iterator[Finding]:
         yield Finding(False, why_not, _SETTINGS[0].upper() + _SETTINGS[1:])
         return
     place = "" if profile in find_profiles() else f" --profile {_word(profile.path)}"
-    again = f"Run 'styleplug gimp install{place}'."
+    install = f"'styleplug gimp install{place}'"
+    again = f"Run {install}."
     plugin, main = profile.plugin, profile.plugin / f"{PLUGIN}.py"
     yield Finding(True, f"GIMP has settings in {profile.path}")
     if not main.is_file():
@@ -305,8 +319,8 @@ def _examine(profile: Profile, in_newer_menu: bool) -> Iterator[Finding]:
     if profile.kind == "native" and sys.platform.startswith("linux"):
         yield from _examine_python()
     if profile.kind == "snap":
-        yield from _examine_snap(profile)
-    yield from _examine_worker(profile)
+        yield from _examine_snap(profile, install)
+    yield from _examine_worker(profile, install)
     yield _examine_menu(profile, in_newer_menu)
 
 
@@ -403,7 +417,7 @@ def _examine_python() -> Iterator[Finding]:
     )
 
 
-def _examine_snap(profile: Profile) -> Iterator[Finding]:
+def _examine_snap(profile: Profile, install: str) -> Iterator[Finding]:
     try:
         inside = Path(_recorded_command(profile)[0]).relative_to(Path.home())
     except (StyleplugError, ValueError):
@@ -414,7 +428,7 @@ def _examine_snap(profile: Profile) -> Iterator[Finding]:
             "the Snap of GIMP cannot start programs outside of your home folder, or "
             "in hidden folders of it",
             "Install styleplug into a virtual environment such as ~/styleplug, and "
-            "run its 'styleplug gimp install'.",
+            f"run its {install}.",
         )
 
 
@@ -429,14 +443,14 @@ def _recorded_command(profile: Profile) -> list[str]:
         ) from error
 
 
-def _examine_worker(profile: Profile) -> Iterator[Finding]:
+def _examine_worker(profile: Profile, install: str) -> Iterator[Finding]:
     """Let the installed plug-in start its worker, as it does within GIMP."""
     client = str(profile.plugin / "worker_client.py")
     if profile.kind != "flatpak":
         yield _try_worker(
             [sys.executable, "-s", client],
             "",
-            "Run 'styleplug gimp install' with the Python that holds styleplug.",
+            f"Run {install} with the Python that holds styleplug.",
         )
     if is_of_flatpak(profile):
         yield _try_worker(

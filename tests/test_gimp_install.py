@@ -36,6 +36,11 @@ def failure(profile):
     return next(finding for finding in gimp.doctor([profile]) if not finding.ok)
 
 
+def refuse(path, *_args, ignore_errors=False):
+    if not ignore_errors:
+        raise PermissionError(13, "Permission denied", str(path))
+
+
 def tool(folder, name, script):
     """Put a program called ``name`` into ``folder``."""
     path = folder / name
@@ -190,16 +195,29 @@ def test_uninstall_removes_a_link_not_what_it_leads_to(profile, tmp_path):
     assert not os.path.lexists(profile.plugin)
 
 
-def test_uninstall_says_why_it_cannot(profile, monkeypatch):
-    def refuse(path, target):
-        raise OSError(13, "Permission denied")
-
+@pytest.mark.parametrize(("owner", "name"), [(Path, "rename"), (shutil, "rmtree")])
+def test_uninstall_says_why_it_cannot(profile, monkeypatch, owner, name):
     gimp.install([profile], STANDIN)
-    before = sorted(profile.plugin.iterdir())
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(StyleplugError, match=r"taken out .*\(Permission denied\)"):
-        gimp.uninstall([profile])
-    assert sorted(profile.plugin.iterdir()) == before
+    before = sorted(profile.plugin.parent.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse)
+        with pytest.raises(
+            StyleplugError,
+            match=r"taken out .*\(Permission denied\).* and styleplug_gimp in it",
+        ):
+            gimp.uninstall([profile])
+    assert sorted(profile.plugin.parent.rglob("*")) == before
+    assert gimp.uninstall([profile]) == [profile]
+
+
+@pytest.mark.parametrize("do", [gimp.uninstall, gimp.install])
+def test_what_an_earlier_attempt_left_in_the_way_is_named(profile, monkeypatch, do):
+    monkeypatch.setattr(gimp, "worker_command", lambda: STANDIN)
+    gimp.install([profile])
+    (profile.partial / "old").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(StyleplugError, match=r"and \.styleplug_gimp\.partial in it"):
+        do([profile])
 
 
 def test_doctor_finds_no_profile():
@@ -222,6 +240,15 @@ def test_doctor_finds_another_version(profile):
     gimp.install([profile], STANDIN)
     (profile.plugin / "layer.py").write_text("# older")
     assert "another version" in failure(profile).text
+
+
+def test_doctor_says_what_cannot_be_read(profile, monkeypatch):
+    gimp.install([profile], STANDIN)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    finding = failure(profile)
+    assert "cannot be read (Permission denied)" in finding.text
+    assert str(profile.plugin) in finding.text
+    assert finding.advice.startswith(f"Make {profile.plugin.parent} ")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no executable bits")
@@ -270,7 +297,7 @@ def test_doctor_finds_that_the_worker_does_not_start(profile, command, words):
     [worker] = [finding for finding in findings if "worker" in finding.text]
     assert not worker.ok
     assert words in worker.text
-    assert "install" in worker.advice
+    assert f"gimp install --profile {gimp._word(profile.path)}'" in worker.advice
 
 
 def test_doctor_reads_what_is_told_in_another_encoding(profile, monkeypatch):
