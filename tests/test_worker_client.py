@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,43 @@ def test_a_request_can_be_taken_back_while_it_is_painted(worker):
         )
     assert worker.alive
     assert stylize(worker)
+
+
+HESITANT = """
+import json, sys, time
+number = json.loads(sys.stdin.readline())["id"]
+for text in json.dumps({"type": "result", "id": number, "bytes": 2}) + "\\n", "ok":
+    time.sleep(0.7)
+    print(text, end="", flush=True)
+"""
+HASTY = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(worker_client.__file__)!r})
+import worker_client
+worker_client._LONGEST_POLL = 0.2
+worker = worker_client.Worker([sys.executable, "-c", {HESITANT!r}], silence_limit=2.5)
+print(worker._process.pid, flush=True)
+size = worker.request({{"type": "stylize"}})["bytes"]
+print("reading", flush=True)
+print(worker.read(size))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_client_that_was_suspended_with_its_worker_does_not_give_it_up(reading):
+    with subprocess.Popen([sys.executable, "-c", HASTY], stdout=subprocess.PIPE) as it:
+        both = it.pid, int(it.stdout.readline())
+        if reading:
+            it.stdout.readline()
+        time.sleep(0.3)
+        for process in both:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(3)
+        for process in both:
+            os.kill(process, signal.SIGCONT)
+            time.sleep(0.3)
+        assert it.stdout.read().endswith(b"b'ok'\n")
 
 
 @pytest.mark.parametrize(

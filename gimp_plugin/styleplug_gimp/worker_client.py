@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import math
 import os
 import queue
 import subprocess
@@ -34,6 +35,8 @@ CONFIG = Path(__file__).with_name("worker.json")
 
 _MAX_LINE = 1 << 22
 _POLL = 0.03
+# Seconds: one that took longer was suspended, and the worker with it, perhaps.
+_LONGEST_POLL = 1.0
 # What GIMP sets for its own Python and libraries breaks another Python.
 _FOREIGN = ("PYTHON", "GI_", "GTK_", "GDK_", "GIO_", "LD_", "DYLD_")
 
@@ -286,21 +289,23 @@ class Worker:
             raise self._died() from error
 
     def _next(self, wait: Callable[[], None]) -> dict[str, Any]:
-        silent_since = time.monotonic()
+        silence, asked = 0.0, time.monotonic()
         while True:
             wait()
             try:
                 message = self._messages.get(timeout=_POLL)
             except queue.Empty:
-                if time.monotonic() - silent_since > self._silence_limit:
-                    self._silent = True
-                    self._process.kill()
+                now = time.monotonic()
+                silence += min(now - asked, _LONGEST_POLL)
+                asked = now
+                if silence > self._silence_limit:
+                    self._kill_silent()
                 continue
             if message is None:
                 raise self._died()
             if message.get("type") != "alive":
                 return message
-            silent_since = time.monotonic()
+            silence, asked = 0.0, time.monotonic()
 
     def _listen(self) -> None:
         """Put the worker's lines into the queue; wait while a body is read."""
@@ -320,17 +325,22 @@ class Worker:
 
     @contextmanager
     def _killed_if_stuck(self) -> Iterator[None]:
-        def kill() -> None:
-            self._silent = True
-            self._process.kill()
+        done = threading.Event()
 
-        timer = threading.Timer(self._silence_limit, kill)
-        timer.daemon = True
-        timer.start()
+        def watch() -> None:
+            polls = math.ceil(self._silence_limit / _LONGEST_POLL)
+            if not any(done.wait(self._silence_limit / polls) for _ in range(polls)):
+                self._kill_silent()
+
+        threading.Thread(target=watch, daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            done.set()
+
+    def _kill_silent(self) -> None:
+        self._silent = True
+        self._process.kill()
 
     def _broken(self) -> WorkerError:
         self.close()
