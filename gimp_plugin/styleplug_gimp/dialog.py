@@ -220,7 +220,6 @@ class StyleDialog:
     def __init__(self, procedure: Any, config: Any, image: Any, layer: Any) -> None:
         GimpUi.init("styleplug")
         self._config, self._image, self._layer = config, image, layer
-        self._is_gray = layer.is_gray()
         self._thumbnail, row = Thumbnail.of(image, layer, PREVIEW_SIDE, 2 * ROW_SIDE)
         self._row_thumbnail = replace(row, mask=None)
         self._refusal = ""
@@ -546,7 +545,7 @@ class StyleDialog:
 
     def _pixbuf(self, thumbnail: Thumbnail, data: bytes) -> Any:
         width, height = thumbnail.width, thumbnail.height
-        if self._is_gray:  # as the layer will make of it
+        if thumbnail.gray:
             area = Gegl.Rectangle.new(0, 0, width, height)
             gray = Gegl.Buffer.new("Y'A u8", 0, 0, width, height)
             gray.set(area, "R'G'B'A u8", data)

@@ -458,6 +458,8 @@ class Thumbnail:
     height: int
     pixels: bytes
     mask: bytes | None
+    gray: bool
+    """Whether the layer will make grey of the result."""
 
     @classmethod
     def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
@@ -482,7 +484,7 @@ class Thumbnail:
             rectangle = Gegl.Rectangle.new(x, y, width, height)
             selection = image.get_selection().get_buffer()
             mask = selection.get(rectangle, scale, "Y u8", Gegl.AbyssPolicy.NONE)
-        return cls(width, height, pixels, mask)
+        return cls(width, height, pixels, mask, source.is_gray())
 
     def request(self) -> dict[str, Any]:
         """Return the part of a request that it makes up."""

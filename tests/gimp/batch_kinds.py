@@ -289,5 +289,11 @@ try:
 except layers.LayerError as error:
     notes["removed"] = str(error)
 
+image, layer = make(base=Gimp.ImageBaseType.GRAY)
+gray = layers.Thumbnail.of(image, layer, 512)
+image.convert_rgb()
+coloured = layers.Thumbnail.of(image, layer, 512)
+notes["thumbnails differ"] = gray != coloured
+
 notes["version"] = Gimp.version()
 notes.save()

@@ -222,6 +222,10 @@ def test_looking_at_a_layer_with_filters_changes_nothing(notes, output):
     assert entry["images"] == 1
 
 
+def test_the_colour_mode_is_seen_where_no_pixel_tells(notes):
+    assert notes["thumbnails differ"]
+
+
 def test_filters_stay_with_the_layer_below_a_new_one(notes):
     assert notes["filtered, replace"]["filters"] == [0]
     assert notes["filtered, new-layer"]["filters"] == [0, 1]
