@@ -510,7 +510,7 @@ class _Desk:
         ).then(
             self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
-            show_progress_on=self.compare, **_ENGINE,
+            show_progress_on=self.compare, trigger_mode="multiple", **_ENGINE,
         ).failure(
             self._give_up, self.job, [self.status, *buttons], queue=False, **_QUIET
         )  # fmt: skip
@@ -703,7 +703,7 @@ class _Desk:
             self._paint_all, [self.batch_job, self.own, self.batch_asked],
             [self.batch_status, *buttons], api_visibility="private",
             show_progress="full", show_progress_on=self.batch_files,
-            concurrency_id="batch", concurrency_limit=1,
+            trigger_mode="multiple", concurrency_id="batch", concurrency_limit=1,
         ).failure(
             self._give_up, self.batch_job, [self.batch_status, *buttons],
             queue=False, **_QUIET,

@@ -223,6 +223,18 @@ def test_what_is_chosen_while_a_painting_is_stopped_is_previewed(
     assert [b for b in visitor.find("button") if b.text == "Paint in full size"]
 
 
+def test_a_painting_can_be_asked_for_again_as_soon_as_it_is_stopped(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
+    visitor.upload(large)
+    visitor.see_preview()
+    for button in ("Paint in full size", "Stop", "Paint in full size"):
+        visitor.press(button)
+    visitor.wait(lambda: "ready to download" in visitor.status)
+
+
 _WHEN_STOP_SHOWS = """
 const click = () => {
   const buttons = [...document.querySelectorAll('#actions button')];
@@ -510,6 +522,9 @@ def test_stop_ends_the_work_and_the_page_goes_on(
     files = "\n".join(str(path) for path in large)
     visitor.find("#batch-files input[type=file]")[0].send_keys(files)
     visitor.wait(lambda: len(visitor.find("#batch-files tr")) == 4)
+    for button in ("Paint all", "Stop", "Paint all"):
+        visitor.press(button)
+    visitor.wait(lambda: "4 pictures painted" in visitor.status)
     visitor.press("Paint all")
     visitor.press("Stop")
     visitor.wait(lambda: "Stopped." in visitor.status)
