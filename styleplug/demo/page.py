@@ -9,6 +9,7 @@ import html
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,8 +83,10 @@ def launch(
     ``styles`` are those offered, by default the bundled and cached ones.
     ``hub_styles`` are the Hub repositories that visitors may use, as patterns;
     ``()`` allows none. ``thumbnails`` is where the styles' pictures are kept.
-    ``options`` go to ``gradio.Blocks.launch``.
+    ``options`` go to ``gradio.Blocks.launch``. SIGTERM and SIGHUP end the process as
+    Ctrl-C does, with what visitors left.
     """
+    _end_in_order()
     limits = limits or Limits()
     page = build(
         styles=styles, hub_styles=hub_styles, limits=limits, thumbnails=thumbnails
@@ -97,6 +100,15 @@ def launch(
         allowed_paths=[str(path) for path in EXAMPLES],
         **options,
     )
+
+
+def _end_in_order() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _theme() -> gr.themes.Base:

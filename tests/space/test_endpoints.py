@@ -265,7 +265,7 @@ def test_an_upload_over_the_limit_is_refused(server: Server) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
-@pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_no_upload_stays_when_the_page_ends(
     end: str, style_folder: Path, styles: list[StyleInfo], tmp_path: Path
 ) -> None:
