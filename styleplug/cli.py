@@ -1096,14 +1096,15 @@ def _demo(args: argparse.Namespace) -> int:
         raise StyleplugError(
             'The page needs Gradio; install it with: pip install "styleplug[demo]"'
         ) from error
-    from .hub import list_styles, locate, style_info
+    from .engine import Stylizer
+    from .hub import list_styles, locate
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     if "styles" in options:
         for name in options["styles"]:
             _refuse_picture(name, ", or add it on the page")
-        more = [style_info(locate(name)) for name in options["styles"]]
-        options["styles"] = [*list_styles(), *more]
+        more = [Stylizer(locate(name), device="cpu") for name in options["styles"]]
+        options["styles"] = [*list_styles(), *(style.info for style in more)]
     try:
         launch(**{"inbrowser": True, **options})
     except OSError as error:

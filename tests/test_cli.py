@@ -33,7 +33,7 @@ from styleplug.hub import LOSS_NETWORK
 from styleplug.images import MAX_PIXELS
 from styleplug.optimize import _BLEND, _MEMORY, optimize
 from styleplug.rendering import SMALLEST_TILE
-from styleplug.style import read_info
+from styleplug.style import bundled_trunk, read_info
 
 ROOT = Path(__file__).parents[1]
 LANDSCAPE = ROOT / "styleplug" / "sample.jpg"
@@ -510,13 +510,15 @@ def test_the_page_offers_the_styles_that_are_named(
     assert asked["inbrowser"] is False
 
 
-def test_a_picture_named_for_the_page_is_to_be_captured_first(
+def test_what_is_named_for_the_page_can_be_painted_with(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = types.ModuleType("styleplug.demo")
     page.launch = pytest.fail  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "styleplug.demo", page)
     fails(capsys, "demo", "--style", photo, expect=".*is a picture; .*capture")
+    trunk = bundled_trunk()
+    fails(capsys, "demo", "--style", trunk, expect=".*holds no style vector")
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http", "1_0"])

@@ -6,7 +6,6 @@ import abc
 import base64
 import functools
 import html
-import logging
 import os
 import secrets
 import signal
@@ -40,8 +39,6 @@ from .studio import (
     period,
     style_title,
 )
-
-logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -147,13 +144,10 @@ def build(
     so other pages of the process are to be built later.
     """
     styles = hub.list_styles() if styles is None else styles
-    if not styles:
-        raise StyleplugError("There is no style to offer; install styleplug again.")
     uploads = get_upload_folder()
     studio = Studio(styles, limits=limits, hub_styles=hub_styles, folder=uploads)
     if not os.path.basename(uploads).startswith(PREFIX):  # of a page built before
         os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
-    studio.warm_up()
     desk = _Desk(studio, thumbnails)
     page = gr.Blocks(
         title="styleplug", delete_cache=(_CLEAN_EVERY, _KEEP), analytics_enabled=False
@@ -161,6 +155,7 @@ def build(
     with page:
         desk.lay_out()
         page.unload(desk.leave)
+    studio.warm_up()
     threading.Thread(target=_clean_regularly, args=[studio], daemon=True).start()
     return page
 
@@ -288,9 +283,12 @@ class _Desk:
         self._offer_api()
 
     def _lay_out_styles(self) -> None:
+        groups = self._groups({})
+        if not self.studio.styles:
+            raise StyleplugError("There is no style to offer; install styleplug again.")
         self.picker = gr.HTML(
             next(iter(self.studio.styles)),
-            groups=self._groups({}),
+            groups=groups,
             html_template=(HERE / "picker.html").read_text("utf-8"),
             js_on_load=(HERE / "picker.js").read_text("utf-8"),
             apply_default_css=False,
@@ -403,16 +401,11 @@ class _Desk:
     def _groups(self, own: OwnStyles) -> list[dict[str, Any]]:
         """Return the gallery, a visitor's own paintings first."""
         groups: dict[str, list[dict[str, str]]] = {}
-        for name, info in self.studio.styles.items():
-            try:
-                image = self.studio.thumbnail(info, self.thumbnails)
-            except (StyleplugError, OSError) as error:
-                logger.warning("The style %s is left out: %s", name, error)
-                continue
+        for info, image in self.studio.thumbnails(self.thumbnails):
             heading = period(info)
-            words = f"{name} {style_title(info)} {info.artist} {info.year} {heading}"
+            words = f"{info.id} {style_title(info)} {info.artist} {info.year} {heading}"
             groups.setdefault(heading, []).append(
-                _tile(name, style_title(info), words, image, info.artist, info.year)
+                _tile(info.id, style_title(info), words, image, info.artist, info.year)
             )
         gallery = [
             {"title": heading, "styles": groups[heading]}

@@ -172,7 +172,7 @@ class Studio:
         offered: dict[str, StyleInfo] = {}
         for info in styles:
             path = offered.setdefault(info.id, info).path
-            if path != info.path:
+            if os.path.realpath(path or "") != os.path.realpath(info.path or ""):
                 raise ValueError(
                     f"{path} and {info.path} are both called {info.id}; "
                     "offer one of them, or train or capture one under another name."
@@ -259,43 +259,55 @@ class Studio:
         with _explained(path):
             return self.run(look)
 
+    def thumbnails(self, cache: Path) -> list[tuple[StyleInfo, bytes]]:
+        """Return the styles with their thumbnails.
+
+        What cannot be painted with is offered no longer.
+        """
+        gallery, unusable = [], set()
+        for name, info in self.styles.items():
+            try:
+                gallery.append((info, self.thumbnail(info, cache)))
+            except (StyleplugError, OSError) as error:
+                logger.warning("The style %s is left out: %s", name, error)
+                unusable.add(name)
+        with self._adding:
+            self.styles = {n: i for n, i in self.styles.items() if n not in unusable}
+        return gallery
+
     def thumbnail(self, info: StyleInfo, cache: Path) -> bytes:
         """Return a WebP of the example scene in a style, painted once per cache.
 
-        Where ``cache`` cannot be written, it is kept as long as the process.
+        Where ``cache`` cannot be written, it is kept as long as the process. Raises
+        ``StyleplugError`` for a style that does not load, though it was painted before.
         """
         assert info.path is not None
-        digest = hashlib.sha256(info.path.read_bytes())
-        digest.update(EXAMPLES[-1].read_bytes())
-        path = cache / f"{digest.hexdigest()[:32]}.webp"
-        if path not in self._thumbnails:
+        if info.path not in self._thumbnails:
+            digest = hashlib.sha256(info.path.read_bytes())
+            digest.update(EXAMPLES[-1].read_bytes())
+            path = cache / f"{digest.hexdigest()[:32]}.webp"
+            style = Stylizer(info.path, device="cpu")
             try:
-                self._thumbnails[path] = path.read_bytes()
+                image = path.read_bytes()
             except OSError:
-                self._thumbnails[path] = self._paint_thumbnail(info)
-                _keep(self._thumbnails[path], path)
-        return self._thumbnails[path]
+                image = self._paint_thumbnail(style)
+                _keep(image, path)
+            self._thumbnails[info.path] = image
+        return self._thumbnails[info.path]
 
-    def _paint_thumbnail(self, info: StyleInfo) -> bytes:
+    def _paint_thumbnail(self, style: Stylizer) -> bytes:
         scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
-        painted = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
+        painted = self.run(lambda: style(scene))
         painted.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         return _webp(painted)
 
     def warm_up(self) -> None:
-        """Load the styles, and paint once so that the first visitor need not wait."""
-
-        def paint() -> None:
-            loaded = None
-            for name, info in self.styles.items():
-                try:
-                    loaded = Stylizer(info.path or "", device="cpu").info.path
-                except StyleplugError as error:
-                    logger.warning("The style %s does not load: %s", name, error)
-            if loaded and not ZERO_GPU:
-                Stylizer(loaded)(Image.open(EXAMPLES[0]).reduce(2))
-
-        self._engine.submit(paint)
+        """Paint once, so that the first visitor need not wait."""
+        path = next(iter(self.styles.values())).path or ""
+        if not ZERO_GPU:
+            self._engine.submit(
+                lambda: Stylizer(path)(Image.open(EXAMPLES[0]).reduce(2))
+            )
 
     def _parts(self, settings: Settings) -> Parts:
         """Return the style files and their shares; it may wait for the Hub.
@@ -490,7 +502,7 @@ class Studio:
             name = style.removeprefix(_OWN).partition("@")[0]
             names.append(_plain(name.replace(".", "-")))
         result = self._new_file("-".join(names) + (picture.suffix or ".png"))
-        provenance = Stylizer(parts, device="cpu").provenance(**options)
+        provenance = _load(parts, device="cpu").provenance(**options)
         write_picture(picture, pixels, result, provenance=provenance)
         return picture, pixels, str(result)
 
@@ -574,7 +586,18 @@ def _paint(
     options: dict[str, Any],
     progress: Progress | None = None,
 ) -> NDArray[Any]:
-    return Stylizer(parts).render(pixels, progress=progress, **options)
+    return _load(parts).render(pixels, progress=progress, **options)
+
+
+def _load(parts: Parts, device: str | None = None) -> Stylizer:
+    """Load styles; what is wrong with one is the host's to know, with its folders."""
+    try:
+        return Stylizer(parts, device=device)
+    except (InvalidStyleError, StyleNotFoundError) as error:
+        logger.warning("A style is not here any more: %s", error)
+        raise StyleNotFoundError(
+            "This style is not here any more; choose another."
+        ) from error
 
 
 def _seconds(pixels: NDArray[Any], parts: Parts, options: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -36,21 +37,39 @@ def _begin(desk: Any, visitor: Any) -> Any:
     return desk._begin(visitor, None, "Paint what I mark", photo, "udnie")
 
 
-def test_a_style_that_cannot_be_painted_is_left_out_of_the_gallery(
+def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
     styles: list[StyleInfo],
     open_desk: Callable[[Studio], Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cut_short = tmp_path / "cut short.safetensors"
-    cut_short.write_bytes(b"nothing")
+    import torch
+
+    from styleplug.networks import StyleNetwork
+    from styleplug.weights import save_style, save_trunk
+
+    network = StyleNetwork(widths=(8, 8, 8), blocks=(1, 1))
+    vector = torch.zeros(network.style_size)
+    lone, trunk = tmp_path / "lone.safetensors", tmp_path / "trunk.safetensors"
+    info = save_style(lone, vector, network, StyleInfo("lone"), self_contained=False)
+    save_trunk(trunk, network, StyleInfo("trunk"))
+    lone_info = dataclasses.replace(info, path=lone)
+    open_desk(Studio([lone_info]))._groups({})  # which keeps its thumbnail
+    trunk.rename(tmp_path / "renamed.safetensors")
+    os.utime(lone)  # so that it is loaded anew
     bad = [
-        dataclasses.replace(styles[0], name="damaged", path=cut_short),
+        lone_info,
+        dataclasses.replace(
+            styles[0], name="trunk", path=tmp_path / "renamed.safetensors"
+        ),
         dataclasses.replace(styles[0], name="gone", path=tmp_path / "gone.safetensors"),
     ]
     desk = open_desk(Studio([*bad, *styles]))
+    good = ["melencolia", "starry-night", "udnie"]
     shown = [style["id"] for group in desk._groups({}) for style in group["styles"]]
-    assert shown == ["melencolia", "starry-night", "udnie"]
+    assert shown == good
+    assert [name for _, name in desk._choices({})] == ["", *good]
+    assert [style["name"] for style in desk._api_list_styles()] == good
     for info in bad:
         assert f"The style {info.name} is left out" in caplog.text
 

@@ -33,7 +33,7 @@ from styleplug.errors import (
     StyleNotFoundError,
     StyleplugError,
 )
-from styleplug.style import StyleInfo
+from styleplug.style import StyleInfo, read_info
 from tests.conftest import require
 from tests.space.conftest import load
 
@@ -283,7 +283,11 @@ def test_a_path_is_no_style(
 def test_styles_of_one_name_are_not_offered_in_place_of_each_other(
     styles: list[StyleInfo], tmp_path: Path
 ) -> None:
-    assert list(Studio([*styles, *styles]).styles) == [info.id for info in styles]
+    assert styles[0].path is not None
+    folder, name = styles[0].path.parent, styles[0].path.name
+    same = dataclasses.replace(styles[0], path=folder / ".." / folder.name / name)
+    twice = [*styles, *styles, same]
+    assert list(Studio(twice).styles) == [info.id for info in styles]
     other = dataclasses.replace(styles[0], path=tmp_path / "other.safetensors")
     told = rf"{styles[0].path} and .*other\.safetensors are both called {other.id}"
     with pytest.raises(ValueError, match=told):
@@ -408,16 +412,18 @@ def test_a_hub_style_is_added_while_others_look_at_the_list(
     assert list(studio.styles) == [*seen, "udnie"]
 
 
-def test_a_style_that_does_not_load_leaves_the_others_to_be_warmed_up(
-    styles: list[StyleInfo], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_style_that_is_gone_is_told_without_its_folder(
+    studio: Studio, photo: str, style_folder: Path, tmp_path: Path
 ) -> None:
-    bad = dataclasses.replace(styles[0], name="bad", path=tmp_path / "gone.safetensors")
-    studio = Studio([bad, *styles])
-    caplog.set_level("INFO")
-    studio.warm_up()
-    studio.run(lambda: None)
-    assert "The style bad does not load" in caplog.text
-    assert caplog.text.count("styleplug renders on") == len(styles) + 1
+    copy = shutil.copy(style_folder / "udnie.safetensors", tmp_path)
+    studio.styles = {"udnie": read_info(Path(copy))}
+    content = studio.open(photo)
+    os.remove(copy)
+    told = r"^This style is not here any more; choose another\.$"
+    with pytest.raises(StyleNotFoundError, match=told):
+        studio.paint(photo, Settings("udnie"))
+    with pytest.raises(StyleNotFoundError, match=told):
+        studio.preview(content, Settings("udnie"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 1e308, True, "1", None, [1]])
