@@ -484,8 +484,12 @@ class _Desk:
             self._put_away, self.job, [self.photo, self.status], queue=False, **_QUIET
         )
         self.examples.click(
-            self._example, self.examples, [self.photo, self.picker], **_QUIET
-        )
+            self._make_way, self.content, self.photo, queue=False,
+            trigger_mode="always_last", **_QUIET,
+        ).then(
+            self._example, self.examples, [self.photo, self.picker], queue=False,
+            trigger_mode="always_last", **_QUIET,
+        )  # fmt: skip
         self.part.expand(
             self._put_on_easel, [self.content, self.on_easel],
             [self.editor, self.on_easel], **_QUIET,
@@ -551,6 +555,12 @@ class _Desk:
     def _put_away(self, job: str | None) -> tuple[None, str]:
         self.jobs.discard(job or "")
         return None, _say(_INVITATION)
+
+    def _make_way(self, content: Content | None) -> Any:
+        """Take a photo away that is gone: the same example is to be a change."""
+        if content and all(map(os.path.exists, (content.path, content.preview))):
+            return gr.skip()
+        return None
 
     def _example(self, index: int) -> tuple[str, str]:
         names = list(self.studio.styles)

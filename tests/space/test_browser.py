@@ -67,6 +67,7 @@ class Visitor:
         self.driver.get(self.url)
         self.wait(lambda: self.find("#picker input[type=radio]:checked"))
         self.wait(lambda: self.find("#photo input[type=file]"))
+        self.wait(lambda: self.find("#examples button"))
 
     def find(self, selector: str) -> list[Any]:
         return list(self.driver.find_elements("css selector", selector))
@@ -254,6 +255,34 @@ def test_an_example_runs_with_one_click(visitor: Visitor) -> None:
     visitor.press("Another photo")
     visitor.wait(lambda: visitor.find("#photo input[type=file]"))
     visitor.wait(lambda: "Choose a photo" in visitor.status)
+
+
+def test_an_example_that_was_removed_since_can_be_chosen_again(
+    visitor: Visitor, server: Server
+) -> None:
+    visitor.run("arguments[0].click()", visitor.find("#examples button")[2])
+    visitor.see_preview()
+    for photo in server.uploads.rglob("harbour.jpg"):
+        photo.unlink()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "no longer here; choose it again" in visitor.status)
+    visitor.run("arguments[0].click()", visitor.find("#examples button")[2])
+    visitor.see_preview()
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+
+
+def test_the_last_example_chosen_is_the_one_shown(visitor: Visitor) -> None:
+    visitor.run(
+        "const all = document.querySelectorAll('#examples button');"
+        "all[2].click(); setTimeout(() => all[4].click(), 10)"
+    )
+    visitor.see_preview()
+    time.sleep(2)
+    visitor.press("Paint in full size")
+    visitor.wait(lambda: "ready to download" in visitor.status)
+    visitor.press("Download")
+    assert visitor.downloaded().name.startswith("still-life")
 
 
 def test_search_and_groups(visitor: Visitor) -> None:
