@@ -19,6 +19,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
@@ -83,12 +85,17 @@ def main(arguments: list[str] | None = None) -> None:
         "--folder", type=Path, help="keep the files in this new or empty folder"
     )
     given = parser.parse_args(arguments)
-    if given.repo_id.count("/") != 1:
+    try:
+        validate_repo_id(given.repo_id)
+    except HFValidationError as error:
+        parser.error(str(error))
+    if "/" not in given.repo_id:
         parser.error("name the Space as owner/name")
-    if given.folder and given.folder.exists() and any(given.folder.iterdir()):
-        parser.error(f"{given.folder} is not empty; name a new folder")
+    folder = given.folder
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        parser.error(f"{folder} is not an empty folder; name a new one")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = given.folder or Path(scratch)
+        folder = folder or Path(scratch)
         assemble(folder)
         for path in sorted(folder.rglob("*")):
             if path.is_file():

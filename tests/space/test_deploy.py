@@ -76,21 +76,25 @@ def test_the_space_tells_the_limits_that_it_has(
     assert told in " ".join((ROOT / "space/README.md").read_text("utf-8").split())
 
 
-def test_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["name", "a/", "a b/c", "a/b@main", "a/b.git"])
+def test_a_wrong_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "space/deploy.py"))["main"]
     with pytest.raises(SystemExit):
-        main(["name", "--dry-run"])
-    assert "owner/name" in capsys.readouterr().err
+        main([name, "--dry-run"])
+    assert name in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_in_use_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "styleplug-0.0.1-py3-none-any.whl").write_bytes(b"old")
+    file = tmp_path / "styleplug-0.0.1-py3-none-any.whl"
+    file.write_bytes(b"old")
     main = runpy.run_path(str(ROOT / "space/deploy.py"))["main"]
-    with pytest.raises(SystemExit):
-        main(["owner/name", "--dry-run", "--folder", str(tmp_path)])
-    assert "is not empty; name a new folder" in capsys.readouterr().err
+    for path in (tmp_path, file):
+        with pytest.raises(SystemExit):
+            main(["owner/name", "--dry-run", "--folder", str(path)])
+        told = f"{path} is not an empty folder; name a new one"
+        assert told in capsys.readouterr().err
 
 
 def test_the_space_holds_exactly_what_it_needs(space: Path) -> None:
