@@ -471,12 +471,13 @@ class _Desk:
     # One picture
 
     def _connect_stage(self) -> None:
+        buttons = [self.full, self.stop, self.download]
         self.photo.change(
             self._open,
             [self.photo, self.job],
             [
                 *(self.content, self.mask, self.photo, self.compare, self.status),
-                *(self.another, self.part, self.editor),
+                *(self.another, self.part, self.editor, *buttons),
             ],
             **_QUIET,
         )
@@ -501,7 +502,6 @@ class _Desk:
         )  # fmt: skip
         self.editor.clear(self._wipe, self.content, [self.editor, self.mask], **_QUIET)
         given: list[Any] = [self.content, self.mask, *self.settings]
-        buttons = [self.full, self.stop, self.download]
         shown = [self.painted, self.compare, self.status, *buttons]
         preview: dict[str, Any] = {
             "fn": self._preview,
@@ -515,7 +515,7 @@ class _Desk:
         gr.on([c.change for c in given], trigger_mode="always_last", **preview)
         self.full.click(
             self._begin, [self.editor, self.region, self.content, *self.settings],
-            [self.job, self.asked, *buttons], queue=False, **_QUIET,
+            [self.job, self.asked, self.status, *buttons], queue=False, **_QUIET,
         ).then(
             self._paint, [self.job, self.own, self.asked], shown,
             api_visibility="private", show_progress="full",
@@ -541,6 +541,7 @@ class _Desk:
             *(content, None, gr.update(visible=False)),
             *(gr.update(value=before, visible=True), ""),
             *(gr.update(visible=True), gr.update(visible=True, open=False), None),
+            *_buttons(),
         )
 
     def _closed(self, status: Any, photo: Any) -> tuple[Any, ...]:
@@ -550,7 +551,7 @@ class _Desk:
         """
         hidden = gr.update(visible=False)
         compare = gr.update(value=None, visible=False)
-        return None, None, photo, compare, status, hidden, hidden, None
+        return None, None, photo, compare, status, hidden, hidden, None, *_buttons()
 
     def _put_away(self, job: str | None) -> tuple[None, str]:
         self.jobs.discard(job or "")
@@ -651,7 +652,7 @@ class _Desk:
     ) -> Any:
         """Look at the drawing itself, for a stroke just drawn is no mask yet."""
         if content is None:  # put away as the button was pressed
-            return None, None, *_buttons()
+            return None, None, gr.skip(), *_buttons()
         mask = self._mark(drawing, region)
         return self._new_job(request, _ONE, (content, mask, *settings))
 
@@ -659,12 +660,12 @@ class _Desk:
         return self._new_job(request, _MANY, asked)
 
     def _new_job(self, request: gr.Request, kind: str, asked: tuple[Any, ...]) -> Any:
-        """Return a job, what to paint as it is when asked for, and the buttons."""
+        """Return a job, what to paint as it is when asked for, status and buttons."""
         if self._has_job(request, kind):  # the button was pressed twice
             return gr.skip()
         job = f"{request.session_hash} {kind} {secrets.token_hex(8)}"
         self.jobs.add(job)
-        return job, list(asked), *_buttons("stop")
+        return job, list(asked), _say(""), *_buttons("stop")
 
     def _has_job(self, request: gr.Request, kind: str) -> bool:
         """Tell whether a visitor's picture, or folder, is painted or will be."""
@@ -710,28 +711,25 @@ class _Desk:
             lambda files: files, self.batch_folder, self.batch_files, **_QUIET
         )
         buttons = [self.batch_run, self.batch_stop, self.batch_zip]
-        self.batch_files.change(self._offer_batch, None, buttons, queue=False, **_QUIET)
+        shown = [self.batch_status, *buttons]
+        self.batch_files.change(self._offer_batch, None, shown, queue=False, **_QUIET)
         self.batch_run.click(
             self._begin_batch, [self.batch_files, *self.settings],
-            [self.batch_job, self.batch_asked, *buttons], queue=False, **_QUIET
+            [self.batch_job, self.batch_asked, *shown], queue=False, **_QUIET
         ).then(
-            self._paint_all, [self.batch_job, self.own, self.batch_asked],
-            [self.batch_status, *buttons], api_visibility="private",
-            show_progress="full", show_progress_on=self.batch_files,
-            trigger_mode="multiple", concurrency_id="batch", concurrency_limit=1,
+            self._paint_all, [self.batch_job, self.own, self.batch_asked], shown,
+            api_visibility="private", show_progress="full",
+            show_progress_on=self.batch_files, trigger_mode="multiple",
+            concurrency_id="batch", concurrency_limit=1,
         ).failure(
-            self._give_up, self.batch_job, [self.batch_status, *buttons],
-            queue=False, **_QUIET,
+            self._give_up, self.batch_job, shown, queue=False, **_QUIET
         )  # fmt: skip
-        self.batch_stop.click(
-            self._stop, self.batch_job, [self.batch_status, *buttons],
-            queue=False, **_QUIET,
-        )  # fmt: skip
+        self.batch_stop.click(self._stop, self.batch_job, shown, queue=False, **_QUIET)
 
     def _offer_batch(self, request: gr.Request) -> Any:
         if self._has_job(request, _MANY):  # asked for meanwhile
             return gr.skip()
-        return _buttons("full")
+        return _say(""), *_buttons("full")
 
     def _paint_all(
         self,

@@ -538,6 +538,8 @@ def test_a_folder_of_pictures_becomes_a_zip(
         assert zipped.namelist() == ["holiday-melencolia.jpg", "left-out.txt"]
     again = [b for b in visitor.find("button") if b.text == "Paint all"]
     assert again[0].is_displayed()
+    visitor.upload(broken, "#batch-files input[type=file]")
+    visitor.wait(lambda: not visitor.status.strip())
 
 
 def test_stop_ends_the_work_and_the_page_goes_on(

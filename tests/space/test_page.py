@@ -111,7 +111,7 @@ def test_nothing_is_begun_once_the_photo_is_put_away(
 
     desk = open_desk(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    job, asked, *buttons = desk._begin(one, None, "Paint what I mark", None)
+    job, asked, _, *buttons = desk._begin(one, None, "Paint what I mark", None)
     assert desk.jobs == set()
     assert not any(button["visible"] for button in buttons)
     assert desk._paint(job, {}, asked) == gr.skip()
@@ -150,7 +150,10 @@ def test_a_new_photo_ends_the_painting_of_the_one_before(
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
     job, batch = _begin(desk, one)[0], desk._begin_batch(one)[0]
-    assert desk._open(str(photo), job)[0].path == str(photo)
+    content, *_, stop, download = desk._open(str(photo), job)
+    assert content.path == str(photo)
+    assert not stop["visible"]
+    assert not download["visible"]
     assert desk.jobs == {batch}
 
 
@@ -188,7 +191,7 @@ def test_an_answer_about_no_photo_leaves_what_came_since(
     one = SimpleNamespace(session_hash="one")
     assert "value" not in desk._open(None, None)[2]  # the next photo may be there
     assert "Choose a photo" in desk._preview(one, None, {}, None, None)[2]
-    assert desk._offer_batch(one)[0]["visible"]
+    assert desk._offer_batch(one)[1]["visible"]
     desk._begin_batch(one)
     assert "visible" not in desk._offer_batch(one)
 
