@@ -631,6 +631,8 @@ def _download(
                 _remember(path, revision)
             return path
 
+        cache.resolve().mkdir(parents=True, exist_ok=True)
+
         def download() -> Path:
             try:
                 return fetch()
@@ -842,9 +844,9 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
                 f"The Hub at {hub} cannot be reached; check the internet connection "
                 "and HF_ENDPOINT, or use a bundled style."
             )
-        case httpx.NetworkError() | httpx.ProtocolError():
+        case httpx.NetworkError() | httpx.ProtocolError() | ConnectionError():
             return DownloadError(
-                f"The connection broke while {what} was downloaded; try again."
+                f"The connection broke while {what} was transferred; try again."
             )
         case OSError(errno=int()):
             return DownloadError(
@@ -852,7 +854,7 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
                 f"{error.filename or constants.HF_HUB_CACHE} ({error.strerror}); free "
                 "some space, or set HF_HOME to a folder that can be written."
             )
-        case OSError():
+        case _DamagedError():
             return DownloadError(
                 f"{what} arrived damaged and was thrown away; try again later."
             )

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from styleplug import hub
-from styleplug.errors import StyleNotFoundError
+from styleplug.errors import DownloadError, StyleNotFoundError
 from styleplug.style import StyleInfo
 from tests.hub_client import HASTY, ROOT, HubClient, RemoteError
 from tests.hub_server import OWNER_TOKEN, Blob, Fault, HubServer, Repo
@@ -409,6 +409,15 @@ def test_a_wrong_token_is_named(server: HubServer, client: HubClient) -> None:
 
 
 @pytest.mark.parametrize(
+    "error", [ConnectionError("Xet"), ConnectionResetError(104, "")]
+)
+def test_a_connection_that_breaks_below_http_is_no_damage(error: OSError) -> None:
+    told = pytest.raises(DownloadError, match="broke while owner/wave was transferred")
+    with told, hub._explained("owner/wave"):
+        raise error
+
+
+@pytest.mark.parametrize(
     ("fault", "message"),
     [
         pytest.param(Fault("status", "HEAD", 403), "forbids access", id="403"),
@@ -660,13 +669,14 @@ def test_a_cache_that_cannot_be_written_is_explained(
 ) -> None:
     server.add("owner/nowhere", {"model.safetensors": style_bytes()})
     (tmp_path / "file").write_text("in the way")
-    refused(
-        client,
-        "owner/nowhere",
-        "DownloadError",
-        "cannot be kept in the cache.*HF_HOME",
-        cache_dir=str(tmp_path / "file"),
-    )
+    for cache in (tmp_path / "file", *([Path("/proc/no")] * Path("/proc").is_dir())):
+        refused(
+            client,
+            "owner/nowhere",
+            "DownloadError",
+            "cannot be kept in the cache.*HF_HOME",
+            cache_dir=str(cache),
+        )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
