@@ -66,12 +66,13 @@ _FLAT = 5 / 255
 _NOISE_SIDE = 1024
 _NOISE_DEVIATION = 1.17
 """Of four octaves of noise, each of deviation 1 and doubled up to the full size."""
-_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++ and cuBLAS word it
+_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++, cuBLAS and oneDNN word it
     "out of memory",
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
     "alloc_failed",
+    "could not create a primitive",
 )
 _RAISED_BY_CALLER = "_styleplug_raised_by_caller"
 """Attribute of an error that :func:`call_back` marks."""
