@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 import unicodedata
@@ -91,6 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         except _USER_ERRORS as error:
             _complain(error)
+            return 1
+        except RuntimeError as error:
+            from .rendering import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            _complain(MemoryError())
             return 1
     return code
 
@@ -624,6 +632,7 @@ class _ProgressBar:
         self._done = done
         self._total = total
         self._visible = sys.stderr.isatty()
+        self._columns = min(shutil.get_terminal_size().columns - 1, 64)
         self._shown = ""
 
     def __enter__(self) -> _ProgressBar:
@@ -634,20 +643,28 @@ class _ProgressBar:
         if not self._visible:
             return
         overall = (self._done + fraction) / self._total
-        filled = round(24 * overall)
-        label = self._label if len(self._label) <= 32 else f"{self._label[:29]}..."
-        line = f"\r[{'#' * filled:<24}] {overall:4.0%} {label}"
+        bar = "#" * round(24 * overall)
+        line = _cut(f"[{bar:<24}] {overall:4.0%} {self._label}", self._columns)
         if line != self._shown:
             self._show(line)
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            self._show("\r" + " " * (len(self._shown) - 1) + "\r")
+            self._show(" " * self._columns + "\r")
 
     def _show(self, line: str) -> None:
-        sys.stderr.write(line)
+        sys.stderr.write(f"\r{line}")
         sys.stderr.flush()
         self._shown = line
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return as much of a text as so many columns of a terminal can show."""
+    for i, sign in enumerate(text):
+        columns -= 2 if unicodedata.east_asian_width(sign) in "FW" else 1
+        if columns < 0:
+            return text[:i]
+    return text
 
 
 # list, info, pull

@@ -120,6 +120,38 @@ def test_a_stranger_s_words_do_not_steer_the_terminal(
     assert {"\x1b", "\x07"}.isdisjoint(out + err)
 
 
+def test_a_bar_is_no_wider_than_the_terminal(
+    photo: Path,
+    tiny_style: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    japanese = tmp_path / ("\u7d75" * 9 + ".png")
+    shutil.copy(photo, japanese)
+    argv = ["stylize", str(japanese), "-o", str(tmp_path / "o.png"), "--device", "cpu"]
+    assert main([*argv, "--style", str(tiny_style)]) == 0
+    err = capsys.readouterr().err
+    assert "100% \u7d75\u7d75\u7d75\r" in err
+    assert max(map(len, err.split("\r"))) < 40
+
+
+def test_memory_that_runs_out_in_torch_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr("styleplug.engine.Stylizer.__init__", fail)
+    assert main(["capture", str(photo), "-o", str(tmp_path / "s.safetensors")]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
 def test_a_note_does_not_steer_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
