@@ -49,7 +49,7 @@ from ..errors import (
 from ..files import replacing, words
 from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
-from ..style import StyleInfo
+from ..style import StyleInfo, bundled_styles
 
 logger = logging.getLogger(__name__)
 
@@ -264,9 +264,12 @@ class Studio:
 
         What cannot be painted with is offered no longer.
         """
+        ours = set(bundled_styles().values())
         gallery, unusable = [], set()
         for name, info in self.styles.items():
             try:
+                if info.path not in ours:  # it may have been painted before, elsewhere
+                    Stylizer(info.path or "", device="cpu")
                 gallery.append((info, self.thumbnail(info, cache)))
             except (StyleplugError, OSError) as error:
                 logger.warning("The style %s is left out: %s", name, error)
@@ -278,36 +281,37 @@ class Studio:
     def thumbnail(self, info: StyleInfo, cache: Path) -> bytes:
         """Return a WebP of the example scene in a style, painted once per cache.
 
-        Where ``cache`` cannot be written, it is kept as long as the process. Raises
-        ``StyleplugError`` for a style that does not load, though it was painted before.
+        Where ``cache`` cannot be written, it is kept as long as the process.
         """
         assert info.path is not None
-        if info.path not in self._thumbnails:
-            digest = hashlib.sha256(info.path.read_bytes())
-            digest.update(EXAMPLES[-1].read_bytes())
-            path = cache / f"{digest.hexdigest()[:32]}.webp"
-            style = Stylizer(info.path, device="cpu")
+        digest = hashlib.sha256(info.path.read_bytes())
+        digest.update(EXAMPLES[-1].read_bytes())
+        path = cache / f"{digest.hexdigest()[:32]}.webp"
+        if path not in self._thumbnails:
             try:
-                image = path.read_bytes()
+                self._thumbnails[path] = path.read_bytes()
             except OSError:
-                image = self._paint_thumbnail(style)
-                _keep(image, path)
-            self._thumbnails[info.path] = image
-        return self._thumbnails[info.path]
+                self._thumbnails[path] = self._paint_thumbnail(info)
+                _keep(self._thumbnails[path], path)
+        return self._thumbnails[path]
 
-    def _paint_thumbnail(self, style: Stylizer) -> bytes:
+    def _paint_thumbnail(self, info: StyleInfo) -> bytes:
         scene = Image.open(EXAMPLES[-1]).crop((330, 180, 810, 660))
-        painted = self.run(lambda: style(scene))
+        painted = self.run(lambda: Stylizer(info.path or "", device="cpu")(scene))
         painted.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         return _webp(painted)
 
     def warm_up(self) -> None:
-        """Paint once, so that the first visitor need not wait."""
-        path = next(iter(self.styles.values())).path or ""
-        if not ZERO_GPU:
-            self._engine.submit(
-                lambda: Stylizer(path)(Image.open(EXAMPLES[0]).reduce(2))
-            )
+        """Load the styles, and paint once so that the first visitor need not wait."""
+        paths = [info.path or "" for info in self.styles.values()]
+
+        def paint() -> None:
+            for path in paths:
+                Stylizer(path, device="cpu")
+            if not ZERO_GPU:
+                Stylizer(paths[0])(Image.open(EXAMPLES[0]).reduce(2))
+
+        self._engine.submit(paint)
 
     def _parts(self, settings: Settings) -> Parts:
         """Return the style files and their shares; it may wait for the Hub.
