@@ -854,7 +854,7 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
                 f"{error.filename or constants.HF_HUB_CACHE} ({error.strerror}); free "
                 "some space, or set HF_HOME to a folder that can be written."
             )
-        case _DamagedError():
+        case OSError():
             return DownloadError(
                 f"{what} arrived damaged and was thrown away; try again later."
             )
