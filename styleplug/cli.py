@@ -22,6 +22,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import time
 import unicodedata
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import imports
 from .errors import InvalidImageError, StyleplugError
-from .files import check_free, replacing
+from .files import check_free, end_in_order, replacing
 from .style import check_style_destination, check_style_name, check_style_texts
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", module="PIL")
         try:
             args = _parser(arguments).parse_args(arguments)
+            if args.run is not _worker:  # one that is stuck is to be ended at once
+                end_in_order()
             code = int(args.run(args))
             sys.stdout.flush()
         except SystemExit as stop:  # argparse has said why
@@ -1122,18 +1125,35 @@ def _demo(args: argparse.Namespace) -> int:
             _refuse_picture(name, ", or add it on the page")
         more = [Stylizer(locate(name), device="cpu") for name in options["styles"]]
         options["styles"] = [*list_styles(), *(style.info for style in more)]
+    place = options.get("server_name", "this machine")
+    if "server_port" in options:
+        place += f", port {options['server_port']}"
+    nothing = StyleplugError(
+        f"Nothing can listen at {place}; choose another --host or --port."
+    )
+    # Gradio would try a hundred ports, and complain of each.
+    if "server_name" in options and not _can_listen(options["server_name"]):
+        raise nothing
     try:
         launch(**{"inbrowser": True, **options})
     except OSError as error:
         if error.errno is not None:  # not of Gradio, which found no port
             raise
-        place = options.get("server_name", "this machine")
-        if "server_port" in options:
-            place += f", port {options['server_port']}"
-        raise StyleplugError(
-            f"Nothing can listen at {place}; choose another --host or --port."
-        ) from error
+        raise nothing from error
     return 0
+
+
+def _can_listen(host: str) -> bool:
+    """Tell whether an address is one of this machine."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, *_, address in found:
+        with contextlib.suppress(OSError), socket.socket(family) as one:
+            one.bind(address)
+            return True
+    return False
 
 
 def _port(text: str) -> int:

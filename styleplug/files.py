@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all, and replace others only when told to; and the
-words that their names are made of."""
+"""Files that appear whole or not at all, and replace others only when told to; an end
+of the process that leaves none half-written; and the words that names are made of."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
+import threading
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +108,20 @@ def _take_free_place(part: Path, target: Path) -> None:
     else:
         with contextlib.suppress(OSError):  # what was to be written is there
             part.unlink()
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does.
+
+    Nothing happens where they are heeded otherwise or ignored, as by ``nohup``, nor
+    beside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def words(text: str, *, also: str = "") -> list[str]:

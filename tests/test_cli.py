@@ -565,6 +565,7 @@ def test_where_nothing_can_listen_is_told_with_the_options_of_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(**options: Any) -> None:
+        assert options.get("server_name", "localhost") == "localhost"
         raise error
 
     page = types.ModuleType("styleplug.demo")
@@ -572,8 +573,11 @@ def test_where_nothing_can_listen_is_told_with_the_options_of_the_command(
     monkeypatch.setitem(sys.modules, "styleplug.demo", page)
     error = OSError("set GRADIO_SERVER_PORT, or server_port of launch()")
     told = "Nothing can listen at {}; choose another --host or --port"
-    expected = told.format(r"203\.0\.113\.5, port 80")
-    fails(capsys, "demo", "--host=203.0.113.5", "--port=80", expect=expected)
+    expected = told.format(r"localhost, port 80")
+    fails(capsys, "demo", "--host=localhost", "--port=80", expect=expected)
+    for elsewhere in ("203.0.113.5", "no such host", "x" * 99):
+        expected = told.format(elsewhere)
+        fails(capsys, "demo", f"--host={elsewhere}", expect=expected)
     fails(capsys, "demo", expect=told.format("this machine"))
     error = OSError(errno.ENOSPC, "No space left on device")
     fails(capsys, "demo", "--port=80", expect="No space left on device")
@@ -940,8 +944,9 @@ def command(*argv: str | Path, **options: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_leaves_whole_files_and_exits_with_130(
-    folder: Path, tiny_style: Path, tmp_path: Path
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_and_the_like_leave_whole_files_and_exit_with_130(
+    end: str, folder: Path, tiny_style: Path, tmp_path: Path
 ) -> None:
     Image.effect_noise((700, 700), 60).save(folder / "a.png", compress_level=1)
     for i in range(40):
@@ -949,11 +954,12 @@ def test_ctrl_c_leaves_whole_files_and_exits_with_130(
     out = tmp_path / "out"
     argv = ("stylize", folder, "-o", out, "--style", tiny_style)
     # A shell starts what runs in the background with interruptions switched off.
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    number = signal.Signals[end]
+    heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
     with command(*argv, preexec_fn=heed) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "styleplug: stopped\n"

@@ -8,7 +8,6 @@ import functools
 import html
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from gradio.utils import get_upload_folder
 from .. import hub
 from ..engine import Progress
 from ..errors import StyleplugError
+from ..files import end_in_order
 from ..style import StyleInfo
 from .studio import (
     EXAMPLES,
@@ -83,7 +83,7 @@ def launch(
     ``options`` go to ``gradio.Blocks.launch``. SIGTERM and SIGHUP end the process as
     Ctrl-C does, with what visitors left.
     """
-    _end_in_order()
+    end_in_order()
     limits = limits or Limits()
     page = build(
         styles=styles, hub_styles=hub_styles, limits=limits, thumbnails=thumbnails
@@ -97,15 +97,6 @@ def launch(
         allowed_paths=[str(path) for path in EXAMPLES],
         **options,
     )
-
-
-def _end_in_order() -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
 
 
 def _theme() -> gr.themes.Base:
