@@ -368,13 +368,21 @@ def check_places(
 
     A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
     is replaced by the training that goes on from a checkpoint; it does not lie among
-    the ``pictures``, folders of what is learned from.
+    the ``pictures``, folders of what is learned from. Checkpoint, sheet and results are
+    files of their own.
     """
     for folder in filter(None, pictures):
         if sheet and folder.resolve() in sheet.resolve().parents:
             raise TrainingError(
                 f"{sheet} would be taken for one of the pictures in {folder}; name "
                 "another place for the --sheet."
+            )
+    places = [path for path in (*results, *checkpoints, sheet) if path]
+    for i, path in enumerate(places):
+        if path.resolve() in [other.resolve() for other in places[:i]]:
+            raise TrainingError(
+                f"{path} would be written for two purposes; give --output, "
+                "--checkpoint and --sheet different names."
             )
     for path in results:
         check_free(path, overwrite=overwrite)
@@ -391,7 +399,7 @@ def check_places(
         raise TrainingError(
             f"{out} cannot be made ({error.strerror}); name another folder."
         ) from error
-    for path in filter(None, (*results, *checkpoints, sheet)):
+    for path in places:
         try:
             check_writable(path)
         except OSError as error:

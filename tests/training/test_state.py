@@ -296,6 +296,17 @@ def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):
     check_places(*given, overwrite=False)
 
 
+def test_checkpoint_sheet_and_results_are_files_of_their_own(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "." / "folder" / ".." / "one"
+    for result, checkpoint, sheet in (
+        (one, other, None),
+        (one, None, other),
+        (tmp_path / "result", one, other),
+    ):
+        with pytest.raises(TrainingError, match="one would be written for two"):
+            check_places(tmp_path, [result], [checkpoint], sheet, overwrite=True)
+
+
 def test_a_sheet_does_not_lie_among_what_is_learned_from(tmp_path):
     photographs = tmp_path / "photographs"
     (photographs / "of-sheets").mkdir(parents=True)
