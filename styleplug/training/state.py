@@ -46,6 +46,10 @@ _LATER = (
     *("files of the archive", "files of the photographs"),
 )
 """What earlier versions did not tell in an identity, and so is taken to be equal."""
+_OURS = tuple(
+    b'{"__metadata__":{"%s":' % key.encode() for key in ("identity", "progress")
+)
+"""How the header of a checkpoint begins."""
 _GOOD = "good:"
 """What tensors of the last of these are called by in a checkpoint."""
 
@@ -246,15 +250,21 @@ def load_checkpoint(
     """Return tensors and progress of a checkpoint of the same identity.
 
     Raises :class:`~styleplug.errors.TrainingError` when it is another's, or damaged, or
-    must not be read.
+    none, or must not be read.
     """
     try:
-        path.open("rb").close()
+        with path.open("rb") as raw:
+            ours = raw.read(100)[8:].startswith(_OURS)
     except OSError as error:
         raise TrainingError(
             f"The checkpoint {path} cannot be read ({error.strerror}); allow it, or "
             "name another file."
         ) from error
+    if not ours:
+        raise TrainingError(
+            f"{path} is no checkpoint of 'styleplug train'; name another file. A style "
+            "to go on from is named with --from."
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

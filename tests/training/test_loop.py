@@ -196,15 +196,6 @@ def test_a_checkpoint_of_other_contents_is_refused(
         train(*given, **options, overwrite=True)
 
 
-def test_a_damaged_checkpoint_is_refused(quick, artwork, photographs, vgg, tmp_path):
-    checkpoint = tmp_path / "run.ckpt"
-    checkpoint.write_bytes(b"not a checkpoint")
-    with pytest.raises(TrainingError, match="damaged"):
-        train(
-            [artwork], photographs, vgg, tmp_path, config=quick, checkpoint=checkpoint
-        )
-
-
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
     quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
 ):

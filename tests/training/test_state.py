@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save
 from torch import nn
 
 from styleplug.errors import TrainingError
@@ -231,6 +232,31 @@ def test_processes_go_on_from_the_same_checkpoint_or_not_at_all(
     if others == "ahead":
         with pytest.raises(TrainingError, match="do not see the same checkpoint"):
             resumed.resume(tmp_path / "missing.ckpt")
+
+
+def test_a_checkpoint_that_is_cut_short_is_damaged(tmp_path):
+    _, state = new_state(torch.ones(3))
+    path = tmp_path / "run.ckpt"
+    state.save(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match=r"run\.ckpt is damaged .*; delete it"):
+        state.resume(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xd8\xff\xe0 a photograph", id="photograph"),
+        pytest.param(save({}, {"styleplug": "{}"}), id="style"),
+    ],
+)
+def test_what_is_no_checkpoint_is_not_to_be_deleted(tmp_path, content):
+    _, state = new_state(torch.ones(3))
+    path = tmp_path / "precious"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"precious is no checkpoint .*--from\.$"):
+        state.resume(path)
 
 
 def test_a_checkpoint_of_other_weights_is_damaged(tmp_path):
