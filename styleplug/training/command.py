@@ -370,6 +370,11 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             )
         about.setdefault(composed(artworks[0].name), {})["name"] = out.stem
         out = out.parent
+    if args.sheet and args.sheet.resolve().parent in map(Path.resolve, args.artworks):
+        raise TrainingError(
+            f"{args.sheet} would be taken for an artwork; name another place for the "
+            "--sheet."
+        )
     loss_network = hub.loss_network_file(STYLE_LAYERS[-1], source=args.loss_network)
     if mode is _ONLY_PREDICTOR:
         path = train_predictor(

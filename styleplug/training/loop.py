@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
@@ -55,6 +56,7 @@ from .learner import (
 from .sampler import Sampler, of_artwork, targets
 from .state import (
     SAVE_EVERY,
+    SHEET,
     State,
     all_or_none,
     check_places,
@@ -527,8 +529,9 @@ def draw_sheet(
         for style in styles:
             rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
-    png = io.BytesIO()
-    Image.fromarray(pixels.cpu().numpy()).save(png, "PNG")
+    png, told = io.BytesIO(), PngInfo()
+    told.add_text(*SHEET)
+    Image.fromarray(pixels.cpu().numpy()).save(png, "PNG", pnginfo=told)
     replace_file(path, png.getvalue(), "the sheet")
 
 

@@ -50,6 +50,8 @@ _OURS = tuple(
     b'{"__metadata__":{"%s":' % key.encode() for key in ("identity", "progress")
 )
 """How the header of a checkpoint begins."""
+SHEET = "Software", "styleplug train"
+"""The text that PNG files of sheets begin with."""
 _GOOD = "good:"
 """What tensors of the last of these are called by in a checkpoint."""
 
@@ -377,7 +379,7 @@ def check_places(
     """Make the folder ``out`` of the results; raise unless all can be written.
 
     A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
-    is replaced by the training that goes on from a checkpoint; it does not lie among
+    is replaced by a training that goes on from a checkpoint; it does not lie among
     the ``pictures``, folders of what is learned from. Checkpoint, sheet and results are
     files of their own.
     """
@@ -414,8 +416,14 @@ def check_places(
             check_writable(path)
         except OSError as error:
             raise TrainingError(str(error)) from error
-    if sheet and not any(path and path.exists() for path in checkpoints):
+    resumed = any(path and path.exists() for path in checkpoints)
+    if sheet and not (resumed and sheet.exists() and _is_sheet(sheet)):
         check_free(sheet, overwrite=overwrite)
+
+
+def _is_sheet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return "\0".join(SHEET).encode() in file.read(100)
 
 
 def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:

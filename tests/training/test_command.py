@@ -255,6 +255,17 @@ def test_without_artworks_other_options_count(asked, capsys, words, said):
     assert not asked
 
 
+def test_a_sheet_does_not_lie_in_a_folder_of_artworks(
+    asked, artwork, photographs, vgg, capsys
+):
+    words = ["train", str(photographs), "--loss-network", str(vgg), "--sheet"]
+    assert main([*words, str(photographs / "sheet.png")]) == 1
+    assert "would be taken for an artwork; name another" in capsys.readouterr().err
+    assert not asked
+    words[1] = str(artwork)
+    assert main([*words, str(artwork.with_name("sheet.png"))]) == 0
+
+
 @pytest.mark.parametrize("words", [[], ["--new-trunk"], ["-o", "one.safetensors"]])
 def test_a_folder_without_artworks_is_told(asked, tmp_path, capsys, words):
     assert main(["train", str(tmp_path), *words]) == 1

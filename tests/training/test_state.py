@@ -14,6 +14,8 @@ from styleplug.predictor import StylePredictor, save_predictor
 from styleplug.style import StyleInfo, bundled_predictor, bundled_trunk
 from styleplug.training import state as state_module
 from styleplug.training.config import TrainConfig
+from styleplug.training.data import Photographs
+from styleplug.training.loop import draw_sheet
 from styleplug.training.state import (
     State,
     all_or_none,
@@ -310,16 +312,20 @@ def test_only_copies_of_the_bundled_trunk_are_replaced_under_styles(
         check_places(tmp_path, [trunk], [], overwrite=True)
 
 
-def test_a_sheet_is_replaced_by_the_training_that_goes_on(tmp_path):
+def test_a_sheet_is_replaced_by_the_training_that_goes_on(photographs, tmp_path):
+    network = StyleNetwork((2, 2, 2)).requires_grad_(False)
     checkpoint, sheet = tmp_path / "run.ckpt", tmp_path / "sheet.png"
     given = tmp_path / "out", [], [checkpoint, None], sheet
     check_places(*given, overwrite=False)
-    sheet.write_text("of a training")
+    draw_sheet(sheet, network, network.new_style()[None], Photographs(photographs))
     check_places(*given, overwrite=True)
     with pytest.raises(FileExistsError, match=r"sheet\.png already exists"):
         check_places(*given, overwrite=False)
     checkpoint.touch()
     check_places(*given, overwrite=False)
+    sheet.write_text("another picture")
+    with pytest.raises(FileExistsError, match=r"sheet\.png already exists"):
+        check_places(*given, overwrite=False)
 
 
 def test_checkpoint_sheet_and_results_are_files_of_their_own(tmp_path):
