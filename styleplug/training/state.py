@@ -348,6 +348,7 @@ def all_or_none(out: Path) -> Iterator[Path]:
     When something fails before, ``out`` stays as it is. Raises ``OSError`` that names
     files as they would be called in ``out``.
     """
+    out.mkdir(parents=True, exist_ok=True)  # it may be gone since the beginning
     with tempfile.TemporaryDirectory(prefix=".part.", dir=out) as name:
         folder = Path(name)
         try:

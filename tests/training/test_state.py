@@ -363,6 +363,13 @@ def test_results_come_together_or_not_at_all(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
+def test_results_come_into_a_folder_that_was_removed_meanwhile(tmp_path):
+    out = tmp_path / "away" / "out"
+    with all_or_none(out) as folder:
+        (folder / "a").write_text("new")
+    assert [path.read_text() for path in out.iterdir()] == ["new"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links and modes of POSIX")
 def test_results_replace_what_links_lead_to_and_keep_modes(tmp_path):
     target, plain = tmp_path / "elsewhere" / "target", tmp_path / "plain"
