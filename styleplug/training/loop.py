@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
-from ..errors import TrainingError
+from ..errors import StyleplugError, TrainingError
 from ..files import words
 from ..images import read_picture
 from ..losses import (
@@ -178,9 +178,10 @@ def train(
         grams = targets(images, learned_from, device)
 
     network = network.to(device).requires_grad_(train_trunk)
-    trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
-    there = {read_info(path).trunk for path in trunks}
-    alone = self_contained or not (train_trunk or hash_trunk(network) in there)
+    alone = self_contained
+    if not (alone or train_trunk):
+        trunks = [path for path in (bundled_trunk(), out_trunk) if path.exists()]
+        alone = hash_trunk(network) not in {read_info(path).trunk for path in trunks}
     if trunk is None:
         styles = network.new_style().to(device).repeat(len(artworks), 1)
     else:
@@ -236,7 +237,7 @@ def train(
 
     info = record(command, loss_network, loss_net, photographs, config, state)
     info["measured_on"] = "Test photographs" if measure else "Training photographs"
-    styles = styles_so_far()
+    styles, shown = styles_so_far(), tests.images[:_MEASURED]
     with all_or_none(out) as folder:
         if train_trunk:
             kept = StyleInfo("trunk", base_size=config.style_size, training=info)
@@ -249,14 +250,15 @@ def train(
                 training={**info, "artworks": len(pictures.images)},
             )
             save_predictor(folder / out_predictor.name, predictor, told)
-        for path, told, style in zip(paths, infos, styles, strict=True):
+        for i, (path, told) in enumerate(zip(paths, infos, strict=True)):
+            part, style = folder / path.name, styles[i]
             told = dataclasses.replace(told, training=info)
-            save_style(
-                *(folder / path.name, style, network, told), self_contained=alone
+            save_style(part, style, network, told)  # its trunk is not yet beside it
+            figures = _measure(
+                part, style, network, loss_net, shown, of_artwork(wanted, i)
             )
-    shown = tests.images[:_MEASURED]
-    for i, path in enumerate(paths):
-        _measure(path, network, styles[i], loss_net, shown, of_artwork(wanted, i))
+            told = dataclasses.replace(told, figures=figures)
+            save_style(part, style, network, told, self_contained=alone)
     draw()
     return paths
 
@@ -454,26 +456,33 @@ class _Report:
 
 def _measure(
     path: Path,
-    network: StyleNetwork,
     style: Tensor,
+    network: StyleNetwork,
     loss_network: LossNetwork,
     photographs: Sequence[Tensor],
     grams: dict[str, Tensor],
-) -> None:
-    """Measure a style on photographs, and write what was found into its header."""
-    figures = _figures(network, loss_network, style, photographs, grams)
+) -> dict[str, float]:
+    """Return what is found of the style in a file on photographs; when that fails, say
+    so and return nothing."""
     largest = max(photographs, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
-    controls = measure_controls(Stylizer(path, device=style.device), largest)
-    told = read_info(path)
-    told = dataclasses.replace(told, figures={**figures, **controls.figures()})
-    save_style(path, style, network, told, self_contained=told.self_contained)
-    _check(told, controls)
+    try:
+        figures = _figures(network, loss_network, style, photographs, grams)
+        controls = measure_controls(Stylizer(path, device=style.device), largest)
+    except (StyleplugError, RuntimeError) as error:
+        logger.warning(
+            "%s could not be measured (%s), and is kept without figures",
+            *(path.stem, error),
+        )
+        return {}
+    figures |= controls.figures()
+    _check(path.stem, figures, controls)
+    return figures
 
 
-def _check(info: StyleInfo, controls: Controls) -> None:
+def _check(name: str, figures: dict[str, float], controls: Controls) -> None:
     """Say so when a style came out weak, or does not do what its controls ask."""
-    reached = info.figures["style_distance"]
-    unpainted = info.figures["style_distance_of_photographs"]
+    reached = figures["style_distance"]
+    unpainted = figures["style_distance_of_photographs"]
     if reached > _WEAK * unpainted:
         much = "no"
         if reached < unpainted:
@@ -481,10 +490,10 @@ def _check(info: StyleInfo, controls: Controls) -> None:
         logger.warning(
             "%s is %s nearer to its artwork than the photographs are; train it for "
             "more --steps, or with a higher --style-weight.",
-            *(info.name, much),
+            *(name, much),
         )
     for fault in controls.faults():
-        logger.warning("%s %s; more --steps may help.", info.name, fault)
+        logger.warning("%s %s; more --steps may help.", name, fault)
 
 
 @torch.no_grad()

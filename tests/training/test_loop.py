@@ -19,7 +19,7 @@ from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, StyleplugError, TrainingError
 from styleplug.networks import StyleNetwork
 from styleplug.predictor import load_predictor, save_predictor
-from styleplug.style import StyleInfo, bundled_trunk, read_info
+from styleplug.style import bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.controls import Controls
@@ -266,17 +266,35 @@ def test_what_is_told_about_no_artwork_is_said(
 
 
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch, caplog
 ):
     def failing(*arguments):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(loop, "_figures", failing)
-    with pytest.raises(RuntimeError, match="no memory"):
-        train([artwork], photographs, vgg, tmp_path, config=quick)
-    (name,) = {path.name for path in tmp_path.iterdir()} - {"trunk.safetensors"}
-    kept = load_style(tmp_path / name)
+    (path,) = train([artwork], photographs, vgg, tmp_path, config=quick)
+    kept = load_style(path)
     assert torch.equal(kept.vector, load_style(trained).vector)
+    assert not kept.info.figures
+    assert not kept.info.self_contained
+    told = "my-stripes-1 could not be measured (no memory), and is kept without figures"
+    assert caplog.messages == [told]
+
+
+def test_an_interruption_while_measuring_leaves_no_style_without_figures(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_figures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=dataclasses.replace(quick, steps=1),
+            trunk=trained.with_name("trunk.safetensors"),
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -293,7 +311,7 @@ def test_a_style_that_came_out_weak_is_told(caplog, reached, unpainted, said):
         "style_distance_of_photographs": unpainted,
     }
     found = Controls([i / 10 for i in range(11)], [1.0, 2.0, 3.0, 4.0, 5.0], 1.0)
-    loop._check(StyleInfo("stripes", figures=figures), found)
+    loop._check("stripes", figures, found)
     assert caplog.messages[0].startswith(said)
 
 
@@ -361,6 +379,18 @@ def test_a_trunk_that_other_styles_need_is_not_replaced(
     with pytest.raises(TrainingError, match=r"which stripes\.safetensors would still"):
         train([artwork], photographs, vgg, tmp_path, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_damaged_trunk_is_replaced_by_the_one_that_is_trained(
+    quick, artwork, photographs, vgg, tmp_path
+):
+    trunk = tmp_path / "trunk.safetensors"
+    trunk.write_text("damaged")
+    config = dataclasses.replace(quick, steps=1)
+    (style,) = train(
+        [artwork], photographs, vgg, tmp_path, config=config, overwrite=True
+    )
+    assert load_style(style).info.trunk == read_info(trunk).trunk
 
 
 def test_a_picture_that_is_there_is_not_replaced_by_a_sheet(
