@@ -28,6 +28,7 @@ from .loop import (
     check_names,
     descend,
     draw_sheet,
+    is_free_name,
     record,
     styles_to_begin_from,
 )
@@ -67,6 +68,12 @@ def train_strength(
     device = pick_device(device)
     process, _ = place(config)
     styles = [read_style(path) for path in start]
+    for path, (info, _) in zip(start, styles, strict=True):
+        if not is_free_name(info.name):
+            raise TrainingError(
+                f"The style {path} is called {info.name!r}, as another file is that is "
+                "written; begin from a style of another name."
+            )
     check_names([info.name for info, _ in styles], "name each of them once")
     sizes = {info.base_size for info, _ in styles}
     named = " and ".join(map(str, sorted(sizes)))

@@ -220,6 +220,23 @@ def test_strength_is_not_learned_for_two_styles_of_one_name(
         )
 
 
+@pytest.mark.parametrize("name", ["trunk", "Predictor"])
+def test_strength_is_not_learned_for_a_style_that_would_replace_the_trunk(
+    quick, trained, artwork, photographs, vgg, tmp_path, name
+):
+    info, tensors = read_style(trained)
+    trunk = Path(shutil.copy(trained.with_name("trunk.safetensors"), tmp_path))
+    style = tmp_path / "style.safetensors"
+    write_tensors(style, tensors, dataclasses.replace(info, name=name))
+    with pytest.raises(TrainingError, match=f"style.safetensors is called '{name}'"):
+        train_strength(
+            *([artwork], photographs, vgg, tmp_path / "out"),
+            config=quick,
+            trunk=trunk,
+            start=[style],
+        )
+
+
 def test_strength_is_learned_in_the_size_of_the_styles(
     quick, trained, artwork, photographs, vgg, tmp_path
 ):
