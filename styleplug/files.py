@@ -124,13 +124,18 @@ def end_in_order() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
+def composed(name: str) -> str:
+    """Return a file name as most write it; some Macs take accents off the letters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def words(text: str, *, also: str = "") -> list[str]:
     """Return the runs of letters and digits in a text, with the marks on them.
 
     Characters of ``also`` count as letters.
     """
     kept = " "
-    for c in unicodedata.normalize("NFC", text):
+    for c in composed(text):
         is_mark = unicodedata.category(c).startswith("M") and not kept.endswith(" ")
         kept += c if c.isalnum() or c in also or is_mark else " "
     return kept.split()

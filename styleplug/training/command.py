@@ -32,6 +32,8 @@ import torch.distributed as dist
 from .. import hub
 from ..engine import pick_device
 from ..errors import DeviceError, TrainingError
+from ..files import composed
+from ..images import names_picture
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
@@ -39,7 +41,7 @@ from ..style import FACTORS, TEXTS, bundled_trunk, read_header
 from .amortize import USED, train_predictor
 from .config import TrainConfig
 from .data import folder_images
-from .loop import NO_ARTWORK, composed, is_free_name, train
+from .loop import NO_ARTWORK, is_free_name, train
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ cost half, but the styles are farther from what whole photographs need. Steadine
 which takes a third longer to learn, is left to the trunk."""
 _COSTLY = "batch_size", "crop_size", "style_size"
 """Settings that memory hangs on."""
+_WEIGHTS = (".safetensors", ".ckpt", ".onnx", ".pt", ".pth")
+"""How names of files, not of folders, end."""
 _EACH = "steps", "minutes"
 """Of these, what there is as much of for each artwork."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
@@ -370,6 +374,13 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             )
         about.setdefault(composed(artworks[0].name), {})["name"] = out.stem
         out = out.parent
+    elif not out.is_dir() and (
+        names_picture(out) or out.suffix.lower() in _WEIGHTS or out.name == "-"
+    ):
+        raise TrainingError(
+            f"{out} is no name of a folder for styles; name one, or for one artwork a "
+            "file that ends in .safetensors."
+        )
     if args.sheet and args.sheet.resolve().parent in map(Path.resolve, args.artworks):
         raise TrainingError(
             f"{args.sheet} would be taken for an artwork; name another place for the "

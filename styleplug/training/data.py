@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from .. import color
 from ..errors import ImageTooLargeError, StyleplugError, TrainingError
+from ..files import composed
 from ..images import Array, pictures_in, read_picture
 from ..predictor import visible
 
@@ -48,9 +49,9 @@ class Photographs:
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of pictures.")
         self._size = size
-        left_out = set(held_out)
+        left_out = set(map(composed, held_out))
         found = pictures_in(folder, below=True)
-        missing = left_out - {file.name for file in found}
+        missing = left_out - {composed(file.name) for file in found}
         if missing:
             logger.warning(
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
@@ -60,7 +61,7 @@ class Photographs:
         files = [
             file
             for file in found
-            if file.name not in left_out and file.resolve() not in elsewhere
+            if composed(file.name) not in left_out and file.resolve() not in elsewhere
         ]
         if found and elsewhere and not files:
             raise TrainingError(
@@ -238,7 +239,7 @@ def crop(
     height, width = image.shape[1:]
     low, high = scales
     scale = low + (high - low) * torch.rand((), generator=rng).item()
-    side = min(round(size / scale), height, width)
+    side = min(max(1, round(size / scale)), height, width)
     top = int(torch.randint(height - side + 1, (), generator=rng))
     left = int(torch.randint(width - side + 1, (), generator=rng))
     part = image[:, top : top + side, left : left + side].float() / 255

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import logging
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
 from ..errors import StyleplugError, TrainingError
-from ..files import words
+from ..files import composed, words
 from ..images import read_picture
 from ..losses import (
     CONTENT_LAYERS,
@@ -581,13 +580,11 @@ def _describe(
                 f"The style of {artwork.name} cannot be called {name!r}; rename the "
                 "artwork, or name the style with --about."
             )
-    check_names(names, "rename the artworks, or name the styles with --about")
+    advice = "rename the artworks"
+    if len({composed(artwork.name) for artwork in artworks}) == len(artworks):
+        advice += ", or name the styles with --about"
+    check_names(names, advice)
     return infos
-
-
-def composed(name: str) -> str:
-    """Return a file name as most write it; some Macs take accents off the letters."""
-    return unicodedata.normalize("NFC", name)
 
 
 def is_free_name(name: str) -> bool:

@@ -81,6 +81,19 @@ def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path)
     assert asked["out"] == tmp_path
 
 
+@pytest.mark.parametrize("name", ["-", "a.jpg", "a.heic", "a.pth", "a.SafeTensors"])
+def test_a_new_folder_is_not_called_as_a_file_is(
+    asked, artwork, vgg, tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", name]
+    assert main(words) == 1
+    assert f"{name} is no name of a folder" in capsys.readouterr().err
+    assert not asked
+    Path(name).mkdir()
+    assert main(words) == 0
+
+
 @pytest.mark.parametrize("name", ["trunk", "Predictor"])
 def test_a_style_that_is_one_file_is_not_called_as_what_it_lies_beside(
     asked, artwork, tmp_path, capsys, name

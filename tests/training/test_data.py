@@ -1,5 +1,6 @@
 import logging
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def test_photographs_smaller_than_a_crop_are_magnified(photographs):
     data = Photographs(photographs, size=32)
     assert data.images[0].shape == (3, 32, 43)
     assert data.crops(1, 128, (1, 1), torch.Generator()).shape == (1, 3, 128, 128)
+
+
+def test_a_crop_shows_a_pixel_at_least(photographs):
+    data = Photographs(photographs)
+    assert data.crops(1, 48, (200, 200), torch.Generator()).shape == (1, 3, 48, 48)
 
 
 def test_broken_photographs_are_skipped_and_counted(tmp_path, caplog):
@@ -138,6 +144,19 @@ def test_names_to_hold_out_that_match_no_file_are_told(photographs, caplog):
     assert len(data.images) == 5
     assert "my photo.jpg" in caplog.text
     assert "0.jpg" not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_to_hold_out_match_however_accents_are_written(
+    photographs, tmp_path, caplog, form
+):
+    for other in {"NFC", "NFD"} - {form}:
+        name = unicodedata.normalize(other, "\u00e9t\u00e9.jpg")
+        shutil.copy(photographs / "0.jpg", tmp_path / name)
+    shutil.copy(photographs / "1.jpg", tmp_path)
+    held_out = [unicodedata.normalize(form, "\u00e9t\u00e9.jpg")]
+    assert len(Photographs(tmp_path, held_out=held_out).images) == 1
+    assert not caplog.messages
 
 
 def test_an_archive_reduces_large_artworks_and_leaves_small_ones_as_they_are(tmp_path):

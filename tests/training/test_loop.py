@@ -338,9 +338,19 @@ def test_a_style_is_named_in_the_letters_of_its_artwork(
         train([copied], photographs, vgg, tmp_path, config=quick)
 
 
-def test_two_styles_cannot_have_one_name(artwork, photographs, vgg, tmp_path):
-    with pytest.raises(TrainingError, match="names that differ"):
-        train([artwork, artwork], photographs, vgg, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("my_Stripes 1.png", "rename the artworks."),
+        ("my stripes 1.png", "rename the artworks, or name the styles with --about."),
+    ],
+)
+def test_two_styles_cannot_have_one_name(
+    artwork, photographs, vgg, tmp_path, name, advice
+):
+    other = Path(shutil.copy(artwork, tmp_path / name))
+    with pytest.raises(TrainingError, match=f"names that differ.*; {advice}$"):
+        train([artwork, other], photographs, vgg, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "trunk", "Predictor", "up/there", "n" * 101])
