@@ -1014,7 +1014,8 @@ def _capture(args: argparse.Namespace) -> int:
     header = vars(args).copy()
     del header["run"]
     picture, output = header.pop("picture"), header.pop("output")
-    check_free(output, overwrite=header.pop("overwrite", False))
+    overwrite = header.pop("overwrite", False)
+    check_free(output, overwrite=overwrite)
     check_style_destination(output)
     check_style_name(header.get("name", output.stem))
     check_style_texts(header)
@@ -1025,7 +1026,9 @@ def _capture(args: argparse.Namespace) -> int:
 
     header.setdefault("title", picture.stem)
     look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
-    Stylizer(read_style_image(picture), device="cpu", **look).save(output, **header)
+    stylizer = Stylizer(read_style_image(picture), device="cpu", **look)
+    check_free(output, overwrite=overwrite)  # it may have come meanwhile
+    stylizer.save(output, **header)
     print(output)
     return 0
 

@@ -30,7 +30,7 @@ from styleplug import engine
 from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, main
 from styleplug.engine import stylize, stylize_file
 from styleplug.hub import LOSS_NETWORK
-from styleplug.images import MAX_PIXELS
+from styleplug.images import MAX_PIXELS, Picture, read_picture
 from styleplug.optimize import _BLEND, _MEMORY, optimize
 from styleplug.rendering import SMALLEST_TILE
 from styleplug.style import bundled_trunk, read_info
@@ -611,6 +611,23 @@ def test_the_style_of_a_picture_is_captured(
     assert style.read_bytes() == before
     assert main([*map(str, fails_again), "--overwrite"]) == 0
     assert read_info(style).title == "Other"
+
+
+def test_a_style_that_came_while_one_was_captured_is_not_replaced(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    style = tmp_path / "mine.safetensors"
+
+    def read(path: Path) -> Picture:
+        style.write_text("precious")
+        return read_picture(path)
+
+    monkeypatch.setattr("styleplug.images.read_style_image", read)
+    fails(capsys, "capture", photo, "-o", style, expect=".*already exists; allow")
+    assert style.read_text() == "precious"
 
 
 @pytest.mark.parametrize("command", ["capture", "convert"])
