@@ -70,6 +70,8 @@ logger = logging.getLogger(__name__)
 
 NO_ARTWORK = "Name at least one artwork to learn the style of."
 NO_RANK = "--rank is for styles on a trunk that stays as it is; leave it out."
+_DRAW_EVERY = 180.0
+"""Seconds between two sheets."""
 _MEASURED = 12
 """Photographs that the figures are measured on, at most."""
 _ROUND = 100
@@ -116,7 +118,7 @@ def train(
     ``about`` gives the header fields of a style by the file name of its artwork. The
     photographs in ``measure`` are not trained on; the distances in the headers are
     measured on them, see :mod:`.controls` for the other figures.
-    ``checkpoint`` is written every few minutes and continued from when it is there;
+    ``checkpoint`` is written every minute and continued from when it is there;
     ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
     also where it is bundled. ``overwrite`` allows to replace files in ``out``, and a
     sheet of another training.
@@ -293,8 +295,8 @@ def descend(
     """Take the steps that are left, together with the other processes.
 
     There are as many in all as the settings say, or as there are minutes for.
-    The first one saves its state in ``checkpoint`` every few minutes, and draws; at
-    the end it saves.
+    The first one saves its state in ``checkpoint`` every minute and at the end, and
+    draws every few minutes.
     """
     process, processes = place(config)
     if config.minutes and state.step == 0:
@@ -311,18 +313,21 @@ def descend(
             learner, find_unused_parameters=learner.predictor is not None
         )
     report = _Report(state.steps)
-    saved = time.monotonic()
+    saved = drawn = time.monotonic()
     while state.step < state.steps and not state.stuck:
         batch = sampler.batch(state.step, process, processes)
         losses = parallel(batch, loss_network)
         loss = total_loss(losses, batch, config)
         state.descend(loss)
         report.add(state.step, loss.item(), losses, batch)
-        if process == 0 and time.monotonic() - saved > SAVE_EVERY:
-            if checkpoint:
-                state.save(checkpoint)
-            draw()
+        if process > 0:
+            continue
+        if checkpoint and time.monotonic() - saved > SAVE_EVERY:
+            state.save(checkpoint)
             saved = time.monotonic()
+        if time.monotonic() - drawn > _DRAW_EVERY:
+            draw()
+            drawn = time.monotonic()
     if process == 0 and checkpoint:
         state.save(checkpoint)
     if state.stuck:
@@ -382,6 +387,11 @@ def styles_to_begin_from(
     loaded = [load_style(path) for path in start]
     trunk = hash_trunk(network)
     for path, style in zip(start, loaded, strict=True):
+        if style.network.NAME != StyleNetwork.NAME:
+            raise TrainingError(
+                f"{path} is a style of another project ({style.network.NAME}), which "
+                "cannot be trained further; leave it out."
+            )
         if style.info.trunk != trunk:
             raise TrainingError(
                 f"{path} belongs to another trunk; name that one with --trunk."

@@ -29,7 +29,7 @@ from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-SAVE_EVERY = 180.0
+SAVE_EVERY = 60.0
 """Seconds between two checkpoints."""
 VECTORS = "vectors"
 """Name of the parameter that is learned at a rate of its own."""

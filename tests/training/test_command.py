@@ -14,6 +14,7 @@ from styleplug.cli import main
 from styleplug.style import bundled_trunk
 from styleplug.training import command
 from styleplug.training.config import TrainConfig
+from styleplug.training.state import SAVE_EVERY
 
 
 @pytest.fixture
@@ -115,6 +116,10 @@ def test_steps_that_are_given_are_made_however_long_they_take(asked, artwork, vg
         assert main([*words, *given]) == 0
         wanted = command._FIT | {"steps": steps, "minutes": minutes}
         assert asked["config"] == TrainConfig(**wanted)
+
+
+def test_a_fit_is_saved_long_before_its_end():
+    assert 60 * command._FIT["minutes"] >= 2 * SAVE_EVERY
 
 
 def test_several_styles_take_as_many_steps_and_minutes_each_as_one(

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from styleplug.engine import stylize
 from styleplug.errors import InvalidStyleError, StyleplugError, TrainingError
+from styleplug.foreign import JohnsonNetwork
 from styleplug.networks import StyleNetwork
 from styleplug.predictor import load_predictor, save_predictor
-from styleplug.style import bundled_trunk, read_info
+from styleplug.style import StyleInfo, bundled_trunk, read_info
 from styleplug.training import loop
 from styleplug.training.config import TrainConfig
 from styleplug.training.controls import Controls
@@ -667,6 +668,17 @@ def test_styles_to_begin_from_must_fit(
             config=quick,
             trunk=bundled_trunk(),
             start=[trained],
+        )
+    foreign = tmp_path / "foreign.safetensors"
+    network = JohnsonNetwork((4, 4, 4), blocks=1, bottleneck=4).requires_grad_(False)
+    style = torch.zeros(network.style_size)
+    save_style(foreign, style, network, StyleInfo("foreign"))
+    with pytest.raises(TrainingError, match=r"another project \(johnson\).*leave it"):
+        train(
+            *([artwork], photographs, vgg, tmp_path),
+            config=quick,
+            trunk=bundled_trunk(),
+            start=[foreign],
         )
     with pytest.raises(TrainingError, match="1 artworks, but 2 styles"):
         train(
