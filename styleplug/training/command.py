@@ -372,7 +372,12 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             raise TrainingError(
                 f"A style cannot be called {out.stem!r}; name another --output."
             )
-        about.setdefault(composed(artworks[0].name), {})["name"] = out.stem
+        told = about.setdefault(composed(artworks[0].name), {})
+        if told.setdefault("name", out.stem) != out.stem:
+            raise TrainingError(
+                f"--about calls the style {told['name']!r}, and --output {out.stem!r}; "
+                "leave out the former, or give them one name."
+            )
         out = out.parent
     elif not out.is_dir() and (
         names_picture(out) or out.suffix.lower() in _WEIGHTS or out.name == "-"

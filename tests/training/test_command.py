@@ -182,6 +182,15 @@ def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
     assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
 
 
+def test_one_file_has_one_name(asked, artwork, vgg, tmp_path, capsys):
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps({artwork.name: {"name": "sea-view"}}), "utf-8")
+    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
+    assert main([*words, "-o", str(tmp_path / "new.safetensors")]) == 1
+    assert "calls the style 'sea-view', and --output 'new'" in capsys.readouterr().err
+    assert main([*words, "-o", str(tmp_path / "sea-view.safetensors")]) == 0
+
+
 def test_what_is_told_about_an_artwork_reaches_it_however_its_accents_are_written(
     asked, artwork, vgg, tmp_path
 ):
