@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(gradient, (1 - kept) * seen.to(gradient.dtype))
                 ahead = gradient.lerp(average, kept)  # Nesterov's
                 length = 0.2 * max(parameter.shape[-2:]) ** 0.5
-                step = length * seen * _orthogonal(ahead)
+                step = length * (seen * _orthogonal(ahead))
                 parameter.add_(step, alpha=-group["lr"])
 
 

@@ -175,7 +175,8 @@ class StyleNetwork(nn.Module):
         """Return how much of the result is painted at a strength in [0, 1], a number or
         (B,); the rest is the photograph, of which the lightest style keeps too little.
         """
-        return torch.as_tensor(strength / self.LIGHT).clamp(max=1)
+        strength = torch.as_tensor(strength, dtype=torch.float32)
+        return (strength / self.LIGHT).clamp(max=1)
 
     def forward(
         self,
@@ -299,7 +300,7 @@ def factorize(network: StyleNetwork, style: Tensor, rank: int | None = None) -> 
     sizes = [shape.numel() for shape in shapes.values()]
     changes = style[..., network.style_size :].cpu()  # not every device can decompose
     if not changes.shape[-1]:
-        changes = torch.zeros(*style.shape[:-1], sum(sizes))
+        changes = changes.new_zeros(*style.shape[:-1], sum(sizes))
     factors = {}
     for (name, shape), change in zip(
         shapes.items(), changes.split(sizes, dim=-1), strict=True

@@ -221,7 +221,7 @@ def refine(
         changes = [
             each.requires_grad_(True) for pair in factors.values() for each in pair
         ]
-        strength = torch.ones(len(vectors), device=vectors.device)
+        strength = vectors.new_ones(len(vectors))
         betas, count = (_MOMENTUM, 0.95), len(contents)
         descents: list[tuple[torch.optim.Optimizer, float, int]]
         descents = [(torch.optim.Adam([vectors], betas=betas, eps=_EPS), _RATE, 0)]

@@ -560,6 +560,19 @@ def test_what_is_no_style_is_named(style):
         Stylizer(style)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_default_type_of_another_library_changes_no_style(folder, artwork, dtype):
+    picture = Picture.from_image(artwork)
+    expected = capture(picture, "mine", folder).vector
+    styleplug.predictor._vector.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = capture(picture, "mine", folder).vector
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
 def test_a_file_is_looked_at_again_only_when_it_has_changed(
     painting, content_image, monkeypatch
 ):
