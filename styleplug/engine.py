@@ -450,9 +450,9 @@ def stylize(
     ``preserve_color`` keeps the content's colours and paints only its lightness.
     ``grain`` in [0, 4] is how much noise lets skies and other flat areas be painted in
     strokes; with 0 a panning film flickers less.
-    ``mask`` is (H, W) in [0, 1], an image, array or path; 0 keeps the content exactly.
-    Integers count from 0 to the largest of their type; in an array of only 0 and 1, 1
-    is painted wholly.
+    ``mask`` is (H, W) in [0, 1], an image, array, tensor or path; 0 keeps the content
+    exactly. Integers count from 0 to the largest of their type; in an array or tensor
+    of only 0 and 1, 1 is painted wholly.
     ``tile_size``, the side of a square in pixels from 256 to 65536, and
     ``memory_limit`` in bytes of working memory, at least 1, bound how much is rendered
     at once; the result does not depend on them beyond rounding. ``progress`` is called

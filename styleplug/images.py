@@ -27,6 +27,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import re
 import struct
@@ -204,8 +205,7 @@ class Picture:
             return _from_pil(image)
         if isinstance(image, np.ndarray):
             return _from_array(image)
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(image, torch.Tensor):
+        if _is_tensor(image):
             return _from_tensor(image)
         raise TypeError(
             "image must be a PIL image, a NumPy array or a tensor, not "
@@ -316,6 +316,11 @@ def _from_array(array: Array) -> Picture:
     picture = _picture(samples, alpha, "L" if colors == 1 else "RGB", None)
     picture._restore = restore
     return picture
+
+
+def _is_tensor(image: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
 def _from_tensor(tensor: Any) -> Picture:
@@ -1279,13 +1284,14 @@ _ROUNDING = 1e-3
 def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
 
-    `mask` is a path, a PIL image or an ndarray (H, W) or (H, W, C): bool, uint8,
-    uint16 or a float in [0, 1]. Integers count from 0 to the largest of their type; in
-    an array of only 0 and 1, 1 is white. Colours count as their grey, transparent is 0.
-    A file may have as many pixels as the image.
+    `mask` is a path, a PIL image, an ndarray (H, W) or (H, W, C), or a tensor (H, W),
+    (1, H, W) or (1, 1, H, W): bool, uint8, uint16 or a float in [0, 1]; or a tensor of
+    floats (1, 3, H, W). Integers count from 0 to the largest of their type; among only
+    0 and 1, 1 is white. Colours count as their grey, transparent is 0. A file may have
+    as many pixels as the image.
 
     Raises ``InvalidImageError`` for a file that is no image, ``ImageTooLargeError``,
-    and ``ValueError`` or ``TypeError`` for an array of another range, shape or type.
+    and ``ValueError`` or ``TypeError`` for another range, shape or type.
     """
     if isinstance(mask, (str, os.PathLike)):
         try:
@@ -1296,6 +1302,9 @@ def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
                 "the image is enough."
             ) from error
     else:
+        if _is_tensor(mask) and mask.numel() == math.prod(mask.shape[-2:]):
+            mask = mask.detach().cpu().reshape(mask.shape[-2:])
+            mask = (mask.float() if mask.is_floating_point() else mask).numpy()
         unsigned = isinstance(mask, np.ndarray) and mask.dtype.kind in "bu"
         if unsigned and (mask <= 1).all():
             mask = mask.astype(np.uint8) * np.uint8(255)

@@ -114,8 +114,8 @@ class StyleImage:
     ``image`` is a path, a PIL image, an array or a tensor, as the content of
     :func:`optimize`; what is transparent in it is white paper. ``mask`` (h, w) tells
     which part of it counts, ``region`` (H, W) which part of the content image takes its
-    style, each a path, image or array in [0, 1]; without them it is the whole. Only the
-    proportions of the ``weight`` matter.
+    style, each a path, image, array or tensor in [0, 1]; without them it is the whole.
+    Only the proportions of the ``weight`` matter.
     """
 
     image: Any

@@ -1529,6 +1529,11 @@ def test_text_of_a_png_does_not_leak_into_the_result(
         pytest.param(np.array([[0.0, 1.0]]), id="float"),
         pytest.param(np.array([[-1e-7, 1 + 3e-7]], np.float32), id="float-rounded"),
         pytest.param(Image.fromarray(np.array([[0, 255]], np.uint8)), id="pil"),
+        pytest.param(torch.tensor([[0.0, 1.0]], requires_grad=True), id="tensor"),
+        pytest.param(torch.tensor([[[0, 1]]], dtype=torch.bfloat16), id="1-plane"),
+        pytest.param(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), id="batch-of-1"),
+        pytest.param(torch.tensor([[False, True]]), id="bool-tensor"),
+        pytest.param(torch.tensor([[0.0, 1.0]]).expand(1, 3, 1, 2), id="rgb-tensor"),
     ],
 )
 def test_a_mask_becomes_floats_of_the_images_size(mask: Any) -> None:
@@ -1581,6 +1586,8 @@ def test_a_mask_of_another_size_is_resized_with_a_note(
             id="masked",
         ),
         pytest.param(np.zeros(3), ValueError, "mask", id="1-dimension"),
+        pytest.param(torch.zeros(2, 1, 1, 2), ValueError, "mask", id="batch"),
+        pytest.param(torch.zeros(0, 2), ValueError, "mask", id="empty-tensor"),
         pytest.param([[0, 1]], TypeError, "mask", id="list"),
     ],
 )
