@@ -455,8 +455,10 @@ def stylize(
     of only 0 and 1, 1 is painted wholly.
     ``tile_size``, the side of a square in pixels from 256 to 65536, and
     ``memory_limit`` in bytes of working memory, at least 1, bound how much is rendered
-    at once; the result does not depend on them beyond rounding. ``progress`` is called
-    with a rising fraction in [0, 1]; an exception raised from it ends the rendering.
+    at once; the result does not depend on them beyond rounding. The limit does not
+    count image, mask and result, nor the copies that alpha, float16, float64 and other
+    colour spaces need. ``progress`` is called with a rising fraction in [0, 1]; an
+    exception raised from it ends the rendering.
 
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
     :class:`~styleplug.errors.MemoryLimitError` where there is too little memory for the

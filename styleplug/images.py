@@ -216,7 +216,7 @@ class Picture:
         """Return pixels like :attr:`pixels` as what :meth:`from_image` was given.
 
         Where they equal :attr:`pixels`, the original samples come back exactly, also
-        through CMYK or a colour profile.
+        through CMYK or a colour profile. An array may be the pixels themselves.
         """
         samples = self._encode(pixels)
         if self._restore is None:
@@ -227,13 +227,14 @@ class Picture:
         self._check(pixels)
         if self._samples is None:
             return pixels
-        samples = pixels
         if self._space is not None:
             samples = self._space.from_srgb(pixels, self.pixels, self._samples)
+        else:
+            samples = pixels.copy()
         hidden = _hidden(self.alpha)
-        if hidden is None:
-            return samples
-        return np.where(hidden[..., None], self._samples, samples)
+        if hidden is not None:
+            np.copyto(samples, self._samples, where=hidden[..., None])
+        return samples
 
     def _check(self, pixels: Array) -> None:
         expected = self.pixels.shape, self.pixels.dtype
@@ -305,13 +306,15 @@ def _from_array(array: Array) -> Picture:
     dtype = array.dtype
     planes = np.atleast_3d(array).astype(dtype.newbyteorder("="), copy=False)
     colors = 1 if planes.shape[2] == 1 else 3
-    samples = np.ascontiguousarray(planes[..., :colors])
+    samples = planes[..., :colors]
     alpha = planes[..., 3].copy() if planes.shape[2] == 4 else None
 
     def restore(samples: Array) -> Array:
-        if alpha is not None:
-            samples = np.dstack([samples, alpha])
-        return samples.reshape(shape).astype(dtype)
+        if alpha is None:
+            return samples.reshape(shape).astype(dtype, copy=False)
+        planes = np.empty(shape, dtype)
+        planes[..., :3], planes[..., 3] = samples, alpha
+        return planes
 
     picture = _picture(samples, alpha, "L" if colors == 1 else "RGB", None)
     picture._restore = restore
@@ -380,11 +383,14 @@ def _picture(
 ) -> Picture:
     """Make a picture of samples (H, W, C) in one of Pillow's modes without alpha."""
     space, icc_profile = _find_space(samples, mode, icc_profile)
-    pixels = samples if space is None else space.to_srgb(samples)
+    pixels = np.ascontiguousarray(samples) if space is None else space.to_srgb(samples)
     hidden = _hidden(alpha)
     if hidden is not None and not hidden.all():
-        mean = pixels[~hidden].mean(axis=0, dtype=np.float64)
-        pixels = np.where(hidden[..., None], mean.astype(pixels.dtype), pixels)
+        visible = ~hidden[..., None]
+        mean = pixels.mean(axis=(0, 1), dtype=np.float64, where=visible)
+        if pixels is samples:
+            pixels = pixels.copy()
+        pixels[hidden] = mean
     return Picture(
         pixels=pixels,
         alpha=alpha,

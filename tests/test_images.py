@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -249,6 +250,25 @@ def test_floats_of_any_depth_are_painted_as_float32_and_kept_exactly(
 def test_an_8_bit_rgb_array_is_not_copied() -> None:
     array = noise(9, 13, 3)
     assert np.shares_memory(Picture.from_image(array).pixels, array)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "planes", "most"), [("u2", 4, 24), ("f4", 4, 46), ("f8", 3, 38)]
+)
+def test_an_array_goes_in_and_out_in_few_bytes_for_a_pixel(
+    dtype: str, planes: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(color, "PIXELS_PER_BAND", 1 << 12)
+    array = noise(512, 512, planes, dtype=dtype)
+    array[:100, :, 3:] = 0
+    painted = invert(Picture.from_image(array))
+    tracemalloc.start()
+    try:
+        Picture.from_image(array).to_image(painted)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * 512 * 512
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
