@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -300,6 +301,19 @@ def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
     assert sides == [sides[0], sides[0], 256]
     with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):
         stylizer.render(pixels, tile_size=256, memory_limit=10**6)
+
+
+def test_freed_memory_is_given_back_but_not_after_each_of_many_pictures(
+    stylizer, content_image, monkeypatch
+):
+    trims = []
+    monkeypatch.setattr(rendering, "_LIBC", SimpleNamespace(malloc_trim=trims.append))
+    monkeypatch.setattr(rendering, "_SECONDS_UNTRIMMED", 1000)
+    for _ in range(2):
+        monkeypatch.setattr(rendering, "_trimmed", -1e9)
+        stylizer(content_image)
+        stylizer(content_image)
+    assert trims == [0, 0]
 
 
 def test_the_result_may_replace_the_content(stylizer):

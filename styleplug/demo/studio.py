@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextvars
-import ctypes
 import fnmatch
 import functools
 import hashlib
@@ -21,7 +20,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -62,7 +60,6 @@ ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for what is no PNG."""
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
@@ -354,7 +351,7 @@ class Studio:
         """
         context = contextvars.copy_context()
         try:
-            return self._engine.submit(context.run, _then_trim, work).result()
+            return self._engine.submit(context.run, work).result()
         except (StyleplugError, ValueError):
             raise
         except Exception as error:
@@ -572,16 +569,6 @@ def period(info: StyleInfo) -> str:
     century = (int(year.group()) - 1) // 100 + 1
     ending = {1: "st", 2: "nd", 3: "rd"}.get(century % 10, "th")
     return f"{century}{'th' if 10 < century % 100 < 14 else ending} century"
-
-
-def _then_trim(work: Callable[[], T]) -> T:
-    """Do ``work`` and give the memory it needed back to the system, not to a heap."""
-    try:
-        return work()
-    finally:
-        trim = getattr(_LIBC, "malloc_trim", None)  # glibc only
-        if trim is not None:
-            trim(0)
 
 
 def _paint(
