@@ -151,6 +151,11 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(DESCENTS))
         _check_choice("preserve_color", self.preserve_color, PRESERVE_COLOR)
+        if not isinstance(self.init, str | os.PathLike):
+            raise TypeError(
+                "init must be 'content', 'noise', 'fast' or the name of a style, got "
+                f"{reprlib.repr(self.init)}"
+            )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),
@@ -193,11 +198,17 @@ def _weights(
     """Return the weight of each name in ``value``; without weights they share 1."""
     if isinstance(value, str):
         value = (value,)
-    if not isinstance(value, Mapping):
-        value = dict.fromkeys(value, 1 / max(1, len(value)))
-    for key in value:
+    try:
+        if not isinstance(value, Mapping):
+            value = dict.fromkeys(value, 1 / max(1, len(value)))
+        weights = {key: float(weight) for key, weight in value.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"{name} must be a name, names or a mapping of them to numbers, got "
+            f"{value!r}"
+        ) from error
+    for key in weights:
         _check_choice(name, key, choices)
-    weights = {key: float(weight) for key, weight in value.items()}
     if not weights or not all(0 <= w < math.inf for w in weights.values()):
         raise ValueError(
             f"{name} must have finite weights, none below 0, got {value!r}"
@@ -257,8 +268,8 @@ def optimize(
     (``"statistics"``), each measured where masks and regions let it count. ``mask`` is
     (H, W) in [0, 1]; 0 keeps the content exactly.
 
-    ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), a style
-    for :func:`.stylize`, or ``"fast"``, what :func:`.stylize` makes of the style images
+    ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), the name
+    of a style for :func:`.stylize`, or ``"fast"``, what that makes of the style images
     at once. What is painted there in fine detail comes back at the level of its size.
     ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
     each level of twice its size half as many; the last ends before when ten of them
@@ -531,7 +542,7 @@ class _Run:
         """Return the best picture in full size, like the pixels of the content."""
         pixels = self.picture.pixels
         if self.best is None:
-            return pixels
+            return np.array(pixels)
         height, width = pixels.shape[:2]
         x = self._grown(self.content)[..., :height, :width]
         content = _tensor(self.picture.pixels, self.device)
@@ -737,7 +748,10 @@ def _show(pixels: NDArray[Any]) -> PIL.Image.Image:
 def _open(image: Any) -> Picture:
     if isinstance(image, str | os.PathLike):
         return read_style_image(image)
-    return Picture.from_image(image)
+    try:
+        return Picture.from_image(image)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"style: {error}") from error
 
 
 def _tensor(pixels: NDArray[Any], device: torch.device) -> Tensor:

@@ -291,6 +291,10 @@ def test_a_black_mask_leaves_the_content_as_it_is(
         result = optimize(content_image, StyleImage(stripes, region=black), **shallow)
     assert np.array_equal(np.array(result), np.array(content_image))
     assert "every region in it, is black" in caplog.text
+    pixels = np.array(content_image)
+    result = optimize(pixels, stripes, mask=black, **shallow)
+    assert np.array_equal(result, pixels)
+    assert not np.shares_memory(result, pixels)
 
 
 def test_where_the_mask_is_0_the_content_stays_exactly(stripes, shallow):
@@ -561,6 +565,8 @@ def test_what_is_no_picture_is_refused(content_image, shallow, tmp_path):
         with pytest.raises(TypeError, match="style must be a picture") as caught:
             optimize(content_image, style, **shallow)
         assert len(str(caught.value)) < 200
+    with pytest.raises(TypeError, match="style: image must be"):
+        optimize(content_image, None, **shallow)
     path = tmp_path / "style.png"
     path.write_bytes(b"no picture")
     with pytest.raises(InvalidImageError, match=r"style\.png"):
@@ -598,6 +604,22 @@ def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shall
     network = LossNetwork(shallow_vgg, ("relu1_1",), dtype=torch.float16)
     with pytest.raises(ValueError, match=r"float32 or bfloat16, got torch\.float16"):
         optimize(content_image, stripes, loss_network=network)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"style_loss": 5}, "style_loss must be a name, .* got 5"),
+        ({"content_layers": 5}, "content_layers must be a name, .* got 5"),
+        ({"content_layers": {"relu1_1": "x"}}, "content_layers must be .* to numbers"),
+        ({"init": np.zeros((9, 9, 3))}, "init must be 'content', .* got array"),
+    ],
+)
+def test_options_of_another_type_are_named(
+    keywords, message, content_image, stripes, shallow
+):
+    with pytest.raises(TypeError, match=message):
+        optimize(content_image, stripes, **{**shallow, **keywords})
 
 
 def test_a_seed_is_an_integer(content_image, stripes, shallow):
