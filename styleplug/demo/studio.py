@@ -261,12 +261,9 @@ class Studio:
 
         What cannot be painted with is offered no longer.
         """
-        ours = set(bundled_styles().values())
         gallery, unusable = [], set()
         for name, info in self.styles.items():
             try:
-                if info.path not in ours:  # it may have been painted before, elsewhere
-                    Stylizer(info.path or "", device="cpu")
                 gallery.append((info, self.thumbnail(info, cache)))
             except (StyleplugError, OSError) as error:
                 logger.warning("The style %s is left out: %s", name, error)
@@ -278,13 +275,16 @@ class Studio:
     def thumbnail(self, info: StyleInfo, cache: Path) -> bytes:
         """Return a WebP of the example scene in a style, painted once per cache.
 
-        Where ``cache`` cannot be written, it is kept as long as the process.
+        Where ``cache`` cannot be written, it is kept as long as the process. Raises
+        ``StyleplugError`` for a style that does not load, though it was painted before.
         """
         assert info.path is not None
         digest = hashlib.sha256(info.path.read_bytes())
         digest.update(EXAMPLES[-1].read_bytes())
         path = cache / f"{digest.hexdigest()[:32]}.webp"
         if path not in self._thumbnails:
+            if info.path not in bundled_styles().values():
+                Stylizer(info.path, device="cpu")  # it may have had its trunk before
             try:
                 self._thumbnails[path] = path.read_bytes()
             except OSError:
