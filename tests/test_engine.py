@@ -596,12 +596,13 @@ def test_the_cpu_stays_within_the_memory_limit_of_a_full_device(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_a_default_type_that_another_library_set_changes_nothing(
-    stylizer, content_image, dtype
+    tiny_style, content_image, dtype
 ):
-    expected = stylizer(content_image, strength=0.37)
+    options = {"strength": 0.37, "device": "cpu", "dtype": "float32"}
+    expected = stylize(content_image, tiny_style, **options)
     torch.set_default_dtype(dtype)
     try:
-        painted = stylizer(content_image, strength=0.37)
+        painted = stylize(content_image, tiny_style, **options)
     finally:
         torch.set_default_dtype(torch.float32)
     assert painted.tobytes() == expected.tobytes()

@@ -191,11 +191,17 @@ def test_upload_choose_adjust_compare_download(visitor: Visitor, photo: Path) ->
     visitor.wait(lambda: visitor.painting() != other)
 
 
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A picture that takes a while to paint."""
+    path = tmp_path / "large.png"
+    Image.effect_noise((2000, 1990), 90).save(path, compress_level=1)
+    return path
+
+
 def test_a_painting_stays_though_a_setting_was_changed_meanwhile(
-    visitor: Visitor, tmp_path: Path
+    visitor: Visitor, large: Path
 ) -> None:
-    large = tmp_path / "large.png"
-    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
     visitor.upload(large)
     visitor.see_preview()
     visitor.run(_WHEN_STOP_SHOWS, "#picker input[value='udnie']")
@@ -209,10 +215,8 @@ def test_a_painting_stays_though_a_setting_was_changed_meanwhile(
 
 
 def test_what_is_chosen_while_a_painting_is_stopped_is_previewed(
-    visitor: Visitor, tmp_path: Path
+    visitor: Visitor, large: Path
 ) -> None:
-    large = tmp_path / "large.png"
-    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
     visitor.upload(large)
     first = visitor.see_preview()
     visitor.run(_WHEN_STOP_SHOWS, "#picker input[value='udnie']")
@@ -225,10 +229,8 @@ def test_what_is_chosen_while_a_painting_is_stopped_is_previewed(
 
 
 def test_a_painting_can_be_asked_for_again_as_soon_as_it_is_stopped(
-    visitor: Visitor, tmp_path: Path
+    visitor: Visitor, large: Path
 ) -> None:
-    large = tmp_path / "large.png"
-    Image.effect_noise((2000, 1990), 90).save(large, compress_level=1)
     visitor.upload(large)
     visitor.see_preview()
     for button in ("Paint in full size", "Stop", "Paint in full size"):
