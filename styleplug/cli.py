@@ -49,7 +49,7 @@ _STYLE_FILE_HELP = (
     "bundled name, path of a .safetensors, or owner/repo[@revision] on the Hub"
 )
 _DEVICE_HELP = "cpu, cuda, cuda:1, mps or xpu (default: the best there is)"
-_MAX_PIXELS_HELP = "read images of up to so many pixels (default: 178956970)"
+_MAX_PIXELS_HELP = "largest image to read, in pixels (default: 178956970)"
 _TEXT_HELP = {
     "license": "licence of the weights, such as Apache-2.0",
     "artwork": "rights in the artwork, such as 'public domain'",
@@ -207,8 +207,8 @@ def _add_stylize(commands: Commands) -> None:
     parser = commands.add_parser(
         "stylize",
         help="paint images in a style",
-        description="Paint images in a style. The result has the size, bit depth, "
-        "transparency, colour profile and metadata of the image.",
+        description="Paint images in a style. The result keeps the size, bit "
+        "depth, transparency, colour profile and metadata of the image.",
         argument_default=argparse.SUPPRESS,
         formatter_class=functools.partial(_ApiHelp, "engine", "stylize"),
     )
@@ -218,37 +218,37 @@ def _add_stylize(commands: Commands) -> None:
         nargs="+",
         type=_path,
         metavar="IN",
-        help="image, or folder whose images are painted (not those of folders in it)",
+        help="image to paint, or a folder of images (subfolders are left out)",
     )
     add(
         *("-o", "--output"),
         type=_name,
         required=True,
         metavar="OUT",
-        help="image to write, its suffix chooses the format; or folder for several, "
-        "which keep theirs, or become PNG where it cannot be written",
+        help="image to write, in the format of its suffix; or a folder, in which "
+        "images keep their format, or become PNG if it cannot be written",
     )
     add(
         "--style",
         action="append",
         required=True,
         metavar="STYLE[:WEIGHT]",
-        help=f"{_STYLE_HELP}; give several with weights to blend them",
+        help=f"{_STYLE_HELP}; repeat, with weights, to blend",
     )
-    add("--strength", type=float, metavar="0..1", help="how far from the photograph")
+    add("--strength", type=float, metavar="0..1", help="how far from the photo")
     add(
         "--style-scale",
         type=float,
         metavar="0.25..4",
-        help="stroke size, 2 paints strokes twice as large",
+        help="stroke size; 2 paints strokes twice as large",
     )
-    add("--preserve-color", action="store_true", help="keep the photograph's colours")
+    add("--preserve-color", action="store_true", help="keep the photo's colours")
     add(
         "--grain",
         type=float,
         metavar="0..4",
-        help="noise added to flat areas such as skies; 0 makes the frames of a panning "
-        "film flicker less",
+        help="noise added to flat areas such as skies; with 0, the frames of a film "
+        "flicker less",
     )
     add("--mask", type=_path, metavar="IMAGE", help="paint only where this is white")
     add("--device", help=_DEVICE_HELP)
@@ -260,15 +260,15 @@ def _add_stylize(commands: Commands) -> None:
         "--tile-size",
         type=int,
         metavar="PIXELS",
-        help="side of the square tile that is painted at once, at least 256 (default: "
-        "as the device allows)",
+        help="side of the square tiles that are painted one by one, at least 256 "
+        "(default: as the device allows)",
     )
     add(
         "--memory",
         dest="memory_limit",
         type=_bytes,
         metavar="SIZE",
-        help="working memory to stay within, such as 2G or 500M",
+        help="limit of the working memory, such as 2G or 500M",
     )
     add(
         "--max-pixels",
@@ -457,10 +457,10 @@ def _pictures_in(folder: Path) -> list[Path]:
 def _add_optimize(commands: Commands) -> None:
     parser = commands.add_parser(
         "optimize",
-        help="paint an image like any picture, by optimization",
-        description="Paint an image like any picture, without training: the original "
-        "algorithm, which takes a minute where a style takes a moment. Ctrl-C writes "
-        "the best picture so far.",
+        help="paint an image in the style of any picture, slowly",
+        description="Paint an image in the style of any picture by optimization: the "
+        "original algorithm, which takes a minute where 'stylize' takes a moment. "
+        "Ctrl-C writes the best picture so far.",
         argument_default=argparse.SUPPRESS,
         formatter_class=functools.partial(_ApiHelp, "optimize", "optimize"),
     )
@@ -470,7 +470,7 @@ def _add_optimize(commands: Commands) -> None:
         "styles",
         nargs="+",
         metavar="STYLE[:WEIGHT]",
-        help="picture to paint like; of several, weights give the shares",
+        help="picture whose style to paint in; several are blended by their weights",
     )
     add(
         *("-o", "--output"),
@@ -483,15 +483,15 @@ def _add_optimize(commands: Commands) -> None:
         "--region",
         action="append",
         metavar="IMAGE",
-        help="paint like the first style only where this is white; give it again for "
-        "the next style, - for everywhere",
+        help="mask: paint in the first style only where this is white; repeat for the "
+        "next styles, with - for everywhere",
     )
     add(
         "--style-mask",
         action="append",
         metavar="IMAGE",
-        help="use only the part of the first style picture that is white here; repeat "
-        "it for the next style, with - for all of it",
+        help="mask: use only the part of the first style picture where this is white; "
+        "repeat for the next styles, with - for all of it",
     )
     add("--mask", type=_path, metavar="IMAGE", help="paint only where this is white")
     add(
@@ -512,22 +512,28 @@ def _add_optimize(commands: Commands) -> None:
         "--style-scale",
         type=float,
         metavar="0.25..4",
-        help="stroke size, 2 paints strokes twice as large",
+        help="stroke size; 2 paints strokes twice as large",
     )
     add(
         "--preserve-color",
         choices=("luminance", "statistics"),
-        help="keep the colours of each pixel, or those of the whole",
+        help="keep the photo's colours: of each pixel (luminance), or overall "
+        "(statistics)",
     )
     add(
         "--init",
         metavar="NAME",
-        help="start from content, noise, fast (what 'stylize' makes of it with these "
-        "pictures), or what the style of this name makes of it",
+        help="what to start from: content, noise, fast (what 'stylize' paints with "
+        "these pictures), or the name of a style, for its painting",
     )
     add("--optimizer", metavar="NAME", help="lbfgs or adam")
     add("--iterations", type=int, metavar="N", help="iterations at the coarsest size")
-    add("--tolerance", type=float, metavar="0..1", help="improvement at which to stop")
+    add(
+        "--tolerance",
+        type=float,
+        metavar="0..1",
+        help="relative improvement at which to stop",
+    )
     add("--seed", type=int, metavar="N", help="seed of the noise")
     add(
         "--loss-network",
@@ -544,7 +550,7 @@ def _add_optimize(commands: Commands) -> None:
         dest="memory_limit",
         type=_bytes,
         metavar="SIZE",
-        help="working memory to stay within, such as 2G (default: 4G)",
+        help="limit of the working memory, such as 2G (default: 4G)",
     )
     add(
         "--max-pixels",
@@ -761,9 +767,9 @@ def _as_json(info: StyleInfo) -> dict[str, Any]:
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
-        help="show what a style says about itself",
-        description="Show what a style says about itself: its artwork, the rights in "
-        "it, how it was trained and what was measured.",
+        help="show the artwork, rights, training and figures of a style",
+        description="Show what a style file says: its artwork, the rights in it, how "
+        "it was trained and what was measured.",
     )
     parser.add_argument("style", metavar="STYLE", help=_STYLE_FILE_HELP)
     parser.add_argument("--json", action="store_true", help="for other programs")
@@ -801,8 +807,8 @@ def _add_pull(commands: Commands) -> None:
     parser = commands.add_parser(
         "pull",
         help="download styles from the Hub",
-        description="Download styles from the Hub, which then work without a network, "
-        "and print where they lie.",
+        description="Download styles from the Hub and print the paths of their files. "
+        "They work offline from then on.",
     )
     parser.add_argument(
         "styles",
@@ -810,7 +816,9 @@ def _add_pull(commands: Commands) -> None:
         metavar="OWNER/REPO[@REVISION]",
         help="repository on the Hub",
     )
-    parser.add_argument("--all", action="store_true", help="all that the Hub lists")
+    parser.add_argument(
+        "--all", action="store_true", help="download all that the Hub lists"
+    )
     _add_hub_filters(parser)
     parser.set_defaults(run=_pull)
 
@@ -844,9 +852,9 @@ def _pull(args: argparse.Namespace) -> int:
 def _add_cache(commands: Commands) -> None:
     parser = commands.add_parser(
         "cache",
-        help="show the styles kept from the Hub",
-        description="Show the styles that were downloaded from the Hub: commit, size, "
-        "licence, and the branches and tags that stand for them.",
+        help="list the styles downloaded from the Hub",
+        description="List the styles that were downloaded from the Hub, with commit, "
+        "size, licence, and the branches and tags that point to them.",
     )
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.set_defaults(run=_cache)
@@ -893,17 +901,17 @@ def _add_publish(commands: Commands) -> None:
         default=[],
         type=_path,
         metavar="IMAGE",
-        help="picture to show on the card, uploaded without its EXIF, XMP and IPTC; "
-        "several are allowed",
+        help="sample picture for the card, uploaded without its EXIF, XMP and IPTC; "
+        "repeat for more",
     )
     for text in ("license", "artwork"):
         add(
             f"--{text}",
             metavar="TEXT",
-            help=f"{_TEXT_HELP[text]} (default: as the file says)",
+            help=f"{_TEXT_HELP[text]} (default: what the file says)",
         )
     add("--private", action="store_true", help="make the repository private")
-    add("--dry-run", action="store_true", help="upload nothing, show what would be")
+    add("--dry-run", action="store_true", help="only show what would be uploaded")
     parser.set_defaults(run=_publish)
 
 
@@ -929,10 +937,10 @@ def _publish(args: argparse.Namespace) -> int:
 def _add_convert(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert",
-        help="make a style of another project's checkpoint",
-        description="Make a style of a checkpoint of pytorch/examples "
-        "fast_neural_style, rrmina/fast-neural-style-pytorch or MSG-Net. Pickles are "
-        "read as weights only; nothing in them is executed.",
+        help="import another project's checkpoint as a style",
+        description="Import a checkpoint of pytorch/examples fast_neural_style, "
+        "rrmina/fast-neural-style-pytorch or MSG-Net as a style. Pickles are read as "
+        "weights only; nothing in them is executed.",
         argument_default=argparse.SUPPRESS,
         formatter_class=functools.partial(_ApiHelp, "convert", "convert"),
     )
@@ -951,11 +959,18 @@ def _add_convert(commands: Commands) -> None:
         "--base-size",
         type=int,
         metavar="PIXELS",
-        help="side in pixels of a picture in which the strokes look right",
+        help="side, in pixels, of a picture in which the strokes look right",
     )
-    add("--style-image", type=_path, metavar="IMAGE", help="what MSG-Net is aimed at")
     add(
-        "--tanh", action="store_true", help="rrmina's network is TransformerNetworkTanh"
+        "--style-image",
+        type=_path,
+        metavar="IMAGE",
+        help="style image, which MSG-Net needs",
+    )
+    add(
+        "--tanh",
+        action="store_true",
+        help="the network is rrmina's TransformerNetworkTanh",
     )
     add("--overwrite", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=_convert)
@@ -985,13 +1000,13 @@ def _convert(args: argparse.Namespace) -> int:
 def _add_capture(commands: Commands) -> None:
     parser = commands.add_parser(
         "capture",
-        help="keep the style of a picture as a style file",
-        description="Look at a picture and write its style as a file, ready for every "
+        help="save the style of a picture as a style file",
+        description="Capture the style of a picture in a style file, for every "
         "command, GIMP and the page. 'styleplug train PICTURE --from FILE' refines it.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("picture", type=_path, metavar="PICTURE", help="the picture")
+    add("picture", type=_path, metavar="PICTURE", help="picture whose style to capture")
     add(
         *("-o", "--output"),
         type=_path,
@@ -1003,7 +1018,7 @@ def _add_capture(commands: Commands) -> None:
         "--predictor",
         type=_path,
         metavar="FOLDER",
-        help="what 'styleplug train --any' has written, to look at the picture with",
+        help="use the predictor that 'styleplug train --any' has written here",
     )
     _add_texts(parser)
     add("--overwrite", action="store_true", help="overwrite an existing file")
@@ -1079,32 +1094,32 @@ def _without_folder(argument: str) -> str:
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
-        help="open the web page that paints photos",
-        description="Open the web page that paints photos. It is served to this "
-        "machine alone, unless --host names another address.",
+        help="open the web page",
+        description="Serve the web page for painting photos and open it in a browser. "
+        "Only this machine can reach it, unless --host names another address.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("--host", dest="server_name", metavar="ADDRESS", help="address to listen at")
+    add("--host", dest="server_name", metavar="ADDRESS", help="address to listen on")
     add(
         "--port",
         dest="server_port",
         type=_port,
         metavar="PORT",
-        help="port to listen at",
+        help="port to listen on",
     )
     add(
         "--style",
         dest="styles",
         action="append",
         metavar="STYLE",
-        help="offer this one, too: a .safetensors, or a style of the Hub",
+        help="another style to offer: a .safetensors, or a style of the Hub",
     )
     add(
         "--no-browser",
         dest="inbrowser",
         action="store_false",
-        help="do not open a browser",
+        help="do not open the browser",
     )
     parser.set_defaults(run=_demo)
 
@@ -1132,7 +1147,7 @@ def _demo(args: argparse.Namespace) -> int:
     if "server_port" in options:
         place += f", port {options['server_port']}"
     nothing = StyleplugError(
-        f"Nothing can listen at {place}; choose another --host or --port."
+        f"Cannot listen on {place}; choose another --host or --port."
     )
     # Gradio would try a hundred ports, and complain of each.
     if "server_name" in options and not _can_listen(options["server_name"]):
@@ -1169,8 +1184,8 @@ def _add_worker(commands: Commands) -> None:
     parser = commands.add_parser(
         "worker",
         help="serve another program on stdin and stdout",
-        description="Paint for another program, such as GIMP, which asks on stdin and "
-        "is answered on stdout.",
+        description="Paint for another program, such as GIMP, which writes requests to "
+        "stdin and reads the answers from stdout.",
     )
     parser.set_defaults(run=_worker)
 
@@ -1188,14 +1203,18 @@ def _add_gimp(commands: Commands) -> None:
     parser = commands.add_parser(
         "gimp",
         help="install the filter for GIMP 3",
-        description="Install the filter Neural Style for GIMP 3, which runs this "
-        "installation of styleplug, or find out what keeps it from running.",
+        description="Install the Neural Style filter for GIMP 3, which runs this "
+        "installation of styleplug, or find out why it does not work.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, run, text in (
-        ("install", _gimp_install, "put the filter Neural Style into GIMP 3"),
-        ("uninstall", _gimp_uninstall, "take it out again"),
-        ("doctor", _gimp_doctor, "find out why it is not there or does not start"),
+        ("install", _gimp_install, "install the Neural Style filter in GIMP 3"),
+        ("uninstall", _gimp_uninstall, "remove the filter"),
+        (
+            "doctor",
+            _gimp_doctor,
+            "find out why the filter is missing or does not start",
+        ),
     ):
         action = actions.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}."
@@ -1204,7 +1223,8 @@ def _add_gimp(commands: Commands) -> None:
             "--profile",
             type=_path,
             metavar="FOLDER",
-            help="settings folder of GIMP, such as ~/.config/GIMP/3.0; else all",
+            help="GIMP's settings folder, such as ~/.config/GIMP/3.0 (default: all "
+            "that are found)",
         )
         action.set_defaults(run=run)
 

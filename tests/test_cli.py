@@ -572,7 +572,7 @@ def test_where_nothing_can_listen_is_told_with_the_options_of_the_command(
     page.launch = refuse  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "styleplug.demo", page)
     error = OSError("set GRADIO_SERVER_PORT, or server_port of launch()")
-    told = "Nothing can listen at {}; choose another --host or --port"
+    told = "Cannot listen on {}; choose another --host or --port"
     expected = told.format(r"localhost, port 80")
     fails(capsys, "demo", "--host=localhost", "--port=80", expect=expected)
     for elsewhere in ("203.0.113.5", "no such host", "x" * 99):
@@ -1089,7 +1089,7 @@ def test_pull_offline_says_why_for_every_style(
 
 def test_train_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of("train", capsys)
-    assert "[ARTWORK ...] Learn the styles of artworks" in text
+    assert "[ARTWORK ...] Train the style of an artwork" in text
     assert "--content FOLDER" in text
 
 

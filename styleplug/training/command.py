@@ -135,11 +135,8 @@ _MODES = (
 def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
     """Add the options of ``styleplug train``; ``path`` reads the name of a file."""
     parser.description = (
-        "Learn the styles of artworks, on the bundled trunk and in a few minutes each. "
-        "With --new-trunk the trunk is trained too, in an hour or more; with --any one "
-        "is trained further, together with the predictor of any picture's style; with "
-        "--any --keep-trunk the predictor alone; with --only-strength what styles are "
-        "at lower strengths."
+        "Train the style of an artwork on the bundled trunk, in a few minutes. For "
+        "several artworks, a few minutes each."
     )
     add = parser.add_argument
     add(
@@ -147,35 +144,28 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         nargs="*",
         type=path,
         metavar="ARTWORK",
-        help="picture whose style is learned, or folder of such",
-    )
-    add(
-        "--content",
-        type=path,
-        metavar="FOLDER",
-        default=PHOTOGRAPHS,
-        help="a folder of photographs (default: the four that are bundled, enough to "
-        "fit a style on a trunk)",
-    )
-    add(
-        "--loss-network",
-        metavar="VGG",
-        help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
+        help="picture whose style to learn, or a folder of such pictures",
     )
     add(
         *("-o", "--output", "--out"),
         type=path,
         default=Path(),
         metavar="OUT",
-        help="folder for the style files, or for one artwork a .safetensors, which "
-        "holds the trunk as well and needs nothing else (default: here)",
+        help="folder for the style files; or, for one artwork, a .safetensors file, "
+        "which then includes the trunk (default: the current folder)",
     )
-    add("--new-trunk", action="store_true", help="train a trunk, not only styles")
     add(
-        "--trunk",
+        "--content",
         type=path,
-        metavar="FILE",
-        help="the trunk to fit on (default: the bundled one)",
+        metavar="FOLDER",
+        default=PHOTOGRAPHS,
+        help="folder of photographs to train on (default: four bundled ones, enough "
+        "for a style but not for a trunk)",
+    )
+    add(
+        "--loss-network",
+        metavar="VGG",
+        help=f"VGG-19: a file, or a Hub repository (default: {hub.LOSS_NETWORK})",
     )
     add(
         "--from",
@@ -184,76 +174,95 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         type=path,
         default=[],
         metavar="STYLE",
-        help="styles of that trunk to begin from, one for each artwork; new ones have "
-        "at least their rank, unless --rank is given (default: what 'styleplug "
-        "capture' gives)",
-    )
-    add(
-        "--any",
-        action="store_true",
-        help="train a predictor of any style, and the trunk on, from --styles",
-    )
-    add(
-        "--styles",
-        type=path,
-        metavar="FOLDER",
-        help="artworks for --any, best of --style-size pixels or more: smaller ones "
-        "are not magnified, their strokes are learned as they are",
-    )
-    add(
-        "--keep-trunk",
-        action="store_true",
-        help="with --any: leave the trunk as it is; the predictor's head learns anew, "
-        "from the pictures of these steps alone; only --steps, --batch-size, "
-        "--style-size and --seed count",
-    )
-    add(
-        "--only-strength",
-        action="store_true",
-        help="learn only what the trunk makes of the styles of --from at lower "
-        "strengths; all else stays as it is",
-    )
-    add(
-        "--hold-out",
-        type=path,
-        metavar="FILE",
-        help="text file: names in --styles to leave out, one in each line",
+        help="styles of the same trunk to start from, one for each artwork; the new "
+        "ones have at least their rank, unless --rank is given (default: what "
+        "'styleplug capture' makes of the artwork)",
     )
     add(
         "--about",
         type=path,
         metavar="JSON",
-        help=f"file of what the styles say, any of {', '.join(TEXTS)}, by the file "
+        help=f"file with texts to store in the styles: {', '.join(TEXTS)}, by the file "
         'name of the artwork: {"sea.jpg": {"license": "CC-BY-4.0", "artwork": "own"}}',
     )
     add(
         "--measure",
         type=path,
         metavar="FOLDER",
-        help="photographs to measure on, not trained on",
+        help="photographs to measure the result on; they are not trained on",
     )
     add(
         "--checkpoint",
         type=path,
         metavar="FILE",
-        help="continue from here, and save here; FILE.lessons, which --any puts "
-        "beside it, belongs to it",
+        help="save progress here, and continue from here if it exists; --any also "
+        "writes FILE.lessons, keep the two together",
     )
     add(
         "--sheet",
         type=path,
         metavar="PNG",
-        help="picture of the progress, drawn every few minutes",
+        help="sample paintings, redrawn every few minutes",
     )
     add("--overwrite", action="store_true", help="overwrite existing files")
     add("--device", help="where to train (default: the best there is)")
+    add = parser.add_argument_group(
+        "training more than styles",
+        "A trunk is the network that styles share; the predictor captures the style of "
+        "any picture. Training them takes hours on a CPU and needs many photographs.",
+    ).add_argument
+    add(
+        "--new-trunk",
+        action="store_true",
+        help="train a new trunk from scratch, with the styles of the artworks",
+    )
+    add(
+        "--trunk",
+        type=path,
+        metavar="FILE",
+        help="the trunk to train on (default: the bundled one)",
+    )
+    add(
+        "--any",
+        action="store_true",
+        help="train the trunk further, together with the predictor",
+    )
+    add(
+        "--styles",
+        type=path,
+        metavar="FOLDER",
+        help="artworks for --any, preferably of --style-size or larger: smaller ones "
+        "are not enlarged, their strokes are learned as they are",
+    )
+    add(
+        "--hold-out",
+        type=path,
+        metavar="FILE",
+        help="text file of names in --styles to leave out, one per line",
+    )
+    add(
+        "--keep-trunk",
+        action="store_true",
+        help="with --any: train only the predictor's head, afresh; of the settings "
+        "below only --steps, --batch-size, --style-size and --seed apply",
+    )
+    add(
+        "--only-strength",
+        action="store_true",
+        help="train only how the trunk paints the styles of --from at lower "
+        "strengths; paintings at full strength stay as they are",
+    )
+    add = parser.add_argument_group(
+        "settings", "Rarely needed; the defaults fit what is trained."
+    ).add_argument
     for field in dataclasses.fields(TrainConfig):
         default = _values(field.default)
         add(
             _flag(field.name),
             type=type(default[0]),
             nargs=len(default) if len(default) > 1 else None,
-            help=f"{field.metadata['told']} (default: {_defaults(field)})",
+            metavar="N" if isinstance(default[0], int) else "X",
+            help=f"{field.metadata['help']} (default: {_defaults(field)})",
         )
 
 
@@ -264,7 +273,7 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
         if len(mode.asked) > 1 or field.name in mode.ignores:
             continue
         default = mode.defaults.get(field.name, field.default)
-        told = " ".join(map(str, _values(default)))
+        told = " ".join(f"{value:g}" for value in _values(default))
         if mode is _STYLES_ON_TRUNK and field.name in _EACH:
             told += " for each artwork"
             if field.name == "minutes":

@@ -12,17 +12,17 @@ from ..networks import StyleNetwork
 
 def _setting(
     default: Any,
-    told: str,
+    text: str,
     least: float = 0,
     most: float = math.inf,
     *,
     above: bool = False,
 ) -> Any:
-    """Return a field of ``default``; ``told`` is the help of its option.
+    """Return a field of ``default``; ``text`` is the help of its option.
 
     It must be finite and in [``least``, ``most``]; with ``above``, above ``least``.
     """
-    metadata = {"told": told, "range": (least, most, above)}
+    metadata = {"help": text, "range": (least, most, above)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -33,85 +33,88 @@ class TrainConfig:
     Raises ``ValueError`` for what is out of its range.
     """
 
-    steps: int = _setting(5400, "steps of descent", 1)
+    steps: int = _setting(5400, "steps of gradient descent", 1)
     minutes: float = _setting(
         0.0,
-        # The learning rate follows the steps, so their number is told beforehand.
-        "minutes that the steps may take on this machine, which makes fewer if it is "
-        "too slow for all; 0: as many as they take",
+        # The learning rate follows the steps, so their number is fixed beforehand.
+        "time limit in minutes; a machine too slow for all steps takes fewer; 0: none",
     )
-    batch_size: int = _setting(2, "crops in a step", 1)
-    crop_size: int = _setting(384, "pixels of a side of the crops", 48)
+    batch_size: int = _setting(2, "crops in each step", 1)
+    crop_size: int = _setting(384, "side of the square crops, in pixels", 48)
     pool: int = _setting(
         0,
-        # They are looked at by the loss network once. Few make gradients less noisy,
-        # too few are learned by heart.
-        "batches of crops, which come again and again; 0: all differ",
+        # The loss network sees each of them once. Few make gradients less noisy, too
+        # few are learned by heart.
+        "number of batches that are drawn once and reused; 0: every batch is new",
     )
     scales: tuple[float, float] = _setting(
-        (1.33, 2.0), "range of magnifications of the photographs that crops are cut of"
+        (1.33, 2.0),
+        "range of the factors by which photographs are scaled before cropping",
     )
     style_size: int = _setting(
         683,
         # Pictures are painted at it first: those of 512 pixels magnified, and so
         # crisper.
-        "geometric mean side of the artworks, in pixels: the stroke size",
+        "size to which artworks are scaled, as the square root of their pixels; it "
+        "sets the size of the strokes",
         *(64, 4096),
     )
-    content_weight: float = _setting(1.0, "weight of the distance to the photograph")
-    style_weight: float = _setting(60.0, "weight of the distance to the artwork")
+    content_weight: float = _setting(1.0, "weight of the content loss")
+    style_weight: float = _setting(60.0, "weight of the style loss")
     far: float = _setting(
         0.5,
         # Dark artworks, which all photographs are far from, are not to outweigh the
         # rest.
-        "distance to the artwork, relative to its Gram matrices, from which on it "
-        "counts as it is, not squared",
+        "relative distance of Gram matrices above which the style loss grows linearly, "
+        "not with its square",
         above=True,
     )
-    tv_weight: float = _setting(5.0, "weight of the total variation")
+    tv_weight: float = _setting(5.0, "weight of the total variation loss")
     learning_rate: float = _setting(
-        7e-4, "peak of the learning rate, in one cycle", above=True
+        7e-4, "peak of the one-cycle learning rate", above=True
     )
     vector_rate: float = _setting(
-        6.0, "learning rate of the style vectors, as a multiple of that", above=True
+        6.0,
+        "learning rate of the style vectors, as a multiple of --learning-rate",
+        above=True,
     )
     rank: int = _setting(
         0,
         # See networks.with_changes; the factors learn at ``learning_rate``.
-        "rank of what styles change in the kernels of a trunk that stays as it is; 0: "
-        "they are vectors only",
+        "rank of the changes that a style makes to the kernels of a fixed trunk "
+        "(LoRA); 0: none, the style is only a vector",
     )
     varied_strength: float = _setting(
-        0.3, "share of the crops that is painted at a strength below 1", most=1
+        0.3, "share of crops painted at a strength below 1", most=1
     )
     any_share: float = _setting(
-        0.5, "share of a batch whose styles are predicted, with --any", most=1
+        0.5, "with --any: share of crops whose style is predicted", most=1
     )
     identity_share: float = _setting(
         0.1,
-        "share of the predicted styles whose picture is the photograph itself",
+        "share of those whose style picture is the photograph itself",
         most=1,
     )
     identity_weight: float = _setting(
         300.0,
-        "weight of the mean squared difference of pixels there, in place of the style",
+        "weight of the mean squared pixel error there, in place of the style loss",
     )
     noise: float = _setting(
         0.03,
-        "standard deviation, at most, of the noise that paintings are to be steady in",
+        "largest standard deviation of noise under which paintings should stay stable",
     )
     shift: int = _setting(
         4,
-        "pixels, at most, of the movement that paintings are to be steady in",
+        "largest shift, in pixels, under which paintings should stay stable",
         most=StyleNetwork.STRIDE,
     )
     stability_weight: float = _setting(
-        200.0, "weight of the mean squared difference of pixels that both make"
+        200.0, "weight of the mean squared pixel error that noise and shift cause"
     )
     patience: int = _setting(
-        0, "steps without a better loss after which the training stops; 0: never"
+        0, "steps without improvement after which training stops; 0: never"
     )
-    seed: int = _setting(0, "seed of all that is drawn at random", most=2**32)
+    seed: int = _setting(0, "seed of all random choices", most=2**32)
 
     @property
     def dealt(self) -> int:
