@@ -333,8 +333,8 @@ def test_help_tells_what_a_setting_is_and_its_defaults(monkeypatch, capsys):
     assert main(["train", "--help"]) == 0
     told = capsys.readouterr().out
     assert (
-        "steps of gradient descent (default: 1200 for each artwork; 5400 with --new-trunk, "
-        "--any; 150 with --keep-trunk; 1000 with --only-strength)"
+        "steps of gradient descent (default: 1200 for each artwork; 5400 with "
+        "--new-trunk, --any; 150 with --keep-trunk; 1000 with --only-strength)"
     ) in told
     assert "(default: 2.2 for each artwork, unless --steps are given; 0 with" in told
     assert "0: none, the style is only a vector (default: 16)" in told
