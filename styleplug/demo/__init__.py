@@ -3,7 +3,7 @@
 >>> from styleplug.demo import launch
 >>> launch(inbrowser=True)
 
-Needs the extra ``demo`` (Gradio); its module ``studio`` does without.
+Needs the extra ``demo`` (Gradio), except for the module ``studio``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page itself: Gradio components, and what happens when they are used."""
+"""The page itself: Gradio components and their event handlers."""
 
 from __future__ import annotations
 
@@ -45,21 +45,23 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 THUMBNAILS = _CACHE / "styleplug" / "thumbnails"
 
 _CLEAN_EVERY, _KEEP = 600, 3000
-"""Seconds; together no file of a visitor is unused for longer than an hour."""
+"""Seconds between two clean-ups, and age of the files they remove: together, no file of
+a visitor stays unused for more than an hour."""
 _WAITING = 60
-"""Visitors in the queue; one more is asked to come back."""
+"""Maximum number of visitors in the queue; others are asked to come back."""
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 _PREVIEW: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 20}
-"""Apart, for it is told while a painting is under way that no preview is wanted."""
+"""Separate, to answer while a painting is in progress: then no preview is wanted."""
 _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
-"""Apart, for a call may name a style that is to be fetched from the Hub first."""
+"""Separate, as a call may name a style that has to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _DRAWINGS, _DRAWING_BYTES = 100, 4 * 2**20
-"""Of the brush, for all visitors; one colour on a preview needs far fewer bytes."""
+"""Maximum number of brush drawings kept for all visitors, and of bytes in each; one
+colour on a preview needs far fewer."""
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
 _ONE, _MANY = "one", "many"
-"""What jobs are called that paint the picture on the stage, and a folder."""
+"""Kinds of jobs: painting the picture on the stage, and painting a folder."""
 _LITERAL = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\$`"})
 _MARKED, _UNMARKED = "Paint what I mark", "Keep what I mark"
 
@@ -75,13 +77,13 @@ def launch(
     thumbnails: Path = THUMBNAILS,
     **options: Any,
 ) -> Any:
-    """Serve the page; returns what ``gradio.Blocks.launch`` does.
+    """Serve the page; return what ``gradio.Blocks.launch`` returns.
 
-    ``styles`` are those offered, by default the bundled and cached ones.
-    ``hub_styles`` are the Hub repositories that visitors may use, as patterns;
-    ``()`` allows none. ``thumbnails`` is where the styles' pictures are kept.
-    ``options`` go to ``gradio.Blocks.launch``. SIGTERM and SIGHUP end the process as
-    Ctrl-C does, with what visitors left.
+    ``styles`` are the styles offered, by default the bundled and cached ones.
+    ``hub_styles`` are patterns of Hub repositories that visitors may use; ``()`` allows
+    none. ``thumbnails`` is the folder where the styles' thumbnails are kept.
+    ``options`` are passed to ``gradio.Blocks.launch``. SIGTERM and SIGHUP end the
+    process as Ctrl-C does, which removes the visitors' files.
     """
     end_in_order()
     limits = limits or Limits()
@@ -129,15 +131,15 @@ def build(
     limits: Limits | None = None,
     thumbnails: Path = THUMBNAILS,
 ) -> gr.Blocks:
-    """Return the page, which only :func:`launch` gives its looks and examples.
+    """Return the page; only :func:`launch` adds its theme and its examples.
 
-    From now on Gradio keeps the files of this process in a folder that goes with it,
-    so other pages of the process are to be built later.
+    From now on, Gradio keeps the files of this process in a folder that is removed with
+    it, so other pages of the process must be built later.
     """
     styles = hub.list_styles() if styles is None else styles
     uploads = get_upload_folder()
     studio = Studio(styles, limits=limits, hub_styles=hub_styles, folder=uploads)
-    if not os.path.basename(uploads).startswith(PREFIX):  # of a page built before
+    if not os.path.basename(uploads).startswith(PREFIX):  # else of an earlier page
         os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
     desk = _Desk(studio, thumbnails)
     page = gr.Blocks(
@@ -158,7 +160,7 @@ def _clean_regularly(studio: Studio) -> NoReturn:
 
 
 def _sentences(function: F) -> F:
-    """Let no error reach a visitor but as a sentence."""
+    """Make a handler show its errors to the visitor as sentences."""
 
     @functools.wraps(function)
     def speaking(*args: Any, **kwargs: Any) -> Any:
@@ -167,26 +169,26 @@ def _sentences(function: F) -> F:
         except (StyleplugError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    # The name of a tool is that of its function.
+    # A tool is named after its function.
     speaking.__name__ = function.__name__.removeprefix("_api_")
     return speaking  # type: ignore[return-value]
 
 
 class _Unannounced(ComponentMeta):
-    """Makes a component without a stub beside its source, which Gradio would write."""
+    """Makes a component without the stub that Gradio would write beside its source."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
         return abc.ABCMeta.__new__(cls, name, bases, attrs)
 
 
 class _Photo(gr.Image, metaclass=_Unannounced):
-    """An image whose value is the uploaded file as it is, whatever it may be.
+    """An image whose value is the path of the uploaded file, whatever it may be.
 
-    What is no image is refused by the engine, with a sentence.
+    The engine refuses what is not an image, with a sentence.
     """
 
     is_template = True
-    """Whether it looks like what it derives from."""
+    """Whether it is displayed like its base class."""
 
     def preprocess(self, payload: Any) -> str | None:
         return _path_of(payload)
@@ -195,7 +197,7 @@ class _Photo(gr.Image, metaclass=_Unannounced):
 class _Slider(gr.Slider, metaclass=_Unannounced):
     """A slider whose value is what was sent, whatever it may be.
 
-    What is no number of its range is refused by the studio, with a sentence.
+    The studio refuses what is not a number in its range, with a sentence.
     """
 
     is_template = True
@@ -205,10 +207,10 @@ class _Slider(gr.Slider, metaclass=_Unannounced):
 
 
 class _Brush(gr.ImageEditor, metaclass=_Unannounced):
-    """An editor whose value is where it was drawn on: a PNG as it came, if any.
+    """An editor whose value is only the drawing: a PNG as it was sent, or None.
 
-    Nothing else of what it sends is looked at, nor any of it decoded before the
-    engine has seen how large it is.
+    Everything else that it sends is ignored, and nothing is decoded before the engine
+    has checked its size.
     """
 
     is_template = True
@@ -236,7 +238,7 @@ class _Desk:
         self.studio = studio
         self.thumbnails = thumbnails
         self.jobs: set[str] = set()
-        """Paintings under way or in the queue, without those told to stop."""
+        """Paintings in progress or in the queue, without those that were stopped."""
 
     # Layout
 
@@ -411,7 +413,7 @@ class _Desk:
         return gallery
 
     def _choices(self, own: OwnStyles) -> list[tuple[str, str]]:
-        """Return the titles and ids of the second styles."""
+        """Return the titles and ids that are offered as second styles."""
         return [
             ("None", ""),
             *((style.title, style.id) for style in reversed(own.values())),
@@ -453,7 +455,7 @@ class _Desk:
         return own, *self._offer(own, style.id), _say(text)
 
     def _offer(self, own: OwnStyles, chosen: str) -> tuple[Any, Any]:
-        """Return what brings the gallery and the second styles up to date."""
+        """Return updates of the gallery and of the second styles."""
         return (
             gr.update(groups=self._groups(own), value=chosen),
             gr.update(choices=self._choices(own)),
@@ -516,12 +518,12 @@ class _Desk:
         )  # fmt: skip
         self.stop.click(
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
-        ).then(**preview)  # of what was changed while no preview was wanted
+        ).then(**preview)  # for changes made while no preview was wanted
 
     def _open(self, path: str | None, job: str | None) -> tuple[Any, ...]:
         if path is None:
             return self._closed(gr.skip(), photo=gr.update(visible=True))
-        self.jobs.discard(job or "")  # of the photo before: an example was chosen
+        self.jobs.discard(job or "")  # of the previous photo: an example was chosen
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
@@ -536,9 +538,9 @@ class _Desk:
         )
 
     def _closed(self, status: Any, photo: Any) -> tuple[Any, ...]:
-        """Return the stage without a photo, with a place to drop one.
+        """Return updates to a stage without a photo, with a place to drop one.
 
-        A place that is empty is not emptied: the next photo may be there by then.
+        A place that is empty is not cleared, as the next photo may be there by then.
         """
         hidden = gr.update(visible=False)
         compare = gr.update(value=None, visible=False)
@@ -549,7 +551,7 @@ class _Desk:
         return None, _say(_INVITATION)
 
     def _make_way(self, content: Content | None) -> Any:
-        """Take a photo away that is gone: the same example is to be a change."""
+        """Clear a photo whose files are gone, so that the same example is a change."""
         if content and all(map(os.path.exists, (content.path, content.preview))):
             return gr.skip()
         return None
@@ -559,13 +561,13 @@ class _Desk:
         return str(EXAMPLES[index]), names[(index + 1) * 3 % len(names)]
 
     def _put_on_easel(self, content: Content | None, on_easel: str | None) -> Any:
-        """Give the editor the photo, unless it has it: it takes one only when open."""
+        """Give the editor the photo unless it has it; it takes one only while open."""
         if content is None or content.preview == on_easel:
             return gr.skip(), gr.skip()
         return _undrawn(content), content.preview
 
     def _wipe(self, content: Content | None) -> tuple[Any, None]:
-        """Give the photo back to the editor, which is cleared of that, too."""
+        """Give the photo back to the editor, as clearing it removes that, too."""
         return None if content is None else _undrawn(content), None
 
     @_sentences
@@ -580,16 +582,16 @@ class _Desk:
         *given: Any,
     ) -> Any:
         content, mask, *settings = given
-        if content is None:  # what is said may be about the photo before
+        if content is None:  # the status may be about the previous photo
             return None, gr.skip(), _say(_INVITATION), *_buttons()
         if self._has_job(request, _ONE) or list(given) == painted:
-            return gr.skip()  # there is, or will be, more than a preview
+            return gr.skip()  # the full painting is there, or will be
         start = time.monotonic()
         try:
             preview = self.studio.preview(content, _settings(settings, own), mask)
         except (StyleplugError, ValueError) as error:
             return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
-        if self._has_job(request, _ONE):  # since it waited for others
+        if self._has_job(request, _ONE):  # begun while this waited for others
             return gr.skip()
         seconds = time.monotonic() - start
         text = (
@@ -629,7 +631,7 @@ class _Desk:
             asked,
             (painting.before, painting.after),
             _say(text),
-            # Another style may have been chosen meanwhile, which has no preview then.
+            # Another style may have been chosen meanwhile, which then has no preview.
             *_buttons("full", "download", path=painting.path),
         )
 
@@ -641,8 +643,9 @@ class _Desk:
         content: Content | None,
         *settings: Any,
     ) -> Any:
-        """Look at the drawing itself, for a stroke just drawn is no mask yet."""
-        if content is None:  # put away as the button was pressed
+        """Begin a job; read the drawing itself, as the last stroke may be in no mask
+        yet."""
+        if content is None:  # put away just as the button was pressed
             return None, None, gr.skip(), *_buttons()
         mask = self._mark(drawing, region)
         return self._new_job(request, _ONE, (content, mask, *settings))
@@ -651,7 +654,7 @@ class _Desk:
         return self._new_job(request, _MANY, asked)
 
     def _new_job(self, request: gr.Request, kind: str, asked: tuple[Any, ...]) -> Any:
-        """Return a job, what to paint as it is when asked for, status and buttons."""
+        """Return a job, what to paint as of now, the status and the buttons."""
         if self._has_job(request, kind):  # the button was pressed twice
             return gr.skip()
         job = f"{request.session_hash} {kind} {secrets.token_hex(8)}"
@@ -659,7 +662,7 @@ class _Desk:
         return job, list(asked), _say(""), *_buttons("stop")
 
     def _has_job(self, request: gr.Request, kind: str) -> bool:
-        """Tell whether a visitor's picture, or folder, is painted or will be."""
+        """Return whether a visitor has a job of this kind in progress or queued."""
         return any(
             job.startswith(f"{request.session_hash} {kind} ") for job in list(self.jobs)
         )
@@ -669,20 +672,20 @@ class _Desk:
         return _say("Stopped."), *_buttons("full")
 
     def _give_up(self, job: str) -> tuple[Any, ...]:
-        """Answer that a job found no place in the queue."""
+        """Report that a job found no place in the queue."""
         self.jobs.discard(job)
         text = "Nothing was painted, as too many are waiting; try again in a minute."
         return _say(text, wrong=True), *_buttons("full")
 
     def leave(self, request: gr.Request) -> None:
-        """Stop what a visitor who has left was waiting for."""
+        """Stop the jobs of a visitor who has left."""
         for job in list(self.jobs):
             if job.startswith(f"{request.session_hash} "):
                 self.jobs.discard(job)
 
     @contextmanager
     def _report(self, job: str, progress: gr.Progress) -> Iterator[Progress]:
-        """Give what the engine calls: shows progress, and ends a job told to stop."""
+        """Yield a callback for the engine that shows progress and ends stopped jobs."""
 
         def report(fraction: float) -> None:
             if job not in self.jobs:
@@ -691,7 +694,7 @@ class _Desk:
 
         try:
             yield report
-            report(1.0)  # for it may have been told to stop while it was written
+            report(1.0)  # the job may have been stopped while the file was written
         finally:
             self.jobs.discard(job)
 
@@ -718,7 +721,7 @@ class _Desk:
         self.batch_stop.click(self._stop, self.batch_job, shown, queue=False, **_QUIET)
 
     def _offer_batch(self, request: gr.Request) -> Any:
-        if self._has_job(request, _MANY):  # asked for meanwhile
+        if self._has_job(request, _MANY):  # begun meanwhile
             return gr.skip()
         return _say(""), *_buttons("full")
 
@@ -747,7 +750,7 @@ class _Desk:
     # The API
 
     def _offer_api(self) -> None:
-        """Make the named endpoints; their docstrings are the docs, also for MCP."""
+        """Add the named endpoints; their docstrings are their docs, also for MCP."""
         with gr.Group(visible=False):
             photo = _Photo(label="Photo")
             mask = _Photo(label="Mask: white is painted, black stays a photo")
@@ -878,7 +881,7 @@ class _Desk:
         )
         return self.studio.paint_all(images or [], settings).path
 
-    # No tool for agents, as Gradio's take no list of files; otherwise an endpoint.
+    # An endpoint, but not a tool for agents: Gradio's tools take no list of files.
     _api_stylize_batch._mcp_type = "none"  # type: ignore[attr-defined]
 
     @_sentences
@@ -912,7 +915,7 @@ class _Desk:
 
 
 def _path_of(payload: Any) -> str | None:
-    """Return where an uploaded file lies; any other is refused without a look at it.
+    """Return the path of an uploaded file; refuse any other path without opening it.
 
     Gradio itself checks only what is marked as a file, and a caller need not mark it.
     """
@@ -942,10 +945,10 @@ def _given(path: str | None) -> str:
 def _tile(
     name: str, title: str, words: str, image: bytes, artist: str = "", year: str = ""
 ) -> dict[str, str]:
-    """Return a style of the gallery.
+    """Return a style's tile in the gallery.
 
-    Gradio fills in the gallery's template and runs what comes out as a template literal
-    of JavaScript, so neither HTML nor that may be found in what a style says of itself.
+    Gradio fills in the gallery's template and evaluates the result as a JavaScript
+    template literal, so both HTML and that syntax are escaped in the style's texts.
     """
     said = {
         "id": name,
@@ -965,7 +968,7 @@ def _say(text: str, *, wrong: bool = False) -> str:
 
 
 def _buttons(*shown: str, path: str | None = None) -> tuple[Any, Any, Any]:
-    """Return the buttons full, stop and download, those named visible."""
+    """Return updates of the buttons full, stop and download, with those named shown."""
     return (
         gr.update(visible="full" in shown),
         gr.update(visible="stop" in shown),

@@ -1,10 +1,9 @@
-"""What the page does, without the page: pictures of strangers in, paintings out.
+"""The work behind the page: pictures of strangers in, paintings out.
 
-Whatever arrives here was typed or uploaded by someone unknown. So a style is one of
-those offered, the visitor's own painting, or a Hub repository that the host allows,
-never a path; a picture is read within limits; and every refusal is a
-:class:`~styleplug.errors.StyleplugError` or ``ValueError`` of one sentence that names
-no folder of this machine.
+All input was typed or uploaded by strangers. So a style is one of those offered, the
+visitor's own painting, or a Hub repository that the host allows, never a path. Pictures
+are read within limits. Every refusal is a :class:`~styleplug.errors.StyleplugError` or
+``ValueError`` whose message is one sentence that names no folder of this machine.
 """
 
 from __future__ import annotations
@@ -56,50 +55,50 @@ EXAMPLES = [
     *sorted((Path(__file__).parent / "examples").glob("*.jpg")),
 ]
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
-"""Whether a GPU is lent for the time of a call only, by the package ``spaces``."""
+"""Whether the package ``spaces`` lends a GPU, only for the duration of a call."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for what is no PNG."""
+"""Errors that Pillow raises for data that is not a PNG."""
 _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
 _REASONS = 3
-"""At most, of those why nothing of a batch could be painted."""
+"""Maximum number of reasons given when nothing of a batch could be painted."""
 _OWN = "own:"
 PREFIX = "styleplug-"
-"""Of the folders that are made."""
+"""Prefix of the names of the folders that are created."""
 
 T = TypeVar("T")
 Parts = list[tuple[Path, float]]
 Mask = Image.Image | None
-"""Where to paint; transparent counts as 0, None is everywhere."""
+"""Where to paint; transparent counts as 0, None means everywhere."""
 
 
 class StoppedError(StyleplugError):
-    """The user did not want to wait for it any longer."""
+    """The user stopped the painting."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for."""
+    """Limits on what a visitor may ask for."""
 
     pixels: int = 100_000_000
-    """Of one picture."""
+    """Largest picture, in pixels."""
     file_bytes: int = 200 * 2**20
-    """Of one uploaded file."""
+    """Largest uploaded file, in bytes."""
     files: int = 100
-    """Of one batch."""
+    """Maximum number of files in a batch."""
     own_styles: int = 20
-    """Paintings of one visit."""
+    """Maximum number of a visitor's own paintings in one visit."""
     hub_styles: int = 100
-    """Fetched from the Hub for all visitors together."""
+    """Maximum number of styles fetched from the Hub, for all visitors together."""
     preview_side: int = 800
     """Longer side of a preview, in pixels."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a picture is to be painted; checked when a :class:`Studio` is given it."""
+    """How a picture is to be painted; the :class:`Studio` that uses it checks it."""
 
     style: str
     strength: float = 1.0
@@ -113,37 +112,37 @@ class Settings:
 
 
 class OwnStyle(NamedTuple):
-    """A painting that a visitor has brought to be the style."""
+    """A visitor's own painting, used as a style."""
 
     id: str
     title: str
     path: str
-    """A smaller copy, large enough for its style."""
+    """Path of a smaller copy, large enough to capture its style."""
     thumbnail: bytes
-    """WebP."""
+    """WebP file."""
 
 
 class Content(NamedTuple):
-    """A picture that was opened, and what the page shows of it."""
+    """A picture that was opened, and the preview that the page shows."""
 
     path: str
     preview: str
-    """A copy of at most ``Limits.preview_side``."""
+    """Path of a copy whose longer side is at most ``Limits.preview_side``."""
     width: int
     height: int
 
 
 class Painting(NamedTuple):
     path: str
-    """The file in full size, in the format of the photo."""
+    """Path of the painting in full size, in the format of the photo."""
     before: str
     after: str
-    """What the page shows, of equal size."""
+    """Paths of the pictures that the page shows, of equal size."""
 
 
 class Batch(NamedTuple):
     path: str
-    """The zip file."""
+    """Path of the zip file."""
     painted: int
     refused: list[str]
     """A sentence for each picture that was left out."""
@@ -160,11 +159,12 @@ class Studio:
         hub_styles: Sequence[str] = (),
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Offer ``styles``, and of the Hub the repositories that match a pattern.
+        """Offer ``styles``, and the Hub repositories that match a pattern.
 
-        ``hub_styles`` are patterns such as ``owner/*``; none by default. What is made
-        lies in :attr:`folder`, a new one within ``folder``, until :meth:`clean` or the
-        end of the process removes it. Raises ``ValueError`` for two styles of one name.
+        ``hub_styles`` are patterns such as ``owner/*``; none by default. Files are
+        created in :attr:`folder`, a new one within ``folder``, and stay until
+        :meth:`clean` or the end of the process removes them. Raises ``ValueError`` for
+        two styles of the same name.
         """
         offered: dict[str, StyleInfo] = {}
         for info in styles:
@@ -175,7 +175,7 @@ class Studio:
                     "offer one of them, or train or capture one under another name."
                 )
         self.styles: Mapping[str, StyleInfo] = offered
-        """Never changed but replaced, for others may be iterating over it."""
+        """Replaced, never modified, as another thread may be iterating over it."""
         self._offered = len(self.styles)
         self.limits = limits or Limits()
         self.hub_styles = tuple(hub_styles)
@@ -183,7 +183,7 @@ class Studio:
         if self._around:
             self._around.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
-        """For what others keep of visitors, too."""
+        """Folder for visitors' files; Gradio may keep its own in it, too."""
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self._engine = ThreadPoolExecutor(1, "styleplug")
         self._adding = threading.Lock()
@@ -194,7 +194,7 @@ class Studio:
     def add_hub_style(self, name: str) -> StyleInfo:
         """Fetch a style from the Hub and offer it, pinned to its commit.
 
-        Offered is only what loads, as all visitors see it.
+        It is offered only if it loads, since all visitors will see it.
         """
         if not isinstance(name, str) or name.count("/") != 1:
             raise StyleNotFoundError("Write a style on the Hub as owner/name.")
@@ -215,7 +215,7 @@ class Studio:
             )
         try:
             path = hub.pull(name, token=False)
-        except (DownloadError, StyleNotFoundError) as error:  # advice for the host
+        except (DownloadError, StyleNotFoundError) as error:  # with advice for the host
             logger.warning("%s was not added: %s", name, error)
             raise type(error)(
                 f"{name} cannot be fetched. Only styles that are public on the Hub, "
@@ -226,7 +226,7 @@ class Studio:
             with _explained(path, name):
                 info = Stylizer(path, device="cpu").info
         except InvalidStyleError:
-            # Another visitor may have removed it, or still read it.
+            # Another visitor's call may have removed it, or may still be reading it.
             with suppress(OSError):
                 hub.remove(path)
             raise
@@ -235,7 +235,7 @@ class Studio:
         return info
 
     def own_style(self, path: str, taken: Collection[str] = ()) -> OwnStyle:
-        """Look at the style of an uploaded picture; its id is none of ``taken``."""
+        """Capture the style of an uploaded picture, with an id not in ``taken``."""
         if len(taken) >= self.limits.own_styles:
             raise ValueError(
                 f"You already have {len(taken)} paintings; reload the page to start "
@@ -259,7 +259,7 @@ class Studio:
     def thumbnails(self, cache: Path) -> list[tuple[StyleInfo, bytes]]:
         """Return the styles with their thumbnails.
 
-        What cannot be painted with is offered no longer.
+        Styles that cannot be used are no longer offered.
         """
         gallery, unusable = [], set()
         for name, info in self.styles.items():
@@ -275,8 +275,8 @@ class Studio:
     def thumbnail(self, info: StyleInfo, cache: Path) -> bytes:
         """Return a WebP of the example scene in a style, painted once per cache.
 
-        Where ``cache`` cannot be written, it is kept as long as the process. Raises
-        ``StyleplugError`` for a style that does not load, though it was painted before.
+        If ``cache`` cannot be written, it is kept in memory. Raises ``StyleplugError``
+        for a style that does not load, even if its thumbnail was painted before.
         """
         assert info.path is not None
         digest = hashlib.sha256(info.path.read_bytes())
@@ -284,7 +284,7 @@ class Studio:
         path = cache / f"{digest.hexdigest()[:32]}.webp"
         if path not in self._thumbnails:
             if info.path not in bundled_styles().values():
-                Stylizer(info.path, device="cpu")  # it may have had its trunk before
+                Stylizer(info.path, device="cpu")  # its trunk may be gone by now
             try:
                 self._thumbnails[path] = path.read_bytes()
             except OSError:
@@ -311,9 +311,10 @@ class Studio:
         self._engine.submit(paint)
 
     def _parts(self, settings: Settings) -> Parts:
-        """Return the style files and their shares; it may wait for the Hub.
+        """Return the style files and their shares.
 
-        So it is for the thread of a visitor, never for the engine's.
+        This may wait for the Hub, so it runs in a visitor's thread, never in the
+        engine's.
         """
         for style in settings.own.values():
             _touch(_folder(style))
@@ -345,9 +346,9 @@ class Studio:
     # Pictures
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do ``work`` when the engine is free: first come, first served.
+        """Run ``work`` when the engine is free: first come, first served.
 
-        One thread for everything that needs much memory keeps the process small.
+        Using one thread for everything that needs much memory keeps the process small.
         """
         context = contextvars.copy_context()
         try:
@@ -355,7 +356,7 @@ class Studio:
         except (StyleplugError, ValueError):
             raise
         except Exception as error:
-            logger.error("%s while painting", type(error).__name__)  # no names of files
+            logger.error("%s while painting", type(error).__name__)  # no file names
             raise StyleplugError(
                 "Something went wrong here; try again, or another picture."
             ) from error
@@ -381,10 +382,10 @@ class Studio:
             return self.run(read)
 
     def mask_of(self, drawing: bytes | str | None, *, inverted: bool) -> Mask:
-        """Return where to paint, L, from what was drawn on a preview; None: everywhere.
+        """Return the mask (mode L) that was drawn on a preview; None means everywhere.
 
-        ``drawing`` is a PNG, or the path of one. Only its alpha counts: how far a brush
-        covered a place, whatever its colour.
+        ``drawing`` is the content or the path of a PNG file. Only its alpha counts: how
+        far the brush covered a place, whatever its colour.
         """
         if drawing is None:
             return None
@@ -405,7 +406,7 @@ class Studio:
         return Image.fromarray(255 - covered if inverted else covered)
 
     def preview(self, content: Content, settings: Settings, mask: Mask = None) -> str:
-        """Return the painted preview of an opened picture, of the same size."""
+        """Paint an opened picture's preview at the same size; return the path."""
         parts, options = self._parts(settings), {**_options(settings), "mask": mask}
         for path in (content.path, content.preview):
             _use(path)
@@ -426,7 +427,7 @@ class Studio:
         mask: Mask = None,
         progress: Progress | None = None,
     ) -> Painting:
-        """Paint an uploaded file in full size, format and metadata kept."""
+        """Paint an uploaded file in full size, keeping its format and metadata."""
         parts = self._parts(settings)
 
         def paint() -> Painting:
@@ -446,9 +447,9 @@ class Studio:
         settings: Settings,
         progress: Progress | None = None,
     ) -> Batch:
-        """Paint uploaded files into a zip; others have their turn in between.
+        """Paint uploaded files into a zip file; other jobs get their turn in between.
 
-        Where some cannot be painted, ``left-out.txt`` in it says which and why.
+        If some cannot be painted, ``left-out.txt`` in it says which and why.
         """
         if not paths:
             raise ValueError("Choose some pictures first.")
@@ -523,7 +524,7 @@ class Studio:
             ) from error
 
     def _save(self, image: Image.Image, name: str) -> str:
-        """Write what the page shows: JPEG, or PNG where there is alpha."""
+        """Write a picture for the page, as JPEG, or as PNG if it has alpha."""
         if "A" in image.mode:
             path = self._new_file(f"{name}.png")
             image.save(path, compress_level=1)
@@ -539,17 +540,17 @@ class Studio:
     def clean(self, age: float) -> None:
         """Remove the files that were not used in the last ``age`` seconds.
 
-        Those too that a process left which was killed, and what Gradio made in
-        :attr:`folder` of pictures that came within a call, not as files, and forgot.
+        This includes the files of processes that were killed, and files that Gradio
+        created in :attr:`folder` from pictures sent within a call, and then forgot.
         """
-        _touch(str(self.folder))  # lest another process take this one for killed
+        _touch(str(self.folder))  # so that no other process takes this one for killed
         made = set(self.folder.glob(f"{PREFIX}*"))
         for name in ("file", "file.*"):
             made |= {file.parent for file in self.folder.glob(f"*/{name}")}
         if self._around:
             made |= set(self._around.glob(f"{PREFIX}*")) - {self.folder}
         for folder in made:
-            with suppress(OSError):  # of files that were removed or added meanwhile
+            with suppress(OSError):  # files may be removed or added meanwhile
                 used = max(f.stat().st_mtime for f in (folder, *folder.rglob("*")))
                 if time.time() - used > age:
                     shutil.rmtree(folder)
@@ -581,7 +582,7 @@ def _paint(
 
 
 def _load(parts: Parts, device: str | None = None) -> Stylizer:
-    """Load styles; what is wrong with one is the host's to know, with its folders."""
+    """Load styles; only the host's log says what is wrong with one, naming folders."""
     try:
         return Stylizer(parts, device=device)
     except (InvalidStyleError, StyleNotFoundError) as error:
@@ -592,7 +593,7 @@ def _load(parts: Parts, device: str | None = None) -> Stylizer:
 
 
 def _seconds(pixels: NDArray[Any], parts: Parts, options: dict[str, Any]) -> int:
-    """Return for how long a GPU is borrowed, from the megapixels."""
+    """Return for how many seconds to borrow a GPU, given the megapixels."""
     return 10 + math.ceil(pixels[..., 0].size / 2e6)
 
 
@@ -617,11 +618,11 @@ def _render(
     report(0.0)
     if not ZERO_GPU:
         return _paint(pixels, parts, options, progress)
-    # Another process, which no call-back reaches.
+    # This runs in another process, which callbacks do not reach.
     try:
         result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)
-    except _GpuError as error:  # of the quota, the queue, or signing in
-        if error.title == "ZeroGPU worker error":  # its message is the name of a class
+    except _GpuError as error:  # about the quota, the queue, or signing in
+        if error.title == "ZeroGPU worker error":  # its message is only a class name
             raise RuntimeError(error.message) from error
         raise StyleplugError(str(error.message).strip()) from error
     report(1.0)
@@ -649,7 +650,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def _shrink(picture: Picture, pixels: NDArray[Any], side: int) -> Image.Image:
-    """Return the pixels as RGB or RGBA of 8 bits, at most ``side`` long."""
+    """Return the pixels as 8-bit RGB or RGBA, with sides of at most ``side``."""
     samples = color.change_depth(pixels, "uint8")
     image = Image.fromarray(samples)
     if picture.alpha is not None:
@@ -666,7 +667,7 @@ def _webp(image: Image.Image) -> bytes:
 
 
 def _keep(content: bytes, path: Path) -> None:
-    """Write a file that others may be writing too; only logs that it cannot."""
+    """Write a file that others may be writing too; only log a warning on failure."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -676,13 +677,13 @@ def _keep(content: bytes, path: Path) -> None:
 
 
 def _folder(style: OwnStyle) -> str:
-    """Return where an own style lies. It is touched in place of the file: a file that
-    seems new would be looked at anew."""
+    """Return the folder of an own style. It is touched instead of the file, since a
+    file that seems new would be captured again."""
     return os.path.dirname(style.path)
 
 
 def _touch(path: str) -> None:
-    """Put off the removal of a file or folder, which is in use."""
+    """Postpone the removal of a file or folder that is in use."""
     with suppress(OSError):
         os.utime(path)
 
@@ -716,7 +717,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 @contextmanager
 def _explained(path: str | os.PathLike[str], name: str | None = None) -> Iterator[None]:
-    """Name the file in an error as the visitor knows it, without our folders."""
+    """Make errors name the file as the visitor knows it, without our folders."""
     try:
         yield
     except StyleplugError as error:

@@ -1,10 +1,10 @@
-"""The training of a predictor of any style, on a trunk that stays as it is.
+"""Train a predictor of any style, on a fixed trunk.
 
-Descent on all of it at once, through trunk and loss network, gets there slowly. So it
-is learned in parts. The encoder takes :mod:`.lessons` from the loss network. With it,
-the vectors of many style pictures are refined, as those of every captured picture are,
-if without changes to kernels; and every so often the head learns all of these by
-regression, so that the next begin nearer.
+Gradient descent on the whole predictor, through trunk and loss network, converges
+slowly, so it is trained in parts. The encoder takes :mod:`.lessons` from the loss
+network. With the encoder, the vectors of many style pictures are refined as those of
+captured pictures are, but without changes to kernels. Every so often the head is fitted
+to all of these by regression, so that the next ones start nearer.
 """
 
 from __future__ import annotations
@@ -54,29 +54,29 @@ from .state import (
 logger = logging.getLogger(__name__)
 
 USED = ("steps", "batch_size", "style_size", "seed")
-"""Settings of a training that count here."""
+"""Settings of a training that apply here."""
 _LESSONS = 2400
 _LESSON_RATE = 3e-3
 _LESSON = 12
-"""Crops in a lesson: a quarter of photographs, a sixth painted, others of artworks."""
+"""Crops per lesson: a quarter from photographs, a sixth painted, the rest artworks."""
 _LESSON_ZOOMS = (0.5, 1.3)
 _CROP = 192
-"""Pixels of a side of crops."""
+"""Side of the crops, in pixels."""
 _ZOOMS = (0.5, 0.75)
-"""Range of magnifications of photographs whose paintings vectors are refined on: most
-of one is seen."""
+"""Range of magnifications of the photographs that vectors are refined on; a crop shows
+most of a photograph."""
 _STEPS = 12
-"""Steps that the vectors of a batch are refined by."""
+"""Refinement steps for the vectors of a batch."""
 _FIRST = 10
-"""Batches that are refined for six times as long: they begin far away."""
+"""Number of first batches, refined for six times as many steps: they start far away."""
 _REVIEW = 20
-"""Batches after which the head learns all that there are."""
+"""Number of batches after which the head is fitted to all vectors so far."""
 _EPOCHS = 100
 _TAUGHT = 32
-"""Style pictures in a step of the head."""
+"""Style pictures per training step of the head."""
 _HEAD_RATE = 2e-3
 _NOISE = 0.6
-"""Deviation of the noise on standardised statistics that the head learns in."""
+"""Standard deviation of the noise on the standardised statistics in these steps."""
 
 
 def train_predictor(
@@ -95,14 +95,14 @@ def train_predictor(
 ) -> Path:
     """Train a predictor of any style for ``trunk``; return its path in ``out``.
 
-    The trunk is written beside it, unless it is there already, or bundled.
-    ``archive`` is a folder of artworks, but for those named in ``held_out``; the other
-    parameters are those of :func:`~styleplug.training.loop.train`. A step is a batch
-    of style pictures whose vectors are refined. The encoder of a predictor beside the
-    trunk stays as it is, and its head says where vectors begin; in the end a head
-    learns anew, from the pictures of this training alone.
+    The trunk is written beside it, unless it is already there or is bundled.
+    ``archive`` is a folder of artworks; those named in ``held_out`` are left out. The
+    other parameters are those of :func:`~styleplug.training.loop.train`. Each step
+    refines the vectors of a batch of style pictures. If there is a predictor beside
+    ``trunk``, its encoder is kept and its head predicts the initial vectors. At the end
+    a head is trained from scratch, on the pictures of this training alone.
 
-    Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
+    Raises, before training, what :func:`~styleplug.training.loop.train` raises.
     """
     device = pick_device(device)
     path, out_trunk = out / bundled_predictor().name, out / bundled_trunk().name
@@ -156,7 +156,7 @@ def train_predictor(
     with all_or_none(out) as folder:
         save_predictor(folder / path.name, predictor, told)
         if out_trunk in results:
-            known = read_info(trunk)  # perhaps that of a style that holds it
+            known = read_info(trunk)  # perhaps of a style that contains the trunk
             known = StyleInfo(
                 "trunk", base_size=known.base_size, training=known.training
             )
@@ -165,7 +165,7 @@ def train_predictor(
 
 
 def checkpoint_of_lessons(checkpoint: Path | None) -> Path | None:
-    """Return the checkpoint of the encoder's lessons, beside that of the training."""
+    """Return the path of the checkpoint of the encoder's lessons, beside the other."""
     return checkpoint and checkpoint.with_name(f"{checkpoint.name}.lessons")
 
 
@@ -179,11 +179,11 @@ def taught_predictor(
     config: TrainConfig,
     checkpoint: Path | None,
 ) -> StylePredictor:
-    """Return a new predictor for ``network``, whose encoder has learned.
+    """Return a new predictor for ``network`` with a trained encoder.
 
-    What it has learned is kept beside the ``checkpoint`` of the training, which has
-    that ``identity``; of several processes, which all learn the same, the first one
-    saves it.
+    The encoder's checkpoint is saved beside the ``checkpoint`` of the training, which
+    has this ``identity``. With several processes, all train the same encoder and the
+    first one saves it.
     """
     lessons = checkpoint_of_lessons(checkpoint)
     if checkpoint and lessons and checkpoint.exists() and not lessons.exists():
@@ -222,7 +222,7 @@ def taught_predictor(
     settings = dataclasses.replace(
         config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
     )
-    # With where the components lie, which other machines would find elsewhere.
+    # Includes the buffers that settle() sets, which differ between machines.
     learned = pupil.state_dict(keep_vars=True)
     state = State(learned, settings, {**identity, "lessons": _LESSONS})
     if lessons:
@@ -268,7 +268,7 @@ def predictor_beside(trunk: Path | None) -> StylePredictor | None:
 def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
     """Return the vectors (N, K), or longer, of the styles beside their trunk.
 
-    There is at least one.
+    The first one is the network's ``photo``.
     """
     vectors = [network.photo.detach().cpu()]
     if trunk is not None:
@@ -281,7 +281,7 @@ def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
 
 
 class _Fits:
-    """The style pictures so far, told by their statistics, and their vectors."""
+    """Statistics and refined vectors of the style pictures so far."""
 
     def __init__(
         self,
@@ -293,8 +293,8 @@ class _Fits:
     ) -> None:
         self.batches = 0
         self.anew = anew
-        """Whether the head knows nothing yet; else it predicts better than it would
-        after a few of the batches."""
+        """Whether the head started untrained; otherwise it predicts better than one
+        fitted to a few batches would."""
         self._predictor = predictor
         self._seed = config.seed
         self._identity = identity
@@ -302,7 +302,7 @@ class _Fits:
         self._vectors: list[Tensor] = []
 
     def add(self, statistics: Tensor, vectors: Tensor) -> None:
-        """Add a batch, (B, S) and (B, K); now and then let the head learn all."""
+        """Add a batch, (B, S) and (B, K); refit a new head every few batches."""
         self._statistics.append(statistics.cpu())
         self._vectors.append(vectors.cpu())
         self.batches += 1
@@ -310,12 +310,12 @@ class _Fits:
             self.review()
 
     def review(self) -> None:
-        """Let the predictor's head learn all that there is."""
+        """Fit the predictor's head to all pictures so far."""
         statistics, vectors = torch.cat(self._statistics), torch.cat(self._vectors)
         teach_head(self._predictor, statistics, vectors, self._seed)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; when that fails, say so and keep the last one."""
+        """Write a checkpoint; if that fails, log a warning and keep the last one."""
         tensors = {
             "statistics": torch.stack(self._statistics),
             "vectors": torch.stack(self._vectors),
@@ -324,7 +324,7 @@ class _Fits:
         save_checkpoint(path, tensors, self._identity, {}, called)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there."""
+        """Resume from the checkpoint ``path`` if it exists."""
         if not path.exists():
             return
         tensors, _ = load_checkpoint(path, self._identity)
@@ -347,7 +347,7 @@ def _fit(
     config: TrainConfig,
     checkpoint: Path | None,
 ) -> None:
-    """Refine the vectors of the style pictures of the steps that are left."""
+    """Refine the vectors of the style pictures of the remaining steps."""
     device = network.photo.device
     saved = began = time.monotonic()
     while fits.batches < config.steps:
@@ -390,10 +390,10 @@ def _fit(
 def teach_head(
     predictor: StylePredictor, statistics: Tensor, vectors: Tensor, seed: int
 ) -> None:
-    """Make a predictor give vectors (N, K) for statistics (N, S).
+    """Fit a predictor's head to vectors (N, K), given statistics (N, S).
 
-    Its head learns anew. There are more statistics than pictures: noise on them and a
-    strong decay of the weights keep it from learning pictures by heart.
+    The head is trained from scratch. There are more statistics than pictures, so noise
+    on them and strong weight decay keep it from memorising the pictures.
     """
     device = predictor.usual.device
     statistics, vectors = statistics.to(device), vectors.to(device)

@@ -8,9 +8,9 @@
 
 The first fits new styles on the bundled trunk, in a few minutes each. The second
 trains a trunk together with the styles that will share it, in an hour or more. The
-third goes on training a trunk and its styles, together with the predictor that finds
-the vector of any picture; the fourth trains only the predictor, the fifth only what
-styles are at lower strengths.
+third trains a trunk and its styles further, together with the predictor, which predicts
+the style vector of any picture. The fourth trains only the predictor, the fifth only
+how styles are painted at lower strengths.
 """
 
 from __future__ import annotations
@@ -58,21 +58,22 @@ _FIT: dict[str, Any] = {
     "varied_strength": 0.05,
     "stability_weight": 0.0,
 }
-"""Settings that fit styles on a trunk; steps and minutes are for each of them. With
-what comes before and after it is less than three minutes.
-Few crops are at lower strengths: without any, paintings at a half keep less of the
-photograph; the more there are, the farther are the whole ones from their artwork.
-Crops show as much of a photograph as a trunk's do, made smaller: of 192 pixels they
-cost half, but the styles are farther from what whole photographs need. Steadiness,
-which takes a third longer to learn, is left to the trunk."""
+"""Settings for fitting styles on a trunk; steps and minutes are per style. Including
+the work before and after, a style takes less than three minutes.
+Only a few crops are painted at lower strengths. Without any, paintings at strength 0.5
+keep less of the photograph; the more there are, the farther paintings at full strength
+are from their artwork.
+Crops show as much of a photograph as when a trunk is trained, but are smaller. At 192
+pixels they would cost half, but the styles would suit whole photographs less. Stability
+against noise and shifts, which takes a third longer to learn, is left to the trunk."""
 _COSTLY = "batch_size", "crop_size", "style_size"
-"""Settings that memory hangs on."""
+"""Settings that memory use depends on."""
 _WEIGHTS = (".safetensors", ".ckpt", ".onnx", ".pt", ".pth")
-"""How names of files, not of folders, end."""
+"""Suffixes of names of files, not of folders."""
 _EACH = "steps", "minutes"
-"""Of these, what there is as much of for each artwork."""
+"""Settings of :data:`_FIT` that are multiplied by the number of artworks."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
-"""Settings that train a predictor on a trunk that stays."""
+"""Settings for training a predictor on a fixed trunk."""
 _STRENGTH: dict[str, Any] = {
     "steps": 1000,
     "crop_size": 320,
@@ -80,19 +81,19 @@ _STRENGTH: dict[str, Any] = {
     "varied_strength": 1.0,
     "stability_weight": 0.0,
 }
-"""Settings that train what a trunk that stays makes of styles at lower strengths."""
+"""Settings for training how an otherwise fixed trunk paints at lower strengths."""
 
 
 class _Mode(NamedTuple):
-    """What is trained, and what counts for it; options are told by their ``dest``."""
+    """A kind of training and the options it takes, which are given by ``dest``."""
 
     asked: tuple[str, ...]
-    """Options that together ask for it."""
+    """Options that together select it."""
     defaults: dict[str, Any]
     needs: tuple[str, ...] = ()
-    """Options that it cannot do without."""
+    """Options that it requires."""
     ignores: tuple[str, ...] = ()
-    """Options that would not count."""
+    """Options that would have no effect, and so are refused."""
 
     @property
     def flags(self) -> str:
@@ -129,11 +130,11 @@ _MODES = (
     _Mode(("new_trunk",), {}, needs=("artworks",), ignores=(*_OF_TRUNK, *_ARCHIVE)),
     _STYLES_ON_TRUNK,
 )
-"""The first that is asked for is what is done."""
+"""The first one whose options are all given is used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
-    """Add the options of ``styleplug train``; ``path`` reads the name of a file."""
+    """Add the options of ``styleplug train``; ``path`` parses a file name."""
     parser.description = (
         "Train the style of an artwork on the bundled trunk, in a few minutes. For "
         "several artworks, a few minutes each."
@@ -267,7 +268,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
 
 
 def _defaults(field: dataclasses.Field[Any]) -> str:
-    """Return the defaults of a setting, and for which modes."""
+    """Return the defaults of a setting and the modes they apply to, for its help."""
     modes: dict[str, list[str]] = {}
     for mode in reversed(_MODES):
         if len(mode.asked) > 1 or field.name in mode.ignores:
@@ -286,7 +287,7 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
 
 
 def _flag(dest: str) -> str:
-    """Return an option, as it is given."""
+    """Return an option as it is given on the command line."""
     if dest == "artworks":
         return dest
     return "--from" if dest == "start" else f"--{dest.replace('_', '-')}"
@@ -323,9 +324,10 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _asked(args: argparse.Namespace) -> _Mode:
-    """Return what is to be trained.
+    """Return the mode that the options select.
 
-    Raises :class:`~styleplug.errors.TrainingError` for options that contradict it.
+    Raises :class:`~styleplug.errors.TrainingError` for options that contradict it or
+    are missing.
     """
 
     def given(dest: str) -> bool:
@@ -345,8 +347,8 @@ def _asked(args: argparse.Namespace) -> _Mode:
 def run(args: argparse.Namespace) -> int:
     """Run ``styleplug train``; return the exit code.
 
-    Started by ``torchrun`` with several processes, they train together; on Windows
-    torchrun needs ``USE_LIBUV=0`` in the environment.
+    Several processes started by ``torchrun`` train together; on Windows, torchrun needs
+    ``USE_LIBUV=0`` in the environment.
     """
     logging.getLogger("styleplug").setLevel(logging.INFO)
     mode = _asked(args)
@@ -366,7 +368,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
-    """Train what is asked for; return the paths of its results."""
+    """Run the training that is asked for; return the paths of its results."""
     if mode is _ONLY_PREDICTOR and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("--keep-trunk trains in one process; start only one.")
     artworks, out = folder_images(args.artworks), args.output
@@ -444,7 +446,7 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
 
 
 def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str, Any]:
-    """Return the settings that are given, and the defaults of what is to be done."""
+    """Return the settings that are given, and the defaults of the mode."""
     defaults = mode.defaults
     if mode is _STYLES_ON_TRUNK:
         defaults = defaults | {name: artworks * defaults[name] for name in _EACH}
@@ -459,7 +461,7 @@ def _settings(args: argparse.Namespace, mode: _Mode, artworks: int) -> dict[str,
 
 
 def _rank(style: Path) -> int:
-    """Return the rank of what the style of a file changes in kernels."""
+    """Return the rank of a style file's changes to kernels; 0 if it has none."""
     tensors = read_header(style).items()
     shapes = [tensor["shape"] for name, tensor in tensors if name.endswith(FACTORS[0])]
     return max((shape[0] for shape in shapes if shape), default=0)
@@ -467,9 +469,9 @@ def _rank(style: Path) -> int:
 
 @contextlib.contextmanager
 def _processes(device: str | None) -> Iterator[str | None]:
-    """Join the other processes that ``torchrun`` started, if it did.
+    """Join the other processes if ``torchrun`` started any.
 
-    Yields the device of this one.
+    Yields the device of this process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -488,6 +490,6 @@ def _processes(device: str | None) -> Iterator[str | None]:
         dist.init_process_group("gloo")
     try:
         yield device
-        dist.barrier()  # the first one still measures and writes
+        dist.barrier()  # the first process still measures and writes
     finally:
         dist.destroy_process_group()

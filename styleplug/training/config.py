@@ -18,9 +18,10 @@ def _setting(
     *,
     above: bool = False,
 ) -> Any:
-    """Return a field of ``default``; ``text`` is the help of its option.
+    """Return a field with a ``default``; ``text`` is the help of its option.
 
-    It must be finite and in [``least``, ``most``]; with ``above``, above ``least``.
+    Its value must be finite and in [``least``, ``most``]; with ``above``, it must be
+    above ``least``.
     """
     metadata = {"help": text, "range": (least, most, above)}
     return dataclasses.field(default=default, metadata=metadata)
@@ -30,21 +31,22 @@ def _setting(
 class TrainConfig:
     """Settings of a training; they are stored with the weights.
 
-    Raises ``ValueError`` for what is out of its range.
+    Raises ``ValueError`` for a setting out of its range.
     """
 
     steps: int = _setting(5400, "steps of gradient descent", 1)
     minutes: float = _setting(
         0.0,
-        # The learning rate follows the steps, so their number is fixed beforehand.
+        # The learning rate schedule depends on the number of steps, so that is fixed
+        # beforehand.
         "time limit in minutes; a machine too slow for all steps takes fewer; 0: none",
     )
     batch_size: int = _setting(2, "crops in each step", 1)
     crop_size: int = _setting(384, "side of the square crops, in pixels", 48)
     pool: int = _setting(
         0,
-        # The loss network sees each of them once. Few make gradients less noisy, too
-        # few are learned by heart.
+        # The loss network processes each of them once. Fewer batches make gradients
+        # less noisy; too few are memorised.
         "number of batches that are drawn once and reused; 0: every batch is new",
     )
     scales: tuple[float, float] = _setting(
@@ -53,8 +55,8 @@ class TrainConfig:
     )
     style_size: int = _setting(
         683,
-        # Pictures are painted at it first: those of 512 pixels magnified, and so
-        # crisper.
+        # Pictures are first painted at this size. Those of 512 pixels are magnified for
+        # it, which makes them crisper.
         "size to which artworks are scaled, as the square root of their pixels; it "
         "sets the size of the strokes",
         *(64, 4096),
@@ -63,7 +65,7 @@ class TrainConfig:
     style_weight: float = _setting(60.0, "weight of the style loss")
     far: float = _setting(
         0.5,
-        # Dark artworks, which all photographs are far from, are not to outweigh the
+        # Keeps dark artworks, which all photographs are far from, from outweighing the
         # rest.
         "relative distance of Gram matrices above which the style loss grows linearly, "
         "not with its square",
@@ -80,7 +82,7 @@ class TrainConfig:
     )
     rank: int = _setting(
         0,
-        # See networks.with_changes; the factors learn at ``learning_rate``.
+        # See networks.with_changes; the factors are trained at ``learning_rate``.
         "rank of the changes that a style makes to the kernels of a fixed trunk "
         "(LoRA); 0: none, the style is only a vector",
     )
@@ -118,8 +120,8 @@ class TrainConfig:
 
     @property
     def dealt(self) -> int:
-        """How many crops of a batch are painted in the styles of the artworks named,
-        where others are in styles that are predicted."""
+        """Number of crops per batch painted in the styles of the named artworks, when
+        the others are painted in predicted styles."""
         return round((1 - self.any_share) * self.batch_size)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a style makes of strength and stroke size, and of a picture's border."""
+"""Measure how a style responds to strength and stroke size, and paints borders."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from ..rendering import luma
 
 STROKE_SIZES = (0.5, 0.7, 1.0, 1.4, 2.0)
 _CARD = 512
-"""Pixels of a side of the grey cards that strokes and borders are measured on."""
+"""Side, in pixels, of the grey cards that strokes and borders are measured on."""
 _CARDS = 8
-"""Cards that the border is a mean of: patches of colour fall differently on each."""
+"""Number of cards that the border energy is averaged over, as patches of colour fall
+differently on each."""
 _BORDER = 8
-"""Pixels of the border."""
+"""Width of the border, in pixels."""
 
 
 class Controls(NamedTuple):
-    """What was measured of a style."""
+    """Measurements of a style."""
 
     similarity: list[float]
     """Structural similarity (SSIM) to a photograph at strengths 0, 0.1 ... 1."""
     strokes: list[float]
     """Length of strokes in pixels at :data:`STROKE_SIZES`."""
     border: float
-    """Variance of the outer 8 pixels, as a multiple of that inside."""
+    """Variance of the outer 8 pixels, as a multiple of the variance inside."""
 
     @property
     def growth(self) -> float:
-        """How many times longer the longest strokes are than the shortest; 0 without
-        strokes."""
+        """Length of strokes at the largest stroke size, as a multiple of that at the
+        smallest; 0 without strokes."""
         return self.strokes[-1] / self.strokes[0] if self.strokes[0] else 0.0
 
     def figures(self) -> dict[str, float]:
-        """Return what a header tells."""
+        """Return the figures to store in a header."""
         return {
             "similarity_at_strength_1": round(self.similarity[-1], 3),
             "stroke_growth": round(self.growth, 2),
@@ -48,7 +49,7 @@ class Controls(NamedTuple):
         }
 
     def faults(self) -> list[str]:
-        """Return what is worse than a good style's, as ends of a sentence."""
+        """Return what is worse than in a good style, as predicates of a sentence."""
         found = []
         if not all(b < a for a, b in itertools.pairwise(self.similarity)):
             found.append("does not get ever stronger from strength 0 to 1")
@@ -78,7 +79,7 @@ def measure_controls(stylizer: Stylizer, photograph: Array) -> Controls:
 
 
 def ssim(one: Array, other: Array) -> float:
-    """Return the structural similarity of the grey of (H, W, 3) uint8 pictures.
+    """Return the structural similarity of the luma of (H, W, 3) uint8 pictures.
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural
     similarity", with their window and constants.
@@ -102,15 +103,15 @@ def ssim(one: Array, other: Array) -> float:
 
 
 def _grey_card(seed: int) -> Array:
-    """Return a card of faint noise."""
+    """Return a grey card with faint noise."""
     rng = np.random.default_rng(seed)
     card: Array = rng.normal(128, 3, (_CARD, _CARD, 1)).round().clip(0, 255)
     return card.astype(np.uint8).repeat(3, axis=2)
 
 
 def _stroke_length(painted: Array) -> float:
-    """Return the lag, in pixels, where the lightness correlates with itself by half;
-    of one colour, 0."""
+    """Return the lag, in pixels, at which the autocorrelation of the lightness falls to
+    0.5; 0 for a picture of one colour."""
     light = painted.mean(axis=2)
     light = light - light.mean()
     if not light.any():
@@ -127,7 +128,7 @@ def _stroke_length(painted: Array) -> float:
 
 
 def _border_energy(painted: Array) -> float:
-    """Return the variance of the border, as a multiple of that inside."""
+    """Return the variance of the border, as a multiple of the variance inside."""
     middle = slice(_BORDER, -_BORDER)
     inside = painted[middle, middle].astype(float)
     energy = (painted - inside.mean(axis=(0, 1))) ** 2

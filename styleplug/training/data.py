@@ -24,7 +24,7 @@ from ..predictor import visible
 logger = logging.getLogger(__name__)
 
 _LEAST = 16
-"""Pixels of the shorter side of a picture that networks can look at."""
+"""Shortest side, in pixels, of a picture that the networks can process."""
 
 
 class Photographs:
@@ -32,8 +32,8 @@ class Photographs:
 
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
     read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
-    logged. Those whose names are in ``held_out`` are left out, and files that also lie
-    in the folder ``but``. ``files`` tells those that are left apart from others.
+    logged. Files whose names are in ``held_out``, or that also lie in the folder
+    ``but``, are left out. ``files`` is a hash that identifies the remaining files.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -120,9 +120,9 @@ class Photographs:
     def collages(
         self, count: int, size: int, scales: tuple[float, float], rng: Generator
     ) -> Tensor:
-        """Return crops as :meth:`crops` does, in each of them a part of another one.
+        """Return crops as :meth:`crops` does, each partly covered by another one.
 
-        The two meet at a random line, and the other may be in other colours.
+        The two meet at a random line, and the covering one may be recoloured.
         """
         under, over = (self.crops(count, size, scales, rng) for _ in range(2))
         angle = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=rng)
@@ -135,12 +135,12 @@ class Photographs:
 class Archive(Photographs):
     """All artworks of a folder, to learn any style from; held in memory as uint8.
 
-    Each has ``size`` pixels as the geometric mean of its sides, or, where the file has
-    fewer, as many as that: blurred by magnification, artworks would teach to blur.
+    The geometric mean of each one's sides is ``size`` pixels, or that of the file if
+    smaller: artworks blurred by enlarging them would teach the network to blur.
     """
 
     def draw(self, rng: Generator) -> Tensor:
-        """Return an artwork at random, (3, H, W) uint8."""
+        """Return a random artwork, (3, H, W) uint8."""
         return self.images[int(torch.randint(len(self.images), (), generator=rng))]
 
     def artwork(self, i: int) -> Tensor:
@@ -160,7 +160,8 @@ class Archive(Photographs):
 def glimpse(image: Tensor, scale: float, rng: Generator) -> Tensor:
     """Return a large part of a picture (3, H, W) uint8, as (1, 3, h, w) in [0, 1].
 
-    At least 0.7 of each side is seen, mirrored at random and magnified by ``scale``.
+    It covers at least 0.7 of each side, is mirrored at random and magnified by
+    ``scale``.
     """
     height, width = image.shape[1:]
     share = 0.7 + 0.3 * torch.rand(2, generator=rng)
@@ -180,10 +181,10 @@ def glimpse(image: Tensor, scale: float, rng: Generator) -> Tensor:
 
 
 def recoloured(images: Tensor, rng: Generator) -> Tensor:
-    """Return (B, 3, H, W) pictures in [0, 1], every other one in other colours.
+    """Return (B, 3, H, W) pictures in [0, 1], about half of them in other colours.
 
-    They are mixed and moved by a random affine map, so that a few
-    pictures show many palettes.
+    Their colours are changed by a random affine map, so that a few pictures show many
+    palettes.
     """
     count = len(images)
     chosen = torch.rand(count, 1, 1, generator=rng) < 0.5
@@ -194,9 +195,9 @@ def recoloured(images: Tensor, rng: Generator) -> Tensor:
 
 
 def load_artwork(path: Path | str, size: int) -> Tensor:
-    """Return an artwork as (1, 3, H, W) in [0, 1], its geometric mean side ``size``.
+    """Return an artwork as (1, 3, H, W) in [0, 1], with geometric mean side ``size``.
 
-    Transparent margins are no part of it.
+    Transparent margins are cut off.
 
     Raises :class:`~styleplug.errors.TrainingError` when it cannot be read.
     """
@@ -234,8 +235,8 @@ def _to_tensor(image: Image.Image) -> Tensor:
 def crop(
     image: Tensor, size: int, scales: tuple[float, float], rng: Generator
 ) -> Tensor:
-    """Return a (3, size, size) random crop in [0, 1] of (3, H, W) uint8, mirrored at
-    random; ``scales`` as in :meth:`Photographs.crops`."""
+    """Return a random crop (3, size, size) in [0, 1] of (3, H, W) uint8, mirrored at
+    random; ``scales`` is as in :meth:`Photographs.crops`."""
     height, width = image.shape[1:]
     low, high = scales
     scale = low + (high - low) * torch.rand((), generator=rng).item()
@@ -253,9 +254,9 @@ def crop(
 
 
 def folder_images(paths: Iterable[Path | str]) -> list[Path]:
-    """Return image files of ``paths``, folders replaced by the images in them.
+    """Return the image files of ``paths``, with folders replaced by their images.
 
-    Raises :class:`~styleplug.errors.TrainingError` for a folder without any.
+    Raises :class:`~styleplug.errors.TrainingError` for a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):

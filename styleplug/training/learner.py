@@ -1,4 +1,4 @@
-"""What is trained: a trunk, the styles on it, and the predictor of any style."""
+"""The model that is trained: a trunk, styles on it, and a predictor of any style."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from .state import step_rng
 
 
 def load_own_trunk(path: Path) -> StyleNetwork:
-    """Return a copy of a trunk, to be trained or trained on.
+    """Return a copy of a trunk, for training it or styles on it.
 
-    Raises :class:`~styleplug.errors.TrainingError` when the file holds none, or that
+    Raises :class:`~styleplug.errors.TrainingError` when the file holds no trunk, or one
     of another project, and :class:`~styleplug.errors.InvalidStyleError` when it is
     damaged.
     """
@@ -74,11 +74,11 @@ def thinned_loss_network(
     config: TrainConfig,
     device: torch.device,
 ) -> LossNetwork:
-    """Return a loss network that costs less, made for such photographs and artworks.
+    """Return a cheaper loss network, made for these photographs and artworks.
 
-    The artworks are (1, 3, H, W) in [0, 1]. It is for what can hardly make use of what
-    it does not see: styles on a trunk that stays as it is, and their strength. Figures
-    are measured on the whole one.
+    The artworks are (1, 3, H, W) in [0, 1]. It is used where training can hardly
+    exploit what this network misses: for styles on a fixed trunk, and for their
+    strength. Figures are measured with the whole loss network.
     """
     size, rng, count = config.crop_size, step_rng(config.seed, -2), 8
     crops = []
@@ -90,7 +90,7 @@ def thinned_loss_network(
 
 
 class Batch(NamedTuple):
-    """Crops of photographs, and for each the style it is to be painted in.
+    """Crops of photographs, and the style that each is to be painted in.
 
     The first styles are those of ``picks``, the others are predicted from
     ``glimpses``.
@@ -99,25 +99,25 @@ class Batch(NamedTuple):
     crops: Tensor
     """(B, 3, H, W) in [0, 1]."""
     wanted: Features
-    """What the loss network sees in the crops, in the content layers."""
+    """The loss network's features of the crops in the content layers."""
     strength: Tensor
     """(B,) in [0, 1]."""
     picks: Tensor
-    """(n,), rows of the learner's styles."""
+    """(n,): rows of the learner's styles."""
     glimpses: list[Tensor]
     """B - n pictures, each (1, 3, h, w)."""
     grams: dict[str, Tensor]
-    """Of the style images, (B, C, C) for each style layer."""
+    """Gram matrices of the style images, (B, C, C) for each style layer."""
     itself: Tensor
-    """(B,): whether the style image is the content image, which is to stay then."""
+    """(B,): whether the style image is the content image, which should then stay."""
     noise: Tensor | None
-    """As the crops: what a second look at them has on top; None: none is taken."""
+    """Noise added to the crops for a second painting; None: no second painting."""
     shift: tuple[int, int]
-    """By how many pixels down and right the second look is moved."""
+    """Pixels by which the crops are moved down and right for the second painting."""
 
 
 class Losses(NamedTuple):
-    """What a batch is judged by, each (B,)."""
+    """Losses of a batch, each (B,)."""
 
     content: Tensor
     style: Tensor
@@ -126,14 +126,14 @@ class Losses(NamedTuple):
     difference: Tensor
     """Mean squared difference to the content image's pixels."""
     instability: Tensor
-    """Mean squared difference between what two looks at the content are painted to."""
+    """Mean squared difference between the two paintings of the content."""
 
 
 def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
-    """Return what is minimised, the mean over the batch.
+    """Return the loss to minimise, the mean over the batch.
 
-    The lower the strength, the less the style weighs: an eighth at a half, with which a
-    painting is a fifth nearer to its content.
+    The lower the strength, the less the style weighs. At strength 0.5 it weighs an
+    eighth, which brings a painting a fifth nearer to its content.
     """
     wanted = torch.where(
         batch.itself,
@@ -151,11 +151,11 @@ def total_loss(losses: Losses, batch: Batch, config: TrainConfig) -> Tensor:
 class Learner(nn.Module):
     """A style network with styles and perhaps a predictor.
 
-    It begins with ``styles`` (N, K), or longer where they change kernels. What they
-    change is learned in factors of a ``rank``; with 0 it is no more than they are.
+    It starts from ``styles``, (N, K) or longer if they change kernels. Changes to
+    kernels are learned as factors of a ``rank``; with 0, none are added to the styles.
 
-    Calling it with a :class:`Batch` and the loss network gives the :class:`Losses`.
-    Only what is to be learned requires gradients.
+    Calling it with a :class:`Batch` and the loss network returns the :class:`Losses`.
+    Only the parameters to be learned require gradients.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Learner(nn.Module):
                 self.factors[f"{name}_b"] = nn.Parameter(b)
 
     def styles(self, picks: Tensor) -> Tensor:
-        """Return the styles of some rows, (n, K) or longer."""
+        """Return the styles in the given rows, (n, K) or longer."""
         if not self.factors:
             return self.vectors[picks]
         factors = {

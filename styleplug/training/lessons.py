@@ -1,9 +1,9 @@
-"""Lessons for the encoder: it is to see what the loss network sees.
+"""Lessons for the encoder, which distil the loss network into it.
 
-No labels are needed, pictures are enough: what the small encoder is to give are the
-principal components of the loss network's features (knowledge distillation, Hinton,
-Vinyals & Dean 2015, arXiv 1503.02531; of features, Romero et al. 2015, "FitNets",
-arXiv 1412.6550).
+No labels are needed, only pictures: the small encoder learns to give the principal
+components of the loss network's features (knowledge distillation, Hinton, Vinyals &
+Dean 2015, arXiv 1503.02531; of features, Romero et al. 2015, "FitNets", arXiv
+1412.6550).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..losses import STYLE_LAYERS, Features, LossNetwork
 class Teacher:
     """Principal components of a loss network's features.
 
-    They are those of what it gives on ``images`` (B, 3, H, W); of each layer as many
-    as ``ranks`` says, divided by the layer's deviation along them.
+    They are computed from its features of ``images`` (B, 3, H, W). Each layer has as
+    many as ``ranks`` says, divided by its standard deviation along them.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return what the encoder's components are to be for (B, 3, H, W)."""
+        """Return the components that the encoder should give for (B, 3, H, W)."""
         features: Features = self._loss_network(images)
         wanted = []
         for layer, (mean, basis, scale) in self._layers.items():
@@ -46,10 +46,10 @@ class Teacher:
         return wanted
 
     def settle(self, encoder: StyleEncoder) -> None:
-        """Tell an encoder where in the loss network's space its components lie.
+        """Tell an encoder where its components lie in the loss network's feature space.
 
-        The squared distances of features are sums over channels; for their means to
-        be those of the loss network, lengths are changed by the root of the ratio.
+        Losses average over channels, of which the encoder has fewer. Lengths are scaled
+        by the square root of the ratio, so that the averages are the same.
         """
         origins = []
         for i, (mean, basis, scale) in enumerate(self._layers.values()):
@@ -62,11 +62,12 @@ class Teacher:
 
 
 def _principal(features: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean (C,) of (B, C, H, W), orthonormal rows (rank, C), a deviation."""
+    """Return the mean (C,) of (B, C, H, W), its principal directions as orthonormal
+    rows (rank, C), and the standard deviation along them."""
     x = features.float().transpose(0, 1).flatten(1)
     values, vectors = torch.linalg.eigh(torch.cov(x).cpu())
     basis = vectors[:, -rank:].flip(1).T.contiguous()
-    # Their signs are arbitrary, and others on another machine.
+    # The signs are arbitrary and differ between machines.
     basis *= basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
     basis = basis.to(x)
     return x.mean(dim=1), basis, values[-rank:].mean().sqrt().to(x)

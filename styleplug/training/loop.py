@@ -1,4 +1,4 @@
-"""The training of trunks, of styles on them, and of a predictor together with them."""
+"""Train trunks, styles on them, and a predictor together with them."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ NO_RANK = "--rank is for styles on a trunk that stays as it is; leave it out."
 _DRAW_EVERY = 180.0
 """Seconds between two sheets."""
 _MEASURED = 12
-"""Photographs that the figures are measured on, at most."""
+"""Maximum number of photographs that the figures are measured on."""
 _ROUND = 100
-"""What steps for which there is time are a multiple of: so most of the times the same
-machine makes the same number, and the same style."""
+"""Multiple that the number of steps is rounded down to when time limits it, so that the
+same machine usually takes the same number and trains the same style."""
 _WEAK = 0.4
-"""Share of the photographs' style distance that a good style stays below."""
+"""Largest style distance of a good style, as a share of the photographs' own."""
 
 
 def train(
@@ -104,32 +104,32 @@ def train(
 ) -> list[Path]:
     """Train a style for each artwork, write them into ``out``, return their paths.
 
-    With ``trunk`` only the styles are learned, on that trunk, unless ``train_trunk``
-    says that it is trained on; without it a new trunk is trained. A trunk that was
-    trained is written as ``trunk.safetensors``; styles of a trunk that is neither
-    there nor bundled hold it themselves.
-    ``start`` are styles of the trunk that the styles begin from, one for each artwork;
-    without them, they begin where the predictor beside a trunk that is called
-    ``trunk.safetensors`` sees them, if there is one.
-    ``archive`` is a folder of artworks, but for those named in ``held_out``: the trunk
-    is trained on them, too, in the styles that a predictor finds, which learns along
-    and is written as ``predictor.safetensors``. It is the one beside the trunk, or a
-    new one, whose encoder takes lessons first.
-    ``about`` gives the header fields of a style by the file name of its artwork. The
+    With ``trunk``, only the styles are trained, on that trunk, unless ``train_trunk``
+    says to train it further; without ``trunk``, a new one is trained. A trained trunk
+    is written as ``trunk.safetensors``. Styles of a trunk that is neither there nor
+    bundled contain their trunk.
+    ``start`` are styles of the trunk to start from, one for each artwork. Without them,
+    training starts from styles that are captured with the predictor beside a trunk
+    called ``trunk.safetensors``, or with the bundled one, if it fits the trunk.
+    ``archive`` is a folder of artworks; those named in ``held_out`` are left out. The
+    trunk is also trained in their styles as predicted by a predictor, which is trained
+    along with it and written as ``predictor.safetensors``. This starts as the predictor
+    beside the trunk, or as a new one, whose encoder is trained first.
+    ``about`` maps the file name of an artwork to header fields of its style. The
     photographs in ``measure`` are not trained on; the distances in the headers are
-    measured on them, see :mod:`.controls` for the other figures.
-    ``checkpoint`` is written every minute and continued from when it is there;
-    ``sheet`` is a picture of the progress. ``self_contained`` styles hold their trunk
-    also where it is bundled. ``overwrite`` allows to replace files in ``out``, and a
-    sheet of another training.
-    ``command`` is what the headers name as having been run.
+    measured on them. See :mod:`.controls` for the other figures.
+    ``checkpoint`` is written every minute; if it exists, training resumes from it.
+    ``sheet`` is a picture of the progress. ``self_contained`` styles contain their
+    trunk even if it is bundled. ``overwrite`` allows replacing files in ``out``, and a
+    sheet of another training. ``command`` is recorded in the headers as the command
+    that was run.
 
-    In a process group of torch.distributed, every process takes its part of each
-    batch, and the first one writes.
+    In a process group of torch.distributed, every process handles its part of each
+    batch, and the first one writes the files.
 
-    Raises, before it trains, :class:`~styleplug.errors.TrainingError` and
-    :class:`~styleplug.errors.DeviceError`, and ``FileExistsError`` for a file that is
-    not to be replaced.
+    Raises, before training, :class:`~styleplug.errors.TrainingError` and
+    :class:`~styleplug.errors.DeviceError`, and ``FileExistsError`` for a file that must
+    not be replaced.
     """
     config = config or TrainConfig()
     device = pick_device(device)
@@ -197,7 +197,7 @@ def train(
         "files of the photographs": photographs.files,
         "loss_network": loss_network.name,
         "trunk": train_trunk or hash_trunk(network),
-        # All else of a trunk that is trained is in the checkpoint.
+        # The rest of a trunk that is trained is in the checkpoint.
         "start of the trunk": hash_tensors([network.photo]),
     }
     predictor = None
@@ -272,7 +272,7 @@ def record(
     config: TrainConfig,
     state: State,
 ) -> dict[str, Any]:
-    """Return what a header tells about a training; ``path`` is the loss network's."""
+    """Return the header's record of a training; ``path`` is the loss network's."""
     return {
         "command": command,
         "loss_network": path.name,
@@ -292,11 +292,11 @@ def descend(
     checkpoint: Path | None,
     draw: Callable[[], None],
 ) -> None:
-    """Take the steps that are left, together with the other processes.
+    """Take the remaining steps, together with the other processes.
 
-    There are as many in all as the settings say, or as there are minutes for.
-    The first one saves its state in ``checkpoint`` every minute and at the end, and
-    draws every few minutes.
+    The settings give the number of steps in all, or fewer are taken if the time limit
+    requires it. The first process saves its state in ``checkpoint`` every minute and at
+    the end, and calls ``draw`` every few minutes.
     """
     process, processes = place(config)
     if config.minutes and state.step == 0:
@@ -339,11 +339,12 @@ def descend(
 def _steps_within(
     config: TrainConfig, learner: Learner, sampler: Sampler, loss_network: LossNetwork
 ) -> int:
-    """Return how many steps fit in the minutes there are, a multiple of a hundred if
-    that many do.
+    """Return how many steps fit in the time limit, rounded down to a multiple of a
+    hundred unless there are fewer.
 
-    A step takes as long as the gradients of a few do, by the slowest of several
-    processes; the first ones also look at the crops of a pool.
+    The time of a step is estimated by computing the gradients of a few, as the median,
+    on the slowest process. With a pool, the first steps also compute the features of
+    its crops.
     """
     process, processes = place(config)
     looks, rests = [], []
@@ -365,7 +366,7 @@ def _steps_within(
     look, rest = slowest.tolist()
     seconds = 60 * config.minutes
     fitting = (seconds - config.pool * look) / rest
-    if fitting < config.pool:  # all of them are first ones
+    if fitting < config.pool:  # every step computes the features of its crops
         fitting = seconds / (look + rest)
     steps = max(1, int(fitting))
     return steps // _ROUND * _ROUND or steps
@@ -376,8 +377,8 @@ def styles_to_begin_from(
 ) -> Tensor:
     """Return the styles (N, K), or longer, of the files ``start``.
 
-    Raises :class:`~styleplug.errors.TrainingError` unless there is one for each
-    artwork, of this trunk.
+    Raises :class:`~styleplug.errors.TrainingError` unless there is one style of this
+    trunk for each artwork.
     """
     if len(start) != len(artworks):
         raise TrainingError(
@@ -406,10 +407,11 @@ def _first_styles(
     start: Sequence[Path],
     rank: int,
 ) -> Tensor:
-    """Return the styles (N, K), or with a rank longer ones, that a trunk begins with.
+    """Return the initial styles on a trunk, (N, K), or longer with a ``rank``.
 
-    They are those of the files ``start``; without any, what the predictor beside the
-    trunk or the bundled one sees, if it is this trunk's, else the trunk's ``photo``.
+    They are those of the files ``start``. Without any, they are captured with the
+    predictor beside the trunk or the bundled one, if it belongs to this trunk; else
+    they are the trunk's ``photo``.
     """
     if start:
         styles = styles_to_begin_from(network, artworks, start)
@@ -432,13 +434,13 @@ def _first_styles(
 
 
 def _can_capture(folder: Path, trunk: str) -> bool:
-    """Tell whether a folder holds that trunk and its predictor."""
+    """Return whether a folder holds the trunk of that hash and its predictor."""
     pair = folder / bundled_trunk().name, folder / bundled_predictor().name
     return all(path.exists() and read_info(path).trunk == trunk for path in pair)
 
 
 class _Report:
-    """Logs the mean of what is minimised, and of what was found at strength 1."""
+    """Logs the mean total loss, and the mean content and style loss at strength 1."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -471,8 +473,8 @@ def _measure(
     photographs: Sequence[Tensor],
     grams: dict[str, Tensor],
 ) -> dict[str, float]:
-    """Return what is found of the style in a file on photographs; when that fails, say
-    so and return nothing."""
+    """Return the figures of the style in a file, measured on photographs; if that
+    fails, log a warning and return none."""
     largest = max(photographs, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
     try:
         figures = _figures(network, loss_network, style, photographs, grams)
@@ -489,7 +491,7 @@ def _measure(
 
 
 def _check(name: str, figures: dict[str, float], controls: Controls) -> None:
-    """Say so when a style came out weak, or does not do what its controls ask."""
+    """Log a warning when a style came out weak, or responds badly to its controls."""
     reached = figures["style_distance"]
     unpainted = figures["style_distance_of_photographs"]
     if reached > _WEAK * unpainted:
@@ -513,7 +515,7 @@ def _figures(
     photographs: Sequence[Tensor],
     grams: dict[str, Tensor],
 ) -> dict[str, float]:
-    """Return mean distances at strength 1, and how far the photographs were."""
+    """Return mean distances at strength 1, and the photographs' own style distance."""
     rows = []
     for photograph in photographs:
         height, width = (side // 8 * 8 for side in photograph.shape[1:])
@@ -539,7 +541,7 @@ def draw_sheet(
 ) -> None:
     """Write a picture of the progress: a row for each style, at strength 1.
 
-    When that fails, say so and keep the last one.
+    If that fails, log a warning and keep the last one.
     """
     contents = photographs.crops(4, 384, (1.5, 1.5), step_rng(7, 0)).to(styles.device)
     rows = [torch.cat(list(contents), dim=2)]
@@ -598,13 +600,13 @@ def _describe(
 
 
 def is_free_name(name: str) -> bool:
-    """Tell whether a style can be called so, beside a trunk and a predictor."""
+    """Return whether a style beside a trunk and a predictor can have this name."""
     reserved = {bundled_trunk().stem, bundled_predictor().stem}
     return is_style_name(name) and name.lower() not in reserved
 
 
 def check_names(names: Sequence[str], advice: str) -> None:
-    """Raise, with an advice, unless styles of these names can lie in one folder."""
+    """Raise an error with ``advice`` unless styles of these names fit in one folder."""
     if len({name.lower() for name in names}) < len(names):
         raise TrainingError(
             f"The styles need names that differ, not {', '.join(names)}; {advice}."

@@ -1,4 +1,4 @@
-"""What each step of a training sees: crops of photographs, and styles for them."""
+"""Draw the batch of each training step: crops of photographs, and styles for them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .learner import Batch
 from .state import step_rng
 
 _POOL = -10
-"""Crops of a pool are drawn as those of steps from here down, which no training has."""
+"""Crops of a pool are drawn with the generators of this and lower step numbers, which
+no training reaches."""
 _FEW = 50
-"""Photographs below which crops are put together of two. With the four that are
-bundled, paintings keep more of the lights and darks of photographs that were not
-trained on, at distances the same or a little less."""
+"""Number of photographs below which crops are collages of two. With the four bundled
+ones, paintings then keep more of the lights and darks of photographs that were not
+trained on, at the same or slightly smaller distances."""
 
 
 class Sampler:
@@ -50,7 +51,7 @@ class Sampler:
         self._looks: dict[int | None, Features] = {}
 
     def batch(self, step: int, process: int, processes: int) -> Batch:
-        """Return the part of the batch of ``step`` that falls to one process."""
+        """Return one process's part of the batch of ``step``."""
         config = self._config
         rng = step_rng(config.seed, step)
         size = config.batch_size
@@ -59,7 +60,7 @@ class Sampler:
         pooled = step % config.pool if config.pool else None
         crops_rng = rng if pooled is None else step_rng(config.seed, _POOL - pooled)
         crops = draw(size, config.crop_size, config.scales, crops_rng)
-        # A third at the strength that all lower ones are painted at.
+        # A third are at LIGHT, the strength that all lower ones are painted at.
         strength = 0.25 + 0.75 * torch.rand(size, generator=rng)
         strength = strength.clamp(min=StyleNetwork.LIGHT)
         varied = torch.rand(size, generator=rng) < config.varied_strength
@@ -108,7 +109,7 @@ class Sampler:
 
     @torch.no_grad()
     def _look_at(self, crops: Tensor, pooled: int | None) -> Features:
-        """Return what the loss network sees in crops, once for those of a pool."""
+        """Return the content features of crops; those of a pool are computed once."""
         if pooled in self._looks:
             return self._looks[pooled]
         features = self._loss_net(crops)
@@ -120,11 +121,12 @@ class Sampler:
     def _draw(
         self, rng: Generator
     ) -> tuple[int, Tensor, float, tuple[float, float], float]:
-        """Return an artwork of the archive, its picture, what the predictor sees that
-        magnified by, what range crops of it are magnified by, and a number in [0, 1).
+        """Return the index of an artwork of the archive, its picture, the magnification
+        for the predictor, the range of magnifications for crops of it, and a random
+        number in [0, 1).
 
         For numbers below the identity share, every other picture is a photograph.
-        Artworks are as large as paintings are already.
+        Artworks are already as large as paintings.
         """
         assert self._archive is not None
         pick = int(torch.randint(len(self._archive.images), (), generator=rng))
@@ -137,14 +139,14 @@ class Sampler:
         low, high = self._config.scales
         picture, seen_at = self._archive.images[pick], self._artworks_seen_at
         if kind < self._config.identity_share:
-            # As its crops are, if it is smaller than they.
+            # Magnified as its crops are, if it is smaller than they.
             seen_at *= max(1.0, self._config.crop_size / min(picture.shape[1:]))
         return pick, picture, seen_at, (1.0, high / low), kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
-        """Return the Gram matrices of an artwork; kept in half precision, and off the
-        device: an archive's are gigabytes."""
+        """Return the Gram matrices of an artwork. They are cached in half precision on
+        the CPU, as those of an archive take gigabytes."""
         assert self._archive is not None
         if pick not in self._archive_grams:
             features = self._loss_net(self._archive.artwork(pick).to(self._device))
@@ -174,7 +176,7 @@ def of_artwork(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:
 
 
 def _deal(count: int, dealt: int, seed: int, step: int) -> Tensor:
-    """Return ``dealt`` of ``count`` styles: each epoch deals every style once."""
+    """Return the indices of ``dealt`` of ``count`` styles; an epoch has each once."""
     picks = []
     for i in range(step * dealt, (step + 1) * dealt):
         order = torch.randperm(count, generator=step_rng(seed + 1, i // count))

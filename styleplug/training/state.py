@@ -1,4 +1,4 @@
-"""Descent on a loss, step by step: schedule, steps back, checkpoints."""
+"""Gradient descent, step by step: learning rate schedule, steps back, checkpoints."""
 
 from __future__ import annotations
 
@@ -32,32 +32,33 @@ logger = logging.getLogger(__name__)
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints."""
 VECTORS = "vectors"
-"""Name of the parameter that is learned at a rate of its own."""
+"""Name of the parameter that has its own learning rate."""
 _FACTORS = "factors."
-"""How names begin of matrices that change kernels. Muon learns them: as many steps
-bring a style nearer to its artwork than Adam's."""
+"""Prefix of the names of matrices that change kernels. They are trained with Muon: in
+as many steps, it brings a style nearer to its artwork than Adam."""
 _SQUARES_KEPT = 0.99
-"""Adam's decay of squared gradients. A style is learned in some hundreds of steps, in
-which these shrink: with the usual 0.999 the first ones hold back to the end."""
+"""Adam's decay rate of squared gradients. A style is learned in some hundreds of steps,
+over which gradients shrink. With the usual 0.999, the first gradients would slow it
+down to the end."""
 _KEEP_EVERY = 50
-"""Steps between two states that a loss that is not finite steps back to."""
+"""Steps between two of the states to return to when the loss is not finite."""
 _LATER = (
     *("start of the trunk", "start of the predictor"),
     *("files of the archive", "files of the photographs"),
 )
-"""What earlier versions did not tell in an identity, and so is taken to be equal."""
+"""Entries that an identity of earlier versions lacks; they are taken to be equal."""
 _OURS = tuple(
     b'{"__metadata__":{"%s":' % key.encode() for key in ("identity", "progress")
 )
-"""How the header of a checkpoint begins."""
+"""Possible beginnings of the header of a checkpoint."""
 SHEET = "Software", "styleplug train"
-"""The text that PNG files of sheets begin with."""
+"""Keyword and value of the text chunk that PNG files of sheets begin with."""
 _GOOD = "good:"
-"""What tensors of the last of these are called by in a checkpoint."""
+"""Prefix, in a checkpoint, of the tensors of the last state to return to."""
 
 
 class State:
-    """What goes on from step to step, and all that a checkpoint holds."""
+    """The state that is carried from step to step and saved in checkpoints."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class State:
     ) -> None:
         self.step = 0
         self.steps = config.steps
-        """How many there are to be."""
+        """Number of steps in all."""
         self._config = config
         self._learned = learned
         self._identity = identity
@@ -85,19 +86,19 @@ class State:
             self._optimizers |= dict.fromkeys(factors, muon)
         self._slowdown = 1.0
         self._average = 0.0
-        """Of the loss, over the last hundred steps or so."""
+        """Running mean of the loss, over about the last hundred steps."""
         self._best = math.inf
         self._best_step = 0
         self._good = self._tensors()
 
     @property
     def stuck(self) -> bool:
-        """Whether the loss has not fallen for as long as the patience lasts."""
+        """Whether the loss has not fallen for as many steps as the patience allows."""
         patience = self._config.patience
         return 0 < patience <= self.step - self._best_step
 
     def descend(self, loss: Tensor) -> None:
-        """Take one step; from a loss that is not finite, step back and slow down."""
+        """Take one step; if gradients are not finite, step back and slow down."""
         rate = self._config.learning_rate * one_cycle(self.step / self.steps)
         for parameter in self._learned.values():
             parameter.grad = None
@@ -141,7 +142,7 @@ class State:
         self._load(self._good)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return copies of the weights and of what the optimizers know of them."""
+        """Return copies of the parameters and of their optimizer states."""
         tensors = {}
         for name, parameter in self._learned.items():
             tensors[name] = parameter.detach().clone().contiguous()
@@ -153,7 +154,7 @@ class State:
         for name, parameter in self._learned.items():
             parameter.data.copy_(tensors[name])
             optimizer = self._optimizers[name]
-            # Earlier checkpoints have Adam's moments of what Muon learns now.
+            # Earlier checkpoints have Adam's moments of what Muon now trains.
             moments = () if isinstance(optimizer, Muon) else ("step", "exp_avg_sq")
             known = {
                 key: tensors[f"{name}#{key}"].clone()
@@ -165,7 +166,7 @@ class State:
             optimizer.state[parameter] = known
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; when that fails, say so and keep the last one."""
+        """Write a checkpoint; if that fails, log a warning and keep the last one."""
         progress = {
             "step": self.step,
             "steps": self.steps,
@@ -180,8 +181,8 @@ class State:
         save_checkpoint(path, tensors, self._identity, progress, called)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint ``path`` if it is there; of several processes all
-        do, or raise."""
+        """Resume from the checkpoint ``path`` if it exists; raise if only some of
+        several processes do."""
         if path.exists():
             self._read(path)
         if place(self._config)[1] == 1:
@@ -201,7 +202,7 @@ class State:
             name.removeprefix(_GOOD): tensor
             for name, tensor in tensors.items()
             if name.startswith(_GOOD)
-        } or tensors  # an earlier version kept none
+        } or tensors  # an earlier version saved none
         try:
             self._load(good)
             self._load(tensors)
@@ -223,23 +224,23 @@ def save_checkpoint(
     progress: dict[str, Any],
     called: str,
 ) -> None:
-    """Write a checkpoint; when that fails, say so and keep the last one.
+    """Write a checkpoint; if that fails, log a warning and keep the last one.
 
-    ``identity`` is what a training must have in common to go on from it.
+    ``identity`` holds what must be equal in a training that resumes from it.
     """
     metadata = {"progress": json.dumps(progress), "identity": json.dumps(identity)}
     replace_file(path, save(tensors, metadata=metadata), called)
 
 
 def identify(files: Sequence[Path]) -> list[str]:
-    """Return what tells files apart in an identity: names, and hashes of contents."""
+    """Return entries of files for an identity: their names and hashes of contents."""
     return [
         f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files
     ]
 
 
 def hash_tensors(tensors: Iterable[Tensor]) -> str:
-    """Return what tells tensors apart in an identity."""
+    """Return a hash of tensors for an identity."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().numpy().tobytes())
@@ -249,10 +250,10 @@ def hash_tensors(tensors: Iterable[Tensor]) -> str:
 def load_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and progress of a checkpoint of the same identity.
+    """Return the tensors and the progress of a checkpoint with the same identity.
 
-    Raises :class:`~styleplug.errors.TrainingError` when it is another's, or damaged, or
-    none, or must not be read.
+    Raises :class:`~styleplug.errors.TrainingError` when the file belongs to another
+    training, is damaged, is not a checkpoint, or cannot be read.
     """
     try:
         with path.open("rb") as raw:
@@ -270,7 +271,7 @@ def load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            # Copies: what is still mapped cannot be replaced on Windows.
+            # Copies: a file that is still mapped cannot be replaced on Windows.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         progress = dict(json.loads(metadata["progress"]))
         found = _flat(json.loads(metadata["identity"]))
@@ -291,9 +292,9 @@ def load_checkpoint(
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return an identity with the settings of its config among the others.
+    """Return an identity with the settings of its config among its other entries.
 
-    Those that an earlier version did not have are as they are by default.
+    Settings that an earlier version did not have get their defaults.
     """
     defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
     return {**defaults, **identity, **identity.get("config", {}), "config": None}
@@ -306,7 +307,7 @@ def _damaged(path: Path, error: Exception) -> TrainingError:
 
 
 def step_rng(seed: int, step: int) -> Generator:
-    """Return the generator of one step, so that a resumed run repeats the schedule."""
+    """Return the random generator of one step, so that a resumed run draws the same."""
     return Generator().manual_seed(seed * 1_000_003 + step + 1)
 
 
@@ -318,7 +319,7 @@ def one_cycle(progress: float) -> float:
 
 
 def replace_file(path: Path, data: bytes, called: str) -> None:
-    """Write a file; when that fails, say so and keep the one that is there."""
+    """Write a file; if that fails, log a warning and keep the existing one."""
     try:
         with replacing(path) as file:
             file.write(data)
@@ -329,7 +330,7 @@ def replace_file(path: Path, data: bytes, called: str) -> None:
 
 
 def place(config: TrainConfig) -> tuple[int, int]:
-    """Return the number of this process, and how many share the work."""
+    """Return the number of this process, and of processes that share the work."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     processes = dist.get_world_size()
@@ -345,10 +346,10 @@ def place(config: TrainConfig) -> tuple[int, int]:
 def all_or_none(out: Path) -> Iterator[Path]:
     """Yield a folder to write into; at the end its files are moved into ``out``.
 
-    When something fails before, ``out`` stays as it is. Raises ``OSError`` that names
-    files as they would be called in ``out``.
+    If anything fails before, ``out`` stays as it is. An ``OSError`` names files as they
+    would be called in ``out``.
     """
-    out.mkdir(parents=True, exist_ok=True)  # it may be gone since the beginning
+    out.mkdir(parents=True, exist_ok=True)  # it may have been removed since the start
     with tempfile.TemporaryDirectory(prefix=".part.", dir=out) as name:
         folder = Path(name)
         try:
@@ -359,7 +360,7 @@ def all_or_none(out: Path) -> Iterator[Path]:
             raise
         for path in sorted(folder.iterdir()):
             target = out / path.name
-            if target.is_symlink():  # to another disk, maybe
+            if target.is_symlink():  # perhaps to another disk
                 with path.open("rb") as whole, replacing(target) as file:
                     shutil.copyfileobj(whole, file)
                 continue
@@ -377,12 +378,12 @@ def check_places(
     pictures: Sequence[Path | None] = (),
     overwrite: bool,
 ) -> None:
-    """Make the folder ``out`` of the results; raise unless all can be written.
+    """Create the folder ``out`` of the results; raise unless all can be written.
 
-    A trunk is not to be replaced that styles which stay, or a predictor, need. A sheet
-    is replaced by a training that goes on from a checkpoint; it does not lie among
-    the ``pictures``, folders of what is learned from. Checkpoint, sheet and results are
-    files of their own.
+    A trunk must not be replaced if remaining styles or a predictor need it. A training
+    that resumes from a checkpoint may replace its sheet. The sheet must not lie in
+    ``pictures``, the folders that are trained on. Checkpoints, sheet and results must
+    be different files.
     """
     for folder in filter(None, pictures):
         if sheet and folder.resolve() in sheet.resolve().parents:
@@ -428,8 +429,8 @@ def _is_sheet(path: Path) -> bool:
 
 
 def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
-    """Return the names of files beside a trunk that cannot do without it, but for the
-    results, which replace them. Styles can where it is the bundled one's copy."""
+    """Return the names of files beside a trunk that need it, except the results, which
+    are replaced. Styles do not need a copy of the bundled trunk."""
     try:
         known = read_info(trunk).trunk
     except InvalidStyleError:
@@ -448,8 +449,8 @@ def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
 
 
 def belongs(path: Path, trunk: str) -> bool:
-    """Tell whether a file is a trunk of that hash, or of that trunk; others may lie
-    beside it, too."""
+    """Return whether a file is the trunk of that hash, or belongs to it; False for
+    other files, which may also lie beside a trunk."""
     try:
         return read_info(path).trunk == trunk
     except InvalidStyleError:

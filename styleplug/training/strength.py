@@ -1,4 +1,4 @@
-"""The training of what a trunk, which else stays as it is, makes of lower strengths."""
+"""Train how a trunk, which is otherwise fixed, paints styles at lower strengths."""
 
 from __future__ import annotations
 
@@ -51,15 +51,16 @@ def train_strength(
     overwrite: bool = False,
     command: str = "",
 ) -> list[Path]:
-    """Train the lighter version of styles that ``trunk`` paints at lower strengths.
+    """Train the light versions of styles, which ``trunk`` paints at lower strengths.
 
-    ``start`` are styles of the trunk, one for each artwork. Nothing else is learned:
-    they, and a predictor beside the trunk, are written into ``out`` as they were, but
-    as those of the trunk that is written there, too, which may be where they were
-    read from. Returned are the paths of the styles. The sheet shows their lightest.
-    The other parameters are those of :func:`~styleplug.training.loop.train`.
+    ``start`` are styles of the trunk, one for each artwork. Nothing else is trained.
+    The styles, and a predictor beside the trunk, are written into ``out`` unchanged,
+    except that they now belong to the trunk that is written there. ``out`` may be the
+    folder they were read from. Returns the paths of the styles. The sheet shows their
+    lightest versions. The other parameters are those of
+    :func:`~styleplug.training.loop.train`.
 
-    Raises, before it trains, what :func:`~styleplug.training.loop.train` raises.
+    Raises, before training, what :func:`~styleplug.training.loop.train` raises.
     """
     if config.rank:
         raise TrainingError(NO_RANK)
@@ -105,7 +106,7 @@ def train_strength(
     loss_net = thinned_loss_network(whole, photographs, images, config, device)
     grams = targets(images, loss_net, device)
 
-    told = read_info(trunk)  # perhaps that of a style that holds it
+    told = read_info(trunk)  # perhaps of a style that contains the trunk
     vectors = styles_to_begin_from(network, artworks, start)
     learner = Learner(network, vectors, None).requires_grad_(False)
     network.light.requires_grad_(True)
