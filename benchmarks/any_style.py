@@ -2,17 +2,18 @@
 
     PYTHONPATH=. STYLEPLUG_ASSETS=DIR python benchmarks/any_style.py [--sheet PNG]
 
-Distances by the yardstick of quality.py; the style distance also by mean and deviation
-of the features. MicroAST has no use for an amount below 1: its pictures fall apart;
-where ours ends nearer to the content, both are compared as they are.
-The contents are of content/test, the styles of styles/measure_only and
-of the files named in held_out.txt: nothing was trained on. For every pair our strength
-or the peer's alpha is taken back until both are as far from the content, within 1 %;
-there the style distances are compared. Besides: the time at one megapixel with the
-style cached, a style image equal to the content, how near other pictures come to being
-taken for it, flicker in panning crops beside the peers', and captured styles beside the
-house styles of the same artworks, which the trunk was trained on, the predictor not.
-Needs scikit-image.
+Distances are measured as in quality.py; the style distance also by mean and deviation
+of the features. The contents are from content/test, the styles from styles/measure_only
+and the files named in held_out.txt; none of them was trained on. For every pair, our
+strength or the peer's alpha is lowered until both are equally far from the content,
+within 1 %, and the style distances there are compared. MicroAST stays at amount 1, as
+its pictures fall apart below; where ours stays nearer to the content, both are compared
+as they are.
+
+Also measured: the time at one megapixel with the style cached, a style image equal to
+the content, how near other pictures come to being taken for it, flicker in panning
+crops beside the peers', and captured styles beside the house styles of the same
+artworks, which the trunk was trained on, but not the predictor. Needs scikit-image.
 """
 
 import argparse
@@ -46,9 +47,9 @@ PARTS = {"content": ["test", "train"], "styles": ["measure_only", "train"]}
 
 
 def style_files() -> list[Path]:
-    """Return 12 unseen styles: of the held out artworks, and of the peers' own.
+    """Return 12 unseen styles, from the held-out artworks and the peers' own.
 
-    Of the peers' own, those of house styles' artworks were seen.
+    Of the peers' own, those of house styles' artworks are left out, as they were seen.
     """
     peers_own = sorted((ASSETS / "styles" / "measure_only").glob("*.jpg"))
     unseen = [path for path in peers_own if not path.stem.endswith("_lengstrom")]
@@ -57,7 +58,7 @@ def style_files() -> list[Path]:
 
 
 def moments(rod: Rod, image: Tensor) -> Tensor:
-    """Return mean and deviation of every channel of every style layer."""
+    """Return the mean and deviation of every channel of every style layer."""
     features = rod.network(image)
     found = []
     for layer in STYLE_LAYERS:
@@ -76,7 +77,7 @@ Painter = Callable[[Tensor, float], Tensor]
 def painters(
     style: Path, microast: peers.MicroAST, adain: peers.AdaIN
 ) -> dict[str, Painter]:
-    """Return what paints (1, 3, H, W) in the style at an amount."""
+    """Return functions that paint (1, 3, H, W) in the style at an amount."""
     image = load_artwork(style, 512)
     image = image[..., : image.shape[2] // 8 * 8, : image.shape[3] // 8 * 8]
     ours = Stylizer(style, device="cpu")
@@ -96,7 +97,7 @@ def distances(
     wanted: Tensor,
     amount: float,
 ) -> tuple[float, ...]:
-    """Return the distance from the content, and from the style by Gram and moments."""
+    """Return the content distance, and the style distances by Gram and moments."""
     picture = painter(content, amount)
     moment = moment_distance(moments(rod, picture), wanted)
     return *rod(picture, content, grams), moment
@@ -107,8 +108,8 @@ def compare(
 ) -> dict[str, object]:
     """Return mean style distances at the content distance of each peer at full amount.
 
-    Where ours does not reach as far, AdaIN is taken back to where ours ends. ``size``
-    is that of the photographs; peers see styles at 512 pixels.
+    Where ours does not get that far, AdaIN's amount is lowered to match ours. ``size``
+    is that of the photographs; peers get styles at 512 pixels.
     """
     contents = [load(path, size) for path in photos()[::4]]
     rows: dict[str, list[dict[str, float]]] = {"MicroAST": [], "AdaIN": []}
@@ -141,7 +142,7 @@ def compare(
 
 
 def beside_house_styles(rod: Rod) -> dict[str, float]:
-    """Return style distance captured / house, at equal content distance."""
+    """Return the style distances captured / house, at equal content distance."""
     contents = [load(path, 384) for path in photos()[::4]]
     ratios = {}
     for name in bundled_styles():
@@ -156,7 +157,7 @@ def beside_house_styles(rod: Rod) -> dict[str, float]:
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Return the least of several times, after one to warm up."""
+    """Return the shortest time of several runs, after one to warm up."""
     run()
     times = []
     for _ in range(repeats):
@@ -187,7 +188,7 @@ def speed(microast: peers.MicroAST) -> dict[str, float]:
 
 
 def identity() -> dict[str, dict[str, float]]:
-    """Return SSIM of contents and what the style of their own picture makes of them."""
+    """Return the SSIM of contents and their paintings in their own picture's style."""
     scores: dict[str, list[float]] = {}
     for path in [*photos(), *style_files()[::3]]:
         image = Image.open(path).convert("RGB")
@@ -221,11 +222,11 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def resemblance() -> dict[str, list[float]]:
-    """Return how far the pictures are apart that are most alike, in deviations.
+    """Return the distances between the most similar pictures, in deviations.
 
-    That is the distance by which a content is known to be the picture of its style.
-    Copies, of which there are some among these, are nearer than 0.31 and not told. All
-    pictures are looked at, also those that were trained on.
+    A content is recognised as the picture of its style by this distance. Copies, of
+    which there are some among these, are nearer than 0.31 and left out. All pictures
+    are compared, also those that were trained on.
     """
     nearest = {}
     for kind in ("content", "styles"):
@@ -246,7 +247,7 @@ def flicker(
 ) -> dict[str, float]:
     """Return how much more a stylized panning crop changes than its content.
 
-    That is by painter, at full effect, the mean of four styles.
+    The result is by painter, at full effect, the mean of four styles.
     """
     changes: dict[str, list[float]] = {}
     for style in style_files()[::3]:
@@ -261,8 +262,8 @@ def flicker(
 def change_in_panning(painter: Painter, shift: int, frames: int = 4) -> float:
     """Return how much more a painted panning crop changes than its content.
 
-    Frames are crops moved by ``shift`` pixels; what overlaps is compared. The content
-    is crops of noisy frames, which alone make it change.
+    Frames are crops moved by ``shift`` pixels, compared where they overlap. Every frame
+    has its own noise, which is all that changes in the content.
     """
     rng = torch.Generator().manual_seed(0)
     whole = load(photos()[1], 720)
@@ -287,7 +288,7 @@ def change_in_panning(painter: Painter, shift: int, frames: int = 4) -> float:
 
 
 def sheet(path: Path, microast: peers.MicroAST, adain: peers.AdaIN) -> None:
-    """Write six contents in six styles: the style, ours, MicroAST's below."""
+    """Write a sheet of six contents in six styles: ours, and MicroAST's below."""
     contents = [load(p, 400)[..., :256, :256] for p in photos()[:6]]
     white = torch.ones(1, 3, 256, 256)
     rows = [[white, *contents]]

@@ -1,12 +1,12 @@
-"""Time and memory of the GIMP filter, in a real GIMP, against what they may be.
+"""Time and memory of the GIMP filter, in a real GIMP, against their limits.
 
     python benchmarks/gimp.py STYLE [WIDTH HEIGHT]
 
 STYLE is the name of a bundled style, or a style file that needs no trunk. WIDTH and
-HEIGHT are those of the large layer, 6000 x 4000 unless given. STYLEPLUG_GIMP3_DIR
-and GIMP3_ROOT say where GIMP is, as for the tests. Prints JSON: what was measured, and
-for each aim the figure, the most it may be and whether it is reached. The machine
-should be otherwise idle.
+HEIGHT are those of the large layer, 6000 x 4000 by default. STYLEPLUG_GIMP3_DIR and
+GIMP3_ROOT say where GIMP is, as for the tests. Prints JSON: the measurements, and for
+each aim the figure, its limit and whether it is reached. The machine should be
+otherwise idle.
 """
 
 import json
@@ -28,7 +28,7 @@ LARGE = (6000, 4000)
 
 
 def seconds_to_import_torch() -> float:
-    """Median of three, the files being warm."""
+    """Return the median of three, with the files already in the disk cache."""
     times = []
     for _ in range(4):
         started = time.perf_counter()
@@ -38,7 +38,7 @@ def seconds_to_import_torch() -> float:
 
 
 def aims(notes: dict[str, Any], import_torch: float) -> dict[str, Any]:
-    """What was measured beside the most that it may be."""
+    """Return the figures beside their limits."""
     figures = {
         "preview of 512 px, s": (notes["preview of 512 px, s"], 0.3),
         "first preview, s": (notes["first preview, s"], round(2 * import_torch, 3)),

@@ -1,7 +1,7 @@
 """The network that peers ship: Johnson, Alahi & Fei-Fei 2016, arXiv 1603.08155.
 
 9x9 convolutions at both ends, widths 32-64-128, two halvings, five residual blocks,
-instance norm (Ulyanov 2016, arXiv 1607.08022), as in their supplementary material
+instance norm (Ulyanov 2016, arXiv 1607.08022), as in their supplementary material, but
 with the upsampling that today's re-implementations use.
 """
 
@@ -29,7 +29,7 @@ class _Residual(nn.Module):
 
 
 def johnson(width: int = 32) -> nn.Sequential:
-    """Return the network in evaluation mode; (1, 3, H, W), sides multiples of 4."""
+    """Return the network in evaluation mode, for (1, 3, H, W), sides multiples of 4."""
     network = nn.Sequential(
         _conv(3, width, 9),
         nn.ReLU(),

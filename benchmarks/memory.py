@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--style NAME] [--photo FILE] [--json FILE]
 
-Each size runs in a process of its own; the peak is counted above what the imports,
-the decoded input and the output take; the time is that of the second call. Of a large
-photograph, the preview of 800 pixels is compared with the whole painting scaled down.
+Each size runs in a process of its own. The peak is what is used beyond the imports, the
+decoded input and the output; the time is that of the second call. With ``--photo``, the
+preview of 800 pixels is compared with the whole painting scaled down.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def status(field: str) -> float:
 
 
 def give_back() -> None:
-    """Give free memory back to the system, lest it be used without being counted."""
+    """Return free memory to the system, so that its reuse is counted."""
     with contextlib.suppress(OSError, AttributeError):  # only glibc can
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -64,7 +64,7 @@ def one_size(style: str, megapixels: int) -> dict[str, float]:
 
 
 def leak(style: str) -> float:
-    """Return by how many MB resident memory grows from call 20 to call 500."""
+    """Return the growth of resident memory from call 20 to call 500, in MB."""
     stylizer = Stylizer(style, device="cpu")
     image = Image.fromarray(photograph(700, 900))
     for _ in range(20):
@@ -76,7 +76,7 @@ def leak(style: str) -> float:
 
 
 def seams(style: str) -> dict[str, float]:
-    """Compare 4 MP in tiles of 512 with the same in one tile."""
+    """Compare 4 MP painted in tiles of 512 with the same in one tile."""
     pixels = photograph(2000, 2000)
     stylizer = Stylizer(style, device="cpu")
     whole = stylizer.render(pixels, tile_size=4096).astype(np.float32)

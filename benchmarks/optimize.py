@@ -2,29 +2,30 @@
 
     STYLEPLUG_ASSETS=DIR python benchmarks/optimize.py [--quick] [PART...]
 
-Parts: ``race`` (time to the loss that the peers' recipe has after 500 iterations),
-``iteration`` (time beside a bare forward and backward of the loss network), ``memory``
-(peak of a process), ``fidelity`` (distances to the style at equal content loss). All by
-default. ``--quick`` is for a look: 256 pixels, 100 iterations, two pairs.
+Parts: ``race`` (time to reach the loss of the peers' recipe after 500 iterations),
+``iteration`` (time beside a bare forward and backward pass of the loss network),
+``memory`` (peak of a process), ``fidelity`` (style distances at equal content loss).
+The default is all. ``--quick`` gives a first idea: 256 pixels, 100 iterations, two
+pairs.
 
 The peers' recipe is jcjohnson/neural-style with its defaults, started from the content:
 VGG-19 in float32, content relu4_2 with weight 5, Gram matrices divided by the channels
 of relu1_1 ... relu5_1 with weight 100, pixels in 0 ... 255, L-BFGS without line search,
-one scale. Losses in the race are all of that objective, in float32 and at full size,
-also where our side computes in bfloat16; measuring does not count in our time. Ours is
-the best precision of the machine: bfloat16 where it has that in hardware. Times are
-processor times of all threads, as other programs may run beside.
+one scale. All losses in the race are of that objective, in float32 and at full size,
+even where ours computes in bfloat16; our time does not include measuring them. Ours
+uses the best precision of the machine: bfloat16 if it has that in hardware. Times are
+processor times of all threads, as other programs may be running.
 
 The distances of fidelity are means over relu1_1 ... relu4_1 of the losses of
-styleplug.losses. Our style weight is swept, and what is compared lies where
-our content loss (relu4_2) is that of the peers' result.
+styleplug.losses. Our style weight is swept, and the comparison is made where our
+content loss (relu4_2) equals that of the peers' result.
 
-The loss that is to be reached is that of the picture which the peers' recipe gives, its
-values clipped to what an image can hold, as ours always are; before that it is lower.
+The loss to reach is that of the peers' picture with its values clipped to the range of
+an image, as ours always are; before clipping it is lower.
 
-With ``--cache DIR`` and ``--json FILE`` the benchmark can be done in several calls:
-``--limit SECONDS`` ends one, and the same call goes on from there. Figures of another
-size, number of iterations or dtype are not gone on from, but made anew.
+With ``--cache DIR`` and ``--json FILE`` the benchmark can be split into several calls:
+``--limit SECONDS`` ends one, and the same call resumes from there. Figures of another
+size, number of iterations or dtype are not reused.
 """
 
 import argparse
@@ -76,7 +77,7 @@ PAIRS = [
 STYLE_WEIGHTS = (10, 30, 90, 270)
 OURS = training_dtype(torch.device("cpu"))
 CHUNK = 50
-"""Iterations of the peers' from one time that they are kept to the next."""
+"""Iterations of the peers' recipe between two saves."""
 PHOTOGRAPHS = ("blonde_girl", "chicago", "lion", "venice_boat", "golden_gate")
 
 
@@ -131,7 +132,7 @@ class Peer:
     ) -> tuple[Tensor, list[Any]]:
         """Return the result, and (seconds, loss) of each iteration.
 
-        What is done lies at ``path``, where the next call goes on.
+        Progress is saved at ``path``, from which the next call resumes.
         """
         x = (content * 255).requires_grad_()
         trace: list[tuple[float, float]] = []
@@ -165,13 +166,13 @@ class Peer:
 
 
 class UnfinishedError(Exception):
-    """The time is over; another call goes on from here."""
+    """The time is over; another call resumes from here."""
 
 
 def race(
     size: int, iterations: int, cache: Path | None, known: dict[str, Any], until: float
 ) -> Iterator[dict[str, Any]]:
-    """Time our optimization until the peers' objective is where theirs ends."""
+    """Time our optimization until it reaches the peers' final loss."""
     name, artwork, fast = RACE
     content, style = content_image(name, size), style_image(artwork, size)
     peer = Peer(loss_network(torch.float32), content, style)
@@ -217,9 +218,9 @@ def chase(
     goal: float,
     longest: float,
 ) -> list[tuple[int, float, float]]:
-    """Return (iteration, seconds, loss) up to the goal; measuring takes no time.
+    """Return (iteration, seconds, loss) up to the goal; seconds exclude measuring.
 
-    It is given up after ``longest`` seconds.
+    Gives up after ``longest`` seconds.
     """
     curve: list[tuple[int, float, float]] = []
     count = itertools.count(1)
@@ -258,7 +259,7 @@ def chase(
 
 
 def iteration(size: int) -> dict[str, Any]:
-    """Time an iteration of ours beside forward and backward of the loss network."""
+    """Time our iteration beside a forward and backward pass of the loss network."""
     content, style = content_image(RACE[0], size), style_image(RACE[1], size)
     network = loss_network(OURS, STYLE_LAYERS[:4])
 
@@ -302,7 +303,7 @@ def iteration(size: int) -> dict[str, Any]:
 
 
 def memory(size: int) -> dict[str, Any]:
-    """Measure peaks of processes: bare network, ours, and 4000 x 3000 pixels."""
+    """Measure the peak memory of the bare network, ours, and 4000 x 3000 pixels."""
     peaks = {}
     for what in ("bare", "ours", "large"):
         command = [sys.executable, __file__, "--peak", what, "--size", str(size)]
@@ -315,7 +316,7 @@ def memory(size: int) -> dict[str, Any]:
 
 
 def peak(what: str, size: int) -> None:
-    """Print the peak of this process in bytes after doing ``what``."""
+    """Print the peak memory of this process in bytes after running ``what``."""
     network = loss_network(OURS, STYLE_LAYERS[:4])
     content, style = content_image(RACE[0], size), style_image(RACE[1], size)
     if what == "bare":
@@ -335,7 +336,7 @@ def peak(what: str, size: int) -> None:
 def sliced_wasserstein_distance(
     features: Tensor, style: Tensor, directions: int = 64, seed: int = 0
 ) -> Tensor:
-    """Return (B,): squared 2-Wasserstein distance along random directions, relative.
+    """Return (B,): relative squared 2-Wasserstein distance along random directions.
 
     ``features`` and ``style`` are (B, C, h, w) of any sizes; the mean is over
     ``directions``. Heitz, Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss
@@ -433,7 +434,7 @@ def fidelity(
 def at_content(
     curve: list[dict[str, float]], content: float
 ) -> dict[str, float] | None:
-    """Interpolate the distances, on logarithms, where the content loss is given."""
+    """Interpolate the distances, in logarithms, at the given content loss."""
     for low, high in itertools.pairwise(curve):
         if low["content"] <= content <= high["content"]:
             part = math.log(content / low["content"])

@@ -96,7 +96,7 @@ class MicroAST:
         }
 
     def style(self, image: Tensor) -> list[tuple[Tensor, ...]]:
-        """Return what the decoder needs of a style image (1, 3, H, W) in [0, 1]."""
+        """Return what the decoder needs from a style image (1, 3, H, W) in [0, 1]."""
         known = []
         for i, x in enumerate(self._encode("style_encoder", image), 1):
             weight, bias = (

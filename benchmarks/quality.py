@@ -3,25 +3,25 @@
     STYLEPLUG_ASSETS=DIR python benchmarks/quality.py [--sheets DIR] [--json FILE]
         [--lbfgs N] [--new NAME ...]
 
-Distances by the rod of the loss network's normalised features (Oxford VGG-19):
+Distances are measured on the loss network's normalised features (Oxford VGG-19):
 content = mean squared relu4_1 difference, style = relative Gram distance, mean over
-relu1_1 ... relu4_1. Photographs of content/test, 512 pixels (geometric mean side), none
-of which was trained on. For every peer our strength is taken back to the peer's content
-distance, within 1 %, and the style distances there are compared.
+relu1_1 ... relu4_1. The photographs are from content/test, at 512 pixels (geometric
+mean side); none was trained on. For every peer, our strength is lowered to the peer's
+content distance, within 1 %, and the style distances there are compared.
 
-With ``--lbfgs N`` our objective (content + style weight * style + total variation, as
-trained) on N photographs of four styles is set beside that after 500 iterations of
-L-BFGS on it from the photograph. The loss network computes in bfloat16 there, where the
-machine has it, and in float32 what is compared.
+With ``--lbfgs N``, our objective (content + style weight * style + total variation, as
+trained) on N photographs in four styles is compared with that after 500 iterations of
+L-BFGS on it, starting from the photograph. For L-BFGS the loss network computes in
+bfloat16 if the machine has it; the values compared are in float32.
 
-With ``--new NAME ...`` the artworks of these house styles are learned anew by
-``styleplug train``, without photographs of one's own, and that objective is compared
-with the house styles', the mean over the photographs.
+With ``--new NAME ...``, ``styleplug train`` learns the artworks of these house styles
+again, with the bundled photographs, and that objective, averaged over the photographs,
+is compared with the house styles'.
 
-Besides, of every style: how similar strengths 0, 0.1 ... 1 are to the photograph
+Also measured, for every style: how similar strengths 0, 0.1 ... 1 are to the photograph
 (SSIM), how long strokes are at stroke sizes 0.5 ... 2, and how much the border differs
-from the inside. These two are measured on grey cards of faint noise. The border is a
-mean of eight, as where the patches of colour fall differs from card to card.
+from the inside. The last two are measured on grey cards of faint noise. The border is
+averaged over eight, as the patches of colour fall differently on each card.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 def by_strength(
     rod: Rod, style: str | Path, contents: list[Tensor], grams: dict[str, Tensor]
 ) -> Callable[[float], tuple[float, float]]:
-    """Return what measures our mean distances at a strength."""
+    """Return a function that measures our mean distances at a strength."""
     stylizer = Stylizer(style, device="cpu")
 
     @functools.cache
@@ -130,9 +130,10 @@ def by_strength(
 def at_content(
     distances: Callable[[float], tuple[float, ...]], content: float
 ) -> tuple[float, ...]:
-    """Return the distances at the amount where that from the content, the first, is
-    ``content``, within 1 % or as near as ten steps come; those at the full amount where
-    it does not reach as far.
+    """Return the distances at the amount that gives the content distance ``content``.
+
+    The content distance, which comes first, is met within 1 % or as nearly as ten steps
+    allow. If the full amount does not reach it, the distances there are returned.
     """
     found = distances(1.0)
     if found[0] <= content:
@@ -190,7 +191,7 @@ def objective(
     grams: dict[str, Tensor],
     settings: Mapping[str, Any],
 ) -> Tensor:
-    """Return what is minimised with these settings, but for ``far``, of one image."""
+    """Return the loss minimised with these settings, except ``far``, for one image."""
     features = rod.network(image)
     return (
         settings["content_weight"] * content_loss(features, content)
@@ -202,7 +203,7 @@ def objective(
 def compare_with_lbfgs(
     rod: Rod, fast: Rod, name: str, content: Tensor, iterations: int = 500
 ) -> dict[str, float]:
-    """Return our objective and that of L-BFGS, which begins with the photograph."""
+    """Return our objective and that of L-BFGS, which starts from the photograph."""
     settings = read_info(bundled_styles()[name]).training
     with torch.no_grad():
         aims = {
@@ -229,7 +230,7 @@ def compare_with_lbfgs(
 
 
 def compare_with_new(rod: Rod, name: str, contents: list[Tensor]) -> dict[str, float]:
-    """Return the objectives of a house style and of one learned anew, and its time."""
+    """Return the objectives of a house style and of one trained again, and its time."""
     settings = read_info(bundled_styles()[name]).training
     grams = rod.grams(artwork_of(name))
     with torch.inference_mode():
@@ -265,7 +266,7 @@ def to_array(image: Tensor) -> np.ndarray:
 
 
 def sheet(name: str, folder: Path) -> None:
-    """Write artwork, photographs and our pictures, a peer's below."""
+    """Write a sheet of artwork, photographs, our pictures and, below, a peer's."""
     contents = [load(path, 512)[..., :360, :360] for path in photos()]
     stylizer = Stylizer(name, device="cpu")
     artwork = load_artwork(artwork_of(name), 360)[..., :360, :360]

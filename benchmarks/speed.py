@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py [--style NAME] [--json FILE]
 
-Needs a quiet machine. What is compared is measured in turns and the best of several
-rounds is kept. onnxruntime (with onnx and onnxscript) is measured where it is
-installed. Of 1 megapixel only the base is painted, and magnified; from 1.7 times the
-base on, 1.35 megapixels, every pixel is painted as well: so it is with 2.
+Needs a quiet machine. Calls that are compared are timed in turn, and the best of
+several rounds is kept. onnxruntime (with onnx and onnxscript) is measured if it is
+installed. At 1 megapixel only the base is painted, and magnified. From 1.7 times the
+base on (1.35 megapixels), and so at 2, every pixel is painted as well.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 def best(rounds: int, *calls: Callable[[], object]) -> list[float]:
     """Return the best time of each call in seconds, the calls taking turns.
 
-    Before each is a rest: onnxruntime's threads spin for a while after their work.
+    There is a pause before each, as onnxruntime's threads spin for a while after work.
     """
     for call in calls:
         call()
@@ -85,8 +85,8 @@ def gemm_rate(dtype: torch.dtype) -> float:
 
 
 def network_times(stylizer: Stylizer, content: torch.Tensor) -> dict[str, float]:
-    """Return the seconds that our network alone takes for ``content``: with its
-    statistics measured on it, as on the base, and frozen, as on tiles."""
+    """Return the seconds that our network alone takes for ``content``: with statistics
+    measured on it, as for the base, and with frozen ones, as for tiles."""
     network = stylizer._network
     vector = network.vector(stylizer._vector)
     statistics: dict[str, NormStatistics] = {}

@@ -1,11 +1,11 @@
-"""Make what is published with the bundled styles, and the README's pictures.
+"""Make the files published with the bundled styles, and the README's pictures.
 
     python model_cards/make.py
 
-Writes for each bundled style ``model_cards/NAME/README.md`` and ``config.json`` as
-``styleplug publish`` uploads them, with a sample picture, and ``styles.webp`` and
-``strength.webp``. The pictures are of the project's own scene and of photographs that
-come with scikit-image, which has to be installed.
+Writes ``README.md`` and ``config.json`` for each bundled style into
+``model_cards/NAME``, as ``styleplug publish`` uploads them, and a sample picture. Also
+writes ``styles.webp`` and ``strength.webp``. The pictures show the project's own scene
+and photographs from scikit-image, which has to be installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHOWN = [
 """The columns of the README's picture."""
 LIGHTENED = ["udnie", "starry-night"]
 STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0]
-"""Rows and columns of that of strength."""
+"""The rows and columns of the picture of strengths."""
 
 
 def photographs() -> list[Image.Image]:
@@ -46,7 +46,7 @@ def photographs() -> list[Image.Image]:
 
 
 def mosaic(rows: Iterable[Iterable[Image.Image]], side: int) -> Image.Image:
-    """Return a sheet of pictures, each ``side`` pixels."""
+    """Return a sheet of pictures, each a square of ``side`` pixels."""
     cells = [
         [image.resize((side, side), Image.Resampling.LANCZOS) for image in row]
         for row in rows

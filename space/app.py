@@ -1,6 +1,6 @@
 """The Space: the page of ``styleplug demo``, with the host's settings.
 
-Variables of the Space: ``STYLEPLUG_HUB_STYLES``, patterns of Hub repositories that
+The Space's variable ``STYLEPLUG_HUB_STYLES`` holds patterns of Hub repositories that
 visitors may use as styles, such as ``owner/* other/style`` or ``*``; none by default.
 """
 

@@ -40,7 +40,7 @@ def assemble(folder: Path) -> None:
 
 
 def _install(folder: Path) -> None:
-    """Put the package and what is told about it into ``folder``."""
+    """Put the package and its metadata into ``folder``."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         copy_source(source)
@@ -52,7 +52,7 @@ def _install(folder: Path) -> None:
 
 
 def copy_source(folder: Path) -> None:
-    """Copy what the package is built of, and nothing else that lies in a checkout."""
+    """Copy what the package is built from, and nothing else of the checkout."""
     folder.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -62,7 +62,7 @@ def copy_source(folder: Path) -> None:
 
 
 def upload(folder: Path, repo_id: str) -> str:
-    """Upload the folder as one commit; returns the address of the Space."""
+    """Upload the folder as one commit; return the address of the Space."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="styleplug")

@@ -1,7 +1,7 @@
-"""Paint the example photographs of the demo from nothing but arithmetic.
+"""Generate the example pictures of the demo by arithmetic alone.
 
 ``python space/make_examples.py [folder]`` writes three seeded pictures, so that the
-package can ship examples in which nobody has rights.
+package can ship examples to which nobody holds rights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ WIDTH, HEIGHT = 1200, 900
 def noise(
     rng: np.random.Generator, shape: tuple[int, int], scale: float, octaves: int
 ) -> Array:
-    """Return fractal noise (H, W) about [0, 1], ``scale`` pixels per coarsest cell."""
+    """Return fractal noise (H, W) of about [0, 1], with cells of ``scale`` pixels and
+    less."""
     total, weight = np.zeros(shape), 0.0
     for octave in range(octaves):
         cells = [max(2, round(side * 2**octave / scale) + 1) for side in shape]
@@ -45,7 +46,7 @@ def ramp(top: Array, bottom: Array, t: Array) -> Array:
 
 
 def reflect(image: Array, horizon: int, tint: Array, rng: np.random.Generator) -> Array:
-    """Fill what is below ``horizon`` with rippled water that mirrors the rest."""
+    """Fill the part below ``horizon`` with rippled water that mirrors the rest."""
     rows, columns = HEIGHT - horizon, np.arange(WIDTH)
     depth = np.arange(rows)[:, None] / rows
     wave = noise(rng, (rows * 6, WIDTH), 120, 4)[::6] - 0.5
@@ -181,7 +182,7 @@ def harbour(rng: np.random.Generator) -> Array:
 
 
 def still_life(rng: np.random.Generator) -> Array:
-    """Fruit, a bowl and a vase on a cloth, by marching rays through distances."""
+    """Fruit and a vase on a cloth, by marching rays through a distance field."""
     fruit = [  # centre, radius, colour
         (-1.75, 0.62, 0.2, 0.62, (226, 96, 34)),
         (-0.75, 0.55, -0.75, 0.55, (198, 38, 40)),

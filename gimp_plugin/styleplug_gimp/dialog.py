@@ -1,4 +1,4 @@
-"""The dialog of Neural Style: choose a style, see it on the layer, apply it."""
+"""The dialog of Neural Style: choose a style, preview it on the layer, apply it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ARGUMENTS = (
 
 @dataclass
 class _Job:
-    """A thumbnail to stylize, and what to do with the answer in the main thread."""
+    """A thumbnail to stylize, and callbacks for the answer, run in the main thread."""
 
     settings: Settings
     thumbnail: Thumbnail
@@ -47,7 +47,7 @@ class _Job:
 
 
 class PreviewThread(threading.Thread):
-    """Owns the worker while the dialog is used; of several wishes the newest counts."""
+    """Owns the worker while the dialog is used; a new wish replaces the last one."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PreviewThread(threading.Thread):
     ) -> None:
         """Start a worker unless there is one; ``started`` then gets its styles.
 
-        ``rows`` are the jobs that another thread with this worker has left.
+        ``rows`` are the jobs left over from another thread with this worker.
         """
         super().__init__(daemon=True)
         self.worker = worker
@@ -70,11 +70,11 @@ class PreviewThread(threading.Thread):
 
     @property
     def working(self) -> bool:
-        """Whether wishes are still fulfilled."""
+        """Whether jobs are still processed."""
         return self.is_alive() and self.worker is not None and self.worker.alive
 
     def wish(self, job: _Job) -> None:
-        """Render ``job`` next; what is being rendered is out of date, or can wait."""
+        """Render ``job`` next; the current job is outdated, or can wait."""
         with self._condition:
             self._wish = job
             self._condition.notify()
@@ -86,7 +86,7 @@ class PreviewThread(threading.Thread):
             self._condition.notify()
 
     def stop(self) -> None:
-        """End the thread soon, not the worker."""
+        """End the thread soon, but not the worker."""
         with self._condition:
             self._stopped = True
             self._condition.notify()
@@ -154,10 +154,10 @@ class PreviewThread(threading.Thread):
 
 
 class _Picture(Gtk.ScrolledWindow):
-    """Shows a pixbuf as large as fits; while pressed, another one."""
+    """Shows a pixbuf scaled to fit; while pressed, the original one."""
 
     def __init__(self) -> None:
-        # The policy keeps the size of the picture from being asked of the window.
+        # With this policy, the window need not be as large as the picture.
         super().__init__(
             hscrollbar_policy=Gtk.PolicyType.EXTERNAL,
             vscrollbar_policy=Gtk.PolicyType.EXTERNAL,
@@ -201,7 +201,7 @@ class _Picture(Gtk.ScrolledWindow):
 
 
 def _fitting(pixbuf: Any, width: int, height: int) -> Any:
-    """Scale to fit, with a chequered ground under what is transparent."""
+    """Scale to fit, with a chequered background behind transparent parts."""
     scale = min(width / pixbuf.get_width(), height / pixbuf.get_height())
     size = [
         max(1, round(side * scale))
@@ -213,7 +213,7 @@ def _fitting(pixbuf: Any, width: int, height: int) -> Any:
 
 
 class StyleDialog:
-    """Shows itself, lets the user choose, and stylizes the layer."""
+    """Lets the user choose a style and settings, and stylizes the layer."""
 
     _thread: PreviewThread
 
@@ -239,7 +239,7 @@ class StyleDialog:
         self._start(None)
 
     def run(self) -> None:
-        """Return when the layer is stylized; raise ``CancelledError`` otherwise."""
+        """Return when the layer is stylized; raise ``CancelledError`` if it is not."""
         try:
             while self._dialog.run():
                 if self._apply():
@@ -318,7 +318,7 @@ class StyleDialog:
             entry.set_digits(2)
             entry.get_range().set_size_request(130, -1)
         self._mix, _, scale = entries
-        scale.set_logarithmic(True)  # half and twice are as far from 1
+        scale.set_logarithmic(True)  # 0.5 and 2 are equally far from 1
         controls = self._dialog.fill_box(
             "controls", ["mix", "strength", "style-scale", "preserve-color", "output"]
         )
@@ -455,7 +455,7 @@ class StyleDialog:
         self._changed()
         if row := self._list.get_selected_row():
             row.grab_focus()
-            # Once it has a place.
+            # Only after the row has been given its place.
             GLib.idle_add(self._scroll_to, row, priority=GLib.PRIORITY_LOW)
 
     def _scroll_to(self, row: Any) -> None:
@@ -472,7 +472,7 @@ class StyleDialog:
             self._config.set_property("second-style", chosen)
 
     def _changed(self) -> None:
-        """Bring the list and the preview to what the settings say."""
+        """Update the list and the preview to the settings."""
         settings = Settings.of(self._config)
         if self._rendering or not self._connected:
             return
@@ -504,7 +504,7 @@ class StyleDialog:
         self._thread.wish(_Job(settings, self._thumbnail, done, failed))
 
     def _find_refusal(self) -> str:
-        """Return why the layer cannot be painted as the settings say, if so."""
+        """Return why the layer cannot be painted with these settings, or ``""``."""
         try:
             layers.check(self._image, [self._layer])
             layers.check_output(self._layer, self._config.get_property("output"))
@@ -513,14 +513,14 @@ class StyleDialog:
         return ""
 
     def _on_active(self, dialog: Any, _property: Any) -> None:
-        """Look again after the user was elsewhere, in the image perhaps."""
+        """Check the layer again after the user was elsewhere, perhaps in the image."""
         if not dialog.is_active():
             self._left = True
         elif self._left and not self._rendering and self._look():
             self._changed()
 
     def _look(self) -> bool:
-        """Take the layer and its selection as they are; say whether they changed."""
+        """Read the layer and its selection again; return whether anything changed."""
         before = self._thumbnail, self._refusal
         self._refusal = self._find_refusal()
         if self._layer.is_valid():
@@ -563,7 +563,7 @@ class StyleDialog:
     # ------------------------------------------------------------------ result
 
     def _apply(self) -> bool:
-        """Stylize the layer; False when it was cancelled or failed."""
+        """Stylize the layer; return False if it was cancelled or failed."""
         self._rendering, self._cancelled = True, False
         self._show_rendering(True)
         self._thread.stop()
@@ -631,7 +631,7 @@ class StyleDialog:
             self._say("Stopping…", busy=True)
 
     def _on_delete(self, _dialog: Any, _event: Any) -> bool:
-        return self._rendering  # the response said it already
+        return self._rendering  # the response has already cancelled it
 
     # ------------------------------------------------------------------ status
 
@@ -644,7 +644,7 @@ class StyleDialog:
         self._spinner.set_visible(busy)
 
     def _warn(self, message: str, again: bool = False) -> None:
-        """Say why this setting does not work; another one may."""
+        """Show why these settings do not work; others may."""
         self._failure.set_text(message)
         self._again.set_visible(again)
         self._info.show()
@@ -652,7 +652,7 @@ class StyleDialog:
         self._dialog.set_response_sensitive(Gtk.ResponseType.OK, False)
 
     def _fail(self, message: str) -> None:
-        """Say why there is no worker; only a new one may help."""
+        """Show why there is no worker; only a new one may help."""
         self._warn(message, again=True)
 
     def _start_again(self) -> None:
@@ -668,9 +668,9 @@ class StyleDialog:
 
 
 def _named(text: str) -> str:
-    """Return the style that was typed, or dropped as the address of a file.
+    """Return the style that was typed, or dropped as a file URI.
 
-    Windows copies paths in quotes.
+    Quotes are removed, as Windows copies paths in them.
     """
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
@@ -683,7 +683,7 @@ def _named(text: str) -> str:
 
 
 def _title(style: str) -> str:
-    """Return what a style is called that nothing else is known of."""
+    """Return the title of a style of which only the id is known."""
     return os.path.basename(style) if os.path.isabs(style) else style
 
 

@@ -1,7 +1,7 @@
-"""Between a GIMP layer and the worker: which pixels go, and where they come back.
+"""Exchange pixels between a GIMP layer and the worker.
 
 The whole layer is the content image, whatever is selected, so that strokes do not
-change with the selection; the result is merged through the selection by GIMP itself.
+change with the selection. GIMP itself merges the result through the selection.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _WIDER_THAN_FLOAT = [
 _BAND_BYTES = 1 << 22
 _TILE = 64
 _CHANGED = "The layer was changed while it was painted: paint it again."
-# How the whole of a run is shared among sending, painting, fetching the pixels, and
-# looking again at those that they replace.
+# Progress after sending, painting and fetching the pixels; the rest is for comparing
+# those that they replace.
 _SENT, _PAINTED, _FETCHED = 0.04, 0.95, 0.99
 
 
@@ -72,7 +72,7 @@ class Settings:
         return replace(self, style=style)
 
     def request(self) -> dict[str, Any]:
-        """Return the part of a request that they make up."""
+        """Return the part of a request that holds these settings."""
         mix = self.mix if self.second_style else 0.0
         parts = [(self.style, 1 - mix), (self.second_style, mix)]
         seen = [(style, share) for style, share in parts if share > 0]
@@ -121,7 +121,7 @@ def check(image: Any, drawables: list[Any]) -> Any:
 
 def check_output(layer: Any, output: str) -> None:
     """Raise :class:`LayerError` when the result cannot go where ``output`` says."""
-    # A new layer comes into a locked group filled, but cannot be cut to a selection.
+    # A filled layer can be added to a locked group, but not then cut to a selection.
     whole = output == NEW_LAYER and Gimp.Selection.is_empty(layer.get_image())
     if not whole and _is_locked(layer.get_parent()):
         raise LayerError("The group of the layer is locked: unlock its pixels first.")
@@ -146,7 +146,7 @@ def check_output(layer: Any, output: str) -> None:
 
 
 def _is_generated(layer: Any) -> bool:
-    # Since GIMP 3.2; once rasterized, such a layer is as any other.
+    # Exist since GIMP 3.2; once rasterized, such a layer is like any other.
     kinds = [getattr(Gimp, name, ()) for name in ("LinkLayer", "VectorLayer")]
     return any(kind and isinstance(layer, kind) for kind in kinds) and not (
         hasattr(layer, "is_rasterized") and layer.is_rasterized()
@@ -159,10 +159,10 @@ def _is_filtered(layer: Any) -> bool:
 
 @contextmanager
 def _as_seen(layer: Any) -> Iterator[Any]:
-    """Give ``layer``, or while it has filters a copy with these in its pixels.
+    """Yield ``layer``, or, if it has filters, a temporary copy with them merged.
 
-    The copy is in an image of its own: merging filters is a step in the undo history
-    even of a layer that the image does not show.
+    The copy is in an image of its own: merging filters adds a step to the undo history
+    even for a layer that the image does not show.
     """
     if not _is_filtered(layer):
         yield layer
@@ -191,10 +191,10 @@ def _is_locked(group: Any | None) -> bool:
 
 
 def _examine(image: Any, layer: Any, output: str) -> list[int]:
-    """Raise :class:`LayerError`, or return what must stay while ``layer`` is painted.
+    """Return what must not change while ``layer`` is painted.
 
-    That is the kind of its pixels, its size, and with filters, which are painted in a
-    copy, its place.
+    That is the type of its pixels, its size, and also its position if it has filters,
+    as a copy is painted then. Raises :class:`LayerError` if it cannot be painted.
     """
     check(image, [layer])
     check_output(layer, output)
@@ -205,7 +205,7 @@ def _examine(image: Any, layer: Any, output: str) -> list[int]:
 
 
 def _checksum(buffer: Any, band: Any) -> int:
-    """Return that of the bytes as GIMP holds them: conversions may round otherwise."""
+    """Return the checksum of the bytes as GIMP holds them: conversions may round."""
     return crc32(buffer.get(band, 1.0, None, Gegl.AbyssPolicy.NONE))
 
 
@@ -233,11 +233,11 @@ def stylize(
     idle: Callable[[], None] = lambda: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Stylize ``layer`` as one step of undo, and return the header of the answer.
+    """Stylize ``layer`` as one undo step, and return the header of the answer.
 
-    The layer stays as it was until the last pixel has come back. Raises
-    :class:`CancelledError` when ``cancelled`` says so; the worker is closed when that
-    was while pixels travelled.
+    The layer stays unchanged until the last pixel has arrived. Raises
+    :class:`CancelledError` when ``cancelled`` returns true; if pixels were being
+    transferred then, the worker is closed.
     """
     state = _examine(image, layer, settings.output)
     new = settings.output == NEW_LAYER
@@ -262,13 +262,13 @@ def stylize(
         def pixels() -> Iterator[bytes]:
             buffer = source.get_buffer()
             for band in bands:
-                check_again()  # GIMP ends a plug-in that reads what is not there
+                check_again()  # GIMP ends a plug-in that reads a layer that is gone
                 painted.append(_checksum(buffer, band))
                 yield buffer.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
                 moved(band, 0.0, _SENT)
 
         def compare() -> None:
-            """Raise :class:`LayerError` when the layer has other pixels by now."""
+            """Raise :class:`LayerError` if the layer's pixels have changed."""
             check_again()
             with _as_seen(layer) as seen:
                 buffer = seen.get_buffer()
@@ -294,7 +294,7 @@ def stylize(
         try:
             check_again()
         except LayerError:
-            worker.close()  # nobody reads what it has painted
+            worker.close()  # its painting will not be read
             raise
         target = _twin(layer, source) if new else source
         buffer = target.get_shadow_buffer() if target is layer else target.get_buffer()
@@ -332,12 +332,12 @@ def stylize(
 
 
 def _merge(image: Any, layer: Any, painted: Any) -> bool:
-    """Merge the shadow through the selection; False when GIMP refuses.
+    """Merge the shadow through the selection; return False if GIMP refuses.
 
-    The shadow is made of what was ``painted`` unless that is ``layer`` itself.
+    The shadow is filled from ``painted`` unless that is ``layer`` itself.
 
-    GIMP merges in float32, which has no room for 32-bit integers and doubles; what is
-    not selected gets its bits back. The undo of the merge covers that, too.
+    GIMP merges in float32, which cannot hold 32-bit integers and doubles, so pixels
+    that are not selected are restored exactly. Undoing the merge covers that, too.
     """
     if painted is not layer:
         layer.merge_filters()
@@ -369,7 +369,7 @@ def _merge(image: Any, layer: Any, painted: Any) -> bool:
 
 
 def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:
-    """Cut a layer into rectangles of whole rows, of some megabytes each."""
+    """Split a layer into rectangles of whole rows, of some megabytes each."""
     rows = max(1, _BAND_BYTES // (width * pixel_bytes))
     if rows > _TILE:
         rows -= rows % _TILE
@@ -380,14 +380,14 @@ def _bands(width: int, height: int, pixel_bytes: int) -> list[Any]:
 
 
 def _twin(layer: Any, source: Any) -> Any:
-    """Return an unattached plain layer that is shown as ``layer`` is, for the result.
+    """Return an unattached plain layer for the result, displayed as ``layer`` is.
 
-    It takes the place of ``source``. A copy of a text layer or of a group would be
-    rendered anew by GIMP, over the result.
+    It has the size and position of ``source``. GIMP would render a copy of a text layer
+    or of a group again, over the result.
     """
     mode = layer.get_mode()
     if mode == Gimp.LayerMode.PASS_THROUGH:
-        mode = Gimp.LayerMode.NORMAL  # the former is for groups only
+        mode = Gimp.LayerMode.NORMAL  # pass-through is for groups only
     twin = Gimp.Layer.new(
         layer.get_image(),
         f"{layer.get_name()} stylized",
@@ -436,7 +436,7 @@ def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
 
 @contextmanager
 def _all_components(image: Any) -> Iterator[None]:
-    """Let changes reach also the components that are off in the Channels dialog."""
+    """Let changes also affect components that are off in the Channels dialog."""
     colored = image.get_base_type() == Gimp.ImageBaseType.RGB
     names = ("RED", "GREEN", "BLUE", "ALPHA") if colored else ("GRAY", "ALPHA")
     kinds = [getattr(Gimp.ChannelType, name) for name in names]
@@ -452,18 +452,18 @@ def _all_components(image: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The layer and its selection made small, as a request wants them."""
+    """The layer and its selection, scaled down as a request needs them."""
 
     width: int
     height: int
     pixels: bytes
     mask: bytes | None
     gray: bool
-    """Whether the layer will make grey of the result."""
+    """Whether the layer is greyscale, so that the result becomes grey."""
 
     @classmethod
     def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
-        """Scale the layer down once for each of ``sides``, its most pixels a side."""
+        """Scale the layer down to each of ``sides``, the longest side in pixels."""
         with _as_seen(layer) as source:
             return [cls._of(image, source, side) for side in sides]
 
@@ -487,7 +487,7 @@ class Thumbnail:
         return cls(width, height, pixels, mask, source.is_gray())
 
     def request(self) -> dict[str, Any]:
-        """Return the part of a request that it makes up."""
+        """Return the part of a request that describes this thumbnail."""
         return {
             "width": self.width,
             "height": self.height,
@@ -497,5 +497,5 @@ class Thumbnail:
         }
 
     def body(self) -> list[bytes]:
-        """Return the bytes of that request."""
+        """Return the body of that request."""
         return [self.pixels, self.mask or b""]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Neural Style: a filter for GIMP 3 that paints a layer in the style of an artwork.
 
-The painting is done by styleplug in a Python of its own, see worker_client.
+styleplug does the painting, in a separate Python; see worker_client.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ try:
     gi.require_version("Gegl", "0.4")
     gi.require_version("Gimp", "3.0")
 except (ImportError, ValueError):
-    # GIMP takes the first Python on its PATH: a virtual environment's, when it was
-    # started from a terminal with one.
+    # GIMP uses the first Python on its PATH. That is a virtual environment's if GIMP
+    # was started from a terminal with an active one.
     if sys.executable == SYSTEM_PYTHON or not os.path.exists(SYSTEM_PYTHON):
         raise
     os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])
@@ -40,7 +40,7 @@ def run(
     config: Any,
     data: Any,
 ) -> Any:
-    """Run the filter; what went wrong is in the values returned, never raised."""
+    """Run the filter; errors are in the values returned, never raised."""
     status, message = Gimp.PDBStatusType.SUCCESS, None
     try:
         Gegl.init(None)

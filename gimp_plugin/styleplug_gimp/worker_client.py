@@ -1,6 +1,6 @@
-"""Start styleplug's worker in the Python that holds it, and talk to it.
+"""Start styleplug's worker in the Python that has it installed, and talk to it.
 
-Needs the standard library only. The protocol is that of PROTOCOL.md.
+Needs only the standard library. PROTOCOL.md describes the protocol.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ PICTURE_SUFFIXES = (
     *(".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi"),
     *(".tga", ".tif", ".tiff", ".webp"),
 )
-"""Suffixes, in any case, of the pictures that the worker takes as a style."""
+"""Suffixes, in upper or lower case, of pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}
 MAX_PIXELS = 1 << 29
-"""Of one picture; the worker ends rather than take in more."""
+"""Largest picture, in pixels; the worker exits rather than accept more."""
 CONFIG = Path(__file__).with_name("worker.json")
-"""Written by ``styleplug gimp install``: ``command`` and maybe ``silence_limit``."""
+"""Written by ``styleplug gimp install``; has ``command``, perhaps ``silence_limit``."""
 
 _MAX_LINE = 1 << 22
 _POLL = 0.03
-# Seconds: one that took longer was suspended, and the worker with it, perhaps.
+# Seconds; a longer poll was suspended, perhaps together with the worker.
 _LONGEST_POLL = 1.0
-# What GIMP sets for its own Python and libraries breaks another Python.
+# Variables that GIMP sets for its own Python and libraries break another Python.
 _FOREIGN = ("PYTHON", "GI_", "GTK_", "GDK_", "GIO_", "LD_", "DYLD_")
 
 
 class WorkerError(Exception):
-    """The worker did not do it; the message is for the user."""
+    """The worker failed; the message is for the user."""
 
 
 class CancelledError(Exception):
-    """The request was taken back."""
+    """The request was cancelled."""
 
 
 def start() -> Worker:
@@ -66,7 +66,7 @@ def start() -> Worker:
 
 
 def first_of(styles: Sequence[Mapping[str, str]]) -> str:
-    """Return the id of the style to take when none was chosen."""
+    """Return the id of the style to use when none is chosen."""
     if not styles:
         raise WorkerError(
             "styleplug has no style yet. Run “styleplug pull OWNER/NAME” in a terminal."
@@ -75,21 +75,21 @@ def first_of(styles: Sequence[Mapping[str, str]]) -> str:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` without what GIMP set for its own libraries."""
+    """Return ``environment`` without the variables that GIMP set for its libraries."""
     return {
         name: value
         for name, value in environment.items()
         if not name.startswith(_FOREIGN)
-        # On macOS GIMP has a cache of its own, which lacks the styles of the Hub.
+        # On macOS GIMP has its own cache, which lacks the styles from the Hub.
         and not (name == "XDG_CACHE_HOME" and "/GIMP/" in value)
     }
 
 
 @contextmanager
 def _without_gimps_libraries() -> Iterator[None]:
-    """Let programs that are started not look for libraries where GIMP has its own."""
+    """Keep programs that are started from looking for libraries in GIMP's folder."""
     if sys.platform != "win32":
-        yield  # clean_environment does it
+        yield  # clean_environment is enough
         return
     import ctypes
 
@@ -107,7 +107,7 @@ class Worker:
     """One worker process. Requests are made one at a time, from any one thread."""
 
     def __init__(self, command: Sequence[str], silence_limit: float) -> None:
-        """Start ``command``; it is given up when silent for ``silence_limit`` s."""
+        """Start ``command``; it is killed when silent for ``silence_limit`` seconds."""
         self._command = list(command)
         self._silence_limit = silence_limit
         self._silent = False
@@ -157,7 +157,7 @@ class Worker:
         return self._process.poll() is None and not self._stdin.closed
 
     def hello(self) -> list[dict[str, str]]:
-        """Return the styles that are there: id, title, artist, year, license."""
+        """Return the available styles: id, title, artist, year, license."""
         reply = self.request({"type": "hello"})
         if reply.get("type") != "hello" or reply.get("protocol") != PROTOCOL:
             self.close()
@@ -178,11 +178,11 @@ class Worker:
     ) -> dict[str, Any]:
         """Send a request and return the header of its answer.
 
-        ``body`` gives the ``header["bytes"]`` bytes in pieces. ``progress`` gets
-        fractions; ``idle`` is called about every 30 ms of waiting, and as often
-        ``cancelled`` is asked whether the request is to be taken back. When the answer
+        ``body`` yields the ``header["bytes"]`` bytes in pieces. ``progress`` is called
+        with fractions. ``idle`` and ``cancelled`` are called about every 30 ms while
+        waiting; the request is cancelled when ``cancelled`` returns true. If the answer
         has ``bytes``, they must be fetched with :meth:`read` before anything else.
-        Raises :class:`WorkerError`, or :class:`CancelledError` when it was taken back.
+        Raises :class:`WorkerError`, or :class:`CancelledError` if it was cancelled.
         """
         number = next(self._ids)
         self._send({"protocol": PROTOCOL, "id": number, **header})
@@ -190,7 +190,7 @@ class Worker:
             for piece in body:
                 self._write(piece)
         except BaseException:
-            self.close()  # the stream stops amid a body: nothing can follow
+            self.close()  # the stream ends in the middle of a body: nothing can follow
             raise
         taken_back = False
 
@@ -227,7 +227,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Send a ``stylize`` request; see :meth:`request`.
 
-        The answer is sure to have as many bytes as the picture. Raises also
+        The answer is checked to have as many bytes as the picture. Also raises
         :class:`WorkerError`, before anything is sent, for a picture that is too large.
         """
         pixels = header["width"] * header["height"]
@@ -263,7 +263,7 @@ class Worker:
     def close(self) -> None:
         """End the worker."""
         with suppress(OSError):
-            self._stdin.close()  # its sign to end
+            self._stdin.close()  # tells it to exit
         try:
             self._process.wait(1)
         except subprocess.TimeoutExpired:
@@ -350,7 +350,7 @@ class Worker:
         )
 
     def _died(self) -> WorkerError:
-        """Say why there is no answer any more."""
+        """Return an error that says why there is no answer."""
         if self._silent:
             self.close()
             return WorkerError(
@@ -361,7 +361,7 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
         code = self._process.poll()
-        if code is None:  # it lives, but what it wrote is no answer
+        if code is None:  # it is running, but what it wrote is not an answer
             return self._broken()
         self.close()
         words = [line for line in self._last_words if line.strip()]
@@ -384,7 +384,7 @@ class Worker:
 
 
 def check() -> str:
-    """Start the worker, let it stylize a small picture, and say how that went."""
+    """Start the worker, let it stylize a small picture, and return how that went."""
     worker = start()
     try:
         styles = worker.hello()

@@ -45,8 +45,8 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 THUMBNAILS = _CACHE / "styleplug" / "thumbnails"
 
 _CLEAN_EVERY, _KEEP = 600, 3000
-"""Seconds between two clean-ups, and age of the files they remove: together, no file of
-a visitor stays unused for more than an hour."""
+"""Seconds between clean-ups, and age of the files they remove: no file of a visitor
+stays unused for longer than an hour."""
 _WAITING = 60
 """Maximum number of visitors in the queue; others are asked to come back."""
 _ENGINE: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
@@ -56,8 +56,8 @@ _API: dict[str, Any] = {"concurrency_id": "api", "concurrency_limit": 2}
 """Separate, as a call may name a style that has to be fetched from the Hub first."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _DRAWINGS, _DRAWING_BYTES = 100, 4 * 2**20
-"""Maximum number of brush drawings kept for all visitors, and of bytes in each; one
-colour on a preview needs far fewer."""
+"""Most brush drawings kept for all visitors, and most bytes of each; one colour on a
+preview needs far fewer."""
 _INVITATION = "Choose a photo, or start with an example."
 _YOURS = "Your own paintings"
 _ONE, _MANY = "one", "many"

@@ -268,7 +268,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
 
 
 def _defaults(field: dataclasses.Field[Any]) -> str:
-    """Return the defaults of a setting and the modes they apply to, for its help."""
+    """Return the defaults of a setting, and the modes they apply to."""
     modes: dict[str, list[str]] = {}
     for mode in reversed(_MODES):
         if len(mode.asked) > 1 or field.name in mode.ignores:

@@ -37,8 +37,7 @@ class TrainConfig:
     steps: int = _setting(5400, "steps of gradient descent", 1)
     minutes: float = _setting(
         0.0,
-        # The learning rate schedule depends on the number of steps, so that is fixed
-        # beforehand.
+        # The learning rate schedule needs the number of steps beforehand.
         "time limit in minutes; a machine too slow for all steps takes fewer; 0: none",
     )
     batch_size: int = _setting(2, "crops in each step", 1)
@@ -55,8 +54,8 @@ class TrainConfig:
     )
     style_size: int = _setting(
         683,
-        # Pictures are first painted at this size. Those of 512 pixels are magnified for
-        # it, which makes them crisper.
+        # Pictures are first painted at this size. Those of 512 pixels are enlarged to
+        # it, and so become crisper.
         "size to which artworks are scaled, as the square root of their pixels; it "
         "sets the size of the strokes",
         *(64, 4096),

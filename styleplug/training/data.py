@@ -160,8 +160,7 @@ class Archive(Photographs):
 def glimpse(image: Tensor, scale: float, rng: Generator) -> Tensor:
     """Return a large part of a picture (3, H, W) uint8, as (1, 3, h, w) in [0, 1].
 
-    It covers at least 0.7 of each side, is mirrored at random and magnified by
-    ``scale``.
+    It has at least 0.7 of each side, mirrored at random and magnified by ``scale``.
     """
     height, width = image.shape[1:]
     share = 0.7 + 0.3 * torch.rand(2, generator=rng)

@@ -109,7 +109,7 @@ class Batch(NamedTuple):
     grams: dict[str, Tensor]
     """Gram matrices of the style images, (B, C, C) for each style layer."""
     itself: Tensor
-    """(B,): whether the style image is the content image, which should then stay."""
+    """(B,): whether the style image is the content image, to be left unchanged."""
     noise: Tensor | None
     """Noise added to the crops for a second painting; None: no second painting."""
     shift: tuple[int, int]

@@ -75,8 +75,8 @@ _DRAW_EVERY = 180.0
 _MEASURED = 12
 """Maximum number of photographs that the figures are measured on."""
 _ROUND = 100
-"""Multiple that the number of steps is rounded down to when time limits it, so that the
-same machine usually takes the same number and trains the same style."""
+"""If time limits the steps, their number is a multiple of this. So the same machine
+usually takes the same number, and trains the same style."""
 _WEAK = 0.4
 """Largest style distance of a good style, as a share of the photographs' own."""
 
@@ -294,9 +294,9 @@ def descend(
 ) -> None:
     """Take the remaining steps, together with the other processes.
 
-    The settings give the number of steps in all, or fewer are taken if the time limit
-    requires it. The first process saves its state in ``checkpoint`` every minute and at
-    the end, and calls ``draw`` every few minutes.
+    The settings give their total number; the time limit may reduce it. The first
+    process saves its state in ``checkpoint`` every minute and at the end, and calls
+    ``draw`` every few minutes.
     """
     process, processes = place(config)
     if config.minutes and state.step == 0:
@@ -339,12 +339,10 @@ def descend(
 def _steps_within(
     config: TrainConfig, learner: Learner, sampler: Sampler, loss_network: LossNetwork
 ) -> int:
-    """Return how many steps fit in the time limit, rounded down to a multiple of a
-    hundred unless there are fewer.
+    """Return how many steps fit in the time limit, rounded down to hundreds if any.
 
-    The time of a step is estimated by computing the gradients of a few, as the median,
-    on the slowest process. With a pool, the first steps also compute the features of
-    its crops.
+    The time of a step is estimated from the gradients of a few, on the slowest process.
+    With a pool, the first steps also compute the features of its crops.
     """
     process, processes = place(config)
     looks, rests = [], []

@@ -41,7 +41,7 @@ _SQUARES_KEPT = 0.99
 over which gradients shrink. With the usual 0.999, the first gradients would slow it
 down to the end."""
 _KEEP_EVERY = 50
-"""Steps between two of the states to return to when the loss is not finite."""
+"""Steps between the states that are kept to return to if the loss is not finite."""
 _LATER = (
     *("start of the trunk", "start of the predictor"),
     *("files of the archive", "files of the photographs"),
@@ -307,7 +307,7 @@ def _damaged(path: Path, error: Exception) -> TrainingError:
 
 
 def step_rng(seed: int, step: int) -> Generator:
-    """Return the random generator of one step, so that a resumed run draws the same."""
+    """Return the generator of a step, so that a resumed run draws the same numbers."""
     return Generator().manual_seed(seed * 1_000_003 + step + 1)
 
 
