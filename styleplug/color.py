@@ -1,8 +1,8 @@
-"""Colour spaces: from the samples an image holds to sRGB, and back.
+"""Colour spaces: conversion of an image's samples to sRGB and back.
 
-Samples are arrays ``(H, W, C)``; an ICC profile, CMYK inks or a single grey channel
-are ways to read them. A :class:`ColorSpace` translates to and from sRGB in bands of
-rows, so a large image needs little memory beside its two arrays.
+Samples are arrays ``(H, W, C)``. An ICC profile, or a mode such as CMYK or grey,
+defines their meaning. A :class:`ColorSpace` converts them to and from sRGB in bands of
+rows, so a large image needs little memory besides the two arrays.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Conversion = Callable[[Array], Array]
 
 PIXELS_PER_BAND = 1 << 20
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in lightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 
-# Linear sRGB to CIE XYZ under D50, the white of ICC profiles (IEC 61966-2-1).
+# Linear sRGB to CIE XYZ under D50, the white point of ICC profiles (IEC 61966-2-1).
 _SRGB_TO_XYZ = np.array(
     [
         [0.4360747, 0.3850649, 0.1430804],
@@ -63,9 +63,9 @@ class ColorSpace:
         return pixels
 
     def from_srgb(self, pixels: Array, before: Array, samples: Array) -> Array:
-        """Return sRGB pixels as samples like `samples`, whose sRGB is `before`.
+        """Convert sRGB pixels to samples of the shape and type of `samples`.
 
-        A pixel that still is what it was before gets its own samples back, exactly.
+        `before` is `samples` in sRGB. A pixel that equals it keeps its exact samples.
         """
         result = np.empty_like(samples)
         for rows in bands(samples.shape):
@@ -83,11 +83,11 @@ def bands(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def luma(pixels: Array) -> Array:
-    """Return the grey (..., 1) of sRGB pixels (..., 3); exact where they are grey."""
+    """Return the luma (..., 1) of sRGB pixels (..., 3), exact for grey pixels."""
     if pixels.dtype.kind == "f":
         grey: Array = pixels.astype(np.float64) @ np.array(LUMA)[:, None]
         return grey.astype(pixels.dtype)
-    weights = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, as Pillow does
+    weights = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, as in Pillow
     weighted: Array = (pixels * weights).sum(axis=-1, dtype=np.uint32, keepdims=True)
     return ((weighted + 32768) >> 16).astype(pixels.dtype)
 
@@ -101,7 +101,7 @@ def to_grey(pixels: Array) -> Array:
 
 
 def change_depth(pixels: Array, dtype: DTypeLike) -> Array:
-    """Return pixels as uint8, uint16 or float32, white staying white."""
+    """Convert pixels to uint8, uint16 or float32 such that white stays white."""
     dtype = np.dtype(dtype)
     if pixels.dtype == dtype:
         return pixels
@@ -122,7 +122,7 @@ def change_depth(pixels: Array, dtype: DTypeLike) -> Array:
 
 
 def over_white(pixels: Array, alpha: Array) -> Array:
-    """Return pixels (H, W, C) of an opacity (H, W), upon white paper."""
+    """Composite pixels (H, W, C) with an opacity (H, W) over white."""
     result = np.empty_like(pixels)
     for rows in bands(pixels.shape):
         opacity = change_depth(alpha[rows], np.float32)[..., None].clip(0, 1)
@@ -133,13 +133,13 @@ def over_white(pixels: Array, alpha: Array) -> Array:
 
 
 def grey_space(dtype: DTypeLike) -> ColorSpace:
-    """One channel, encoded as sRGB."""
+    """Return the space of one grey channel, encoded as sRGB."""
     pixel_dtype = np.float32 if np.dtype(dtype).kind == "f" else dtype
     return ColorSpace(pixel_dtype, lambda samples: samples, luma)
 
 
 def scaled_grey_space(dtype: DTypeLike, white: float) -> ColorSpace:
-    """One channel whose white is any number, as Pillow's modes I and F hold it."""
+    """Return the space of one grey channel with any white, for Pillow's I and F."""
     if np.dtype(dtype).kind == "f":
         return ColorSpace(
             np.float32,
@@ -154,12 +154,12 @@ def scaled_grey_space(dtype: DTypeLike, white: float) -> ColorSpace:
 
 
 def float_space(dtype: DTypeLike) -> ColorSpace:
-    """Three channels in a float other than the float32 of pixels."""
+    """Return the space of three float channels of a type other than float32."""
     return ColorSpace(np.float32, lambda s: s, lambda pixels: pixels.astype(dtype))
 
 
 def mode_space(mode: str) -> ColorSpace:
-    """Pillow's CMYK, YCbCr, HSV or LAB, 8 bit."""
+    """Return the space of Pillow's 8-bit CMYK, YCbCr, HSV or LAB."""
     if mode == "LAB":
         return _lcms_space(ImageCms.createProfile("LAB"), mode)
     return ColorSpace(
@@ -170,13 +170,13 @@ def mode_space(mode: str) -> ColorSpace:
 
 
 def to_image(samples: Array, mode: str) -> Image.Image:
-    """Return 8-bit samples (H, W, C) as a PIL image of that mode."""
+    """Return 8-bit samples (H, W, C) as a PIL image of `mode`."""
     size = samples.shape[1], samples.shape[0]
     return Image.frombytes(mode, size, np.ascontiguousarray(samples))
 
 
 def from_image(image: Image.Image) -> Array:
-    """Return the samples (H, W, C) of a PIL image, in bands to spare memory."""
+    """Return the samples (H, W, C) of a PIL image, read in bands to save memory."""
     strip = np.asarray(image.crop((0, 0, image.width, 1)))
     channels = strip.shape[2] if strip.ndim == 3 else 1
     dtype = strip.dtype.newbyteorder("=")
@@ -189,7 +189,7 @@ def from_image(image: Image.Image) -> Array:
 
 
 def profile_space(profile: bytes, mode: str, dtype: DTypeLike) -> ColorSpace | None:
-    """Return the space that an ICC profile describes; None if that is sRGB itself.
+    """Return the space that an ICC profile describes; None if it is sRGB itself.
 
     `mode` is L, RGB or CMYK, `dtype` uint8 or uint16. Raises ``ValueError`` for a
     profile that is damaged or belongs to another mode.
@@ -221,8 +221,10 @@ def profile_space(profile: bytes, mode: str, dtype: DTypeLike) -> ColorSpace | N
 
 
 def _leads_back(profile: Any) -> bool:
-    """Tell whether colours can be converted to a profile, and not only from it, as with
-    those of many scanners and cameras."""
+    """Return whether colours can be converted to a profile, not only from it.
+
+    Many profiles of scanners and cameras work in one direction only.
+    """
     output = ImageCms.Direction.OUTPUT
     supports = ImageCms.isIntentSupported
     return any(supports(profile, intent, output) == 1 for intent in ImageCms.Intent)
@@ -258,7 +260,10 @@ def _lcms_space(profile: Any, mode: str) -> ColorSpace:
 
 
 def _shaper_space(curves: list[Array], to_xyz: Array) -> ColorSpace:
-    """16-bit samples through tone curves and a matrix, which Pillow's lcms cannot."""
+    """Return the space of 16-bit samples with tone curves and a matrix.
+
+    Pillow's lcms cannot convert 16 bits.
+    """
     grey = len(curves) == 1
     forward = np.eye(1) if grey else np.linalg.inv(_SRGB_TO_XYZ) @ to_xyz
     srgb_curves = [_SRGB_CURVE] * len(curves)
@@ -272,8 +277,8 @@ def _shaper_space(curves: list[Array], to_xyz: Array) -> ColorSpace:
 def _through_linear(
     decode: list[Array], matrix: Array, encode: list[Array]
 ) -> Conversion:
-    # Encoding is nearly linear in the square root of light, so a table over that
-    # is within one 16-bit level also in the shadows.
+    # Encoding is nearly linear in the square root of light, so a table indexed by it
+    # is within one 16-bit level even in the shadows.
     decoders = [curve.astype(np.float32) for curve in decode]
     encoders = [
         np.rint(np.interp(_GRID**2, curve, _GRID) * 65535).astype(np.uint16)
@@ -291,7 +296,7 @@ def _through_linear(
 
 
 def _read_shaper(profile: bytes) -> tuple[list[Array], Array] | None:
-    """Return tone curves and the matrix to XYZ of an ICC.1 profile without tables."""
+    """Return tone curves and XYZ matrix of an ICC.1 profile; None if it has tables."""
     (count,) = struct.unpack_from(">I", profile, 128)
     tags = {}
     for i in range(min(count, 100)):
@@ -308,7 +313,7 @@ def _read_shaper(profile: bytes) -> tuple[list[Array], Array] | None:
 
 
 def _read_curve(tag: bytes) -> Array:
-    """Return the light (65536,) for each 16-bit level, from a curv or para tag."""
+    """Return the linear light (65536,) per 16-bit level, from a curv or para tag."""
     if tag[:4] == b"para":
         (kind,) = struct.unpack_from(">H", tag, 8)
         length = (1, 3, 4, 5, 7)[kind]

@@ -1,24 +1,23 @@
-"""Pixels in and out: PIL images, arrays, tensors and files.
+"""Input and output of PIL images, arrays, tensors and files.
 
-A :class:`Picture` is any of them as sRGB pixels ``(H, W, 3)`` to render, together
-with all that is needed to give back what came in: type, size, mode family, bit
-depth, alpha, colour profile and metadata.
+A :class:`Picture` holds any of them as sRGB pixels ``(H, W, 3)`` to render, together
+with everything needed to return the same kind: type, size, mode family, bit depth,
+alpha, colour profile and metadata.
 
 ============================  =========================================================
-what comes in                 what comes out
+input                         output
 ============================  =========================================================
 L, LA, RGB, RGBA, CMYK,       the same mode
 YCbCr, LAB, HSV, I;16, I, F
 1; P, PA                      L; RGB or RGBA, since a painting has no palette
-La, RGBa                      the same, through straight alpha
+La, RGBa                      the same, by way of straight alpha
 a transparent colour (tRNS)   an alpha channel; in I;16, the same
 ndarray, tensor               the same shape and dtype (and device)
 ============================  =========================================================
 
-Modes I and F have no white of their own: it is 1.0 (F only), 255 (Pillow's own
-conversions), 65535 or 2^31 - 1, the first that is not below the largest value. In F
-the white of 1.0 allows highlights up to 16, the others a quarter above them, as
-resampling overshoots.
+Modes I and F do not define white: it is 1.0 (F only), 255 (as in Pillow's conversions),
+65535 or 2^31 - 1, the first that is not below the largest value. In F a white of 1.0
+allows highlights up to 16, the others a quarter above white, as resampling overshoots.
 """
 
 from __future__ import annotations
@@ -54,11 +53,11 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 MAX_PIXELS = 178_956_970
-"""Largest image that is read unless the caller asks for more: Pillow's own limit."""
+"""Largest image that is read by default, in pixels: Pillow's own limit."""
 
 
 class _Format(NamedTuple):
-    """What an image format can hold, and how Pillow is to save it."""
+    """What an image format can hold, and the options for Pillow to save it."""
 
     name: str
     modes: tuple[str, ...] = ("L", "RGB")
@@ -108,7 +107,7 @@ _WRITABLE = {
     ".ppm": _Format("PPM"),
     ".tga": _Format("TGA", alpha=True, max_side=65535),
 }
-# Raster formats only: Pillow would also start Ghostscript for EPS.
+# Raster formats only: for EPS, Pillow would start Ghostscript.
 _READABLE = (
     *("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM", "JPEG2000"),
     *("TGA", "PSD", "ICO", "ICNS", "QOI", "DDS", "SGI", "PCX", "MSP", "XBM", "SUN"),
@@ -116,35 +115,35 @@ _READABLE = (
 IMAGE_SUFFIXES = frozenset(_WRITABLE)
 """Suffixes, lower case with the dot, that :func:`write_picture` can write."""
 _SUFFIXES = {form.name: suffix for suffix, form in reversed(_WRITABLE.items())}
-_SUFFIXES["MPO"] = ".jpg"  # of several JPEG images, of which the first is read
+_SUFFIXES["MPO"] = ".jpg"  # several JPEG images, the first of which is read
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | {
     *(".apng", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm"),
     *(".psd", ".qoi"),
 }
-"""Those by which a picture is told from a style file."""
+"""Suffixes that distinguish a picture from a style file."""
 EXPORT_FIRST = frozenset(
     [
         *(".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef"),
         *(".orf", ".raf", ".rw2"),
     ]
 )
-"""Those of HEIC and camera raw. Some of the latter would be read as TIFF: the small
-picture in it, for a display."""
+"""Suffixes of HEIC and camera raw. Pillow would read some raw files as TIFF, but only
+the small preview in them."""
 
-# Whatever a decoder meets in a hostile file.
+# Whatever a decoder may raise on a hostile file.
 _DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
     *(EOFError, AttributeError, AssertionError, RuntimeError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
-    Warning,  # where the application makes errors of them
+    Warning,  # if the application turns warnings into errors
 )
-# Whatever an encoder does when a value does not fit its format.
+# Whatever an encoder may raise if a value does not fit its format.
 _ENCODER_ERRORS = (
     *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
     struct.error,
 )
 _UINT16_MAX = 65535
-# A white of the modes without one, and the largest value that it is taken for.
+# Whites for modes that define none, and the largest value each is chosen for.
 _FLOAT_WHITES = ((1.0, 16.0), (255.0, 1.25 * 255), (65535.0, 1.25 * 65535))
 _INTEGER_WHITES = ((255.0, 255.0), (65535.0, 65535.0))
 _limit_lock = threading.Lock()
@@ -152,17 +151,18 @@ _limit_lock = threading.Lock()
 
 @dataclass(eq=False)
 class Picture:
-    """An image as pixels to render, and the way back to what it was.
+    """An image as pixels to render, convertible back to what it was.
 
-    Make one with :meth:`from_image` or :func:`read_picture`.
+    Create one with :meth:`from_image` or :func:`read_picture`.
     """
 
     pixels: Array
     """(H, W, 3) uint8, uint16 or float32, encoded as sRGB, C-contiguous. Floats are
-    in [0, 1], highlights above it allowed. Not to be changed in place. What alpha 0
-    hides, which can be anything, is the mean of what is seen, lest it rub off."""
+    in [0, 1], highlights above it allowed. Do not change them in place. Pixels with
+    alpha 0, which can hold anything, are set to the mean of the others, so that they do
+    not affect the painting."""
     alpha: Array | None = None
-    """(H, W) straight alpha of the same depth as the image, passed on untouched."""
+    """(H, W) straight alpha of the same depth as the image, passed on unchanged."""
     icc_profile: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
@@ -170,8 +170,8 @@ class Picture:
     """Records of captions, keywords and the like (IPTC-IIM)."""
     dpi: tuple[float, float] | None = None
     suffix: str | None = None
-    """That of the file where it names the format it was read from, otherwise that of
-    the format; None where :func:`write_picture` cannot write it."""
+    """The file's suffix if it names the format that was read, otherwise the format's
+    own; None if :func:`write_picture` cannot write the format."""
     _mode: str = field(default="RGB", repr=False)
     _samples: Array | None = field(default=None, repr=False)
     _space: ColorSpace | None = field(default=None, repr=False)
@@ -184,19 +184,19 @@ class Picture:
 
     @property
     def over_white(self) -> Array:
-        """:attr:`pixels`, the transparent ones laid over white paper."""
+        """:attr:`pixels` composited over white."""
         if self.alpha is None:
             return self.pixels
         return color.over_white(self.pixels, self.alpha)
 
     @classmethod
     def from_image(cls, image: Any) -> Picture:
-        """Take a PIL image, an ndarray or a tensor.
+        """Make a picture from a PIL image, an ndarray or a tensor.
 
         An ndarray is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or a
-        float in [0, 1]; a tensor is (1, 3, H, W), a float in [0, 1]. Floats may lie
-        below 0 and have highlights below 128. A fourth channel is straight alpha. An
-        EXIF orientation is left as it is: what comes out has the same.
+        float in [0, 1]; a tensor is (1, 3, H, W), a float in [0, 1]. Floats may be
+        negative, and have highlights below 128. A fourth channel is straight alpha. An
+        EXIF orientation is not applied; the result has the same one.
 
         Raises ``TypeError`` or ``ValueError`` for another type, shape or range, and
         ``InvalidImageError`` for a PIL image that cannot be decoded.
@@ -213,10 +213,10 @@ class Picture:
         )
 
     def to_image(self, pixels: Array) -> Any:
-        """Return pixels like :attr:`pixels` as what :meth:`from_image` was given.
+        """Return pixels like :attr:`pixels` in the form given to :meth:`from_image`.
 
-        Where they equal :attr:`pixels`, the original samples come back exactly, also
-        through CMYK or a colour profile. An array may be the pixels themselves.
+        Where they equal :attr:`pixels`, the original samples are restored exactly, even
+        with CMYK or a colour profile. A returned array may share memory with `pixels`.
         """
         samples = self._encode(pixels)
         if self._restore is None:
@@ -265,7 +265,7 @@ def _from_pil(image: Image.Image) -> Picture:
         result = _join_pil(samples, alpha, mode)
         if given in ("La", "RGBa", "RGBX"):
             result = result.convert(given)
-        if premultiplied is not None:  # which there is no exact way back to
+        if premultiplied is not None:  # which cannot be computed back exactly
             same = (samples == straight).all(axis=-1)
             result.paste(premultiplied, mask=Image.fromarray(same))
         elif keyed:
@@ -281,7 +281,7 @@ def _from_pil(image: Image.Image) -> Picture:
 
 
 def _sound(info: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return Pillow's info without a colour profile or XMP that is no bytes."""
+    """Return Pillow's info with colour profile and XMP as bytes, or without them."""
     sound = dict(info)
     for name in ("icc_profile", "xmp"):
         value = sound.get(name)
@@ -351,7 +351,7 @@ def _from_tensor(tensor: Any) -> Picture:
 
 
 def check_finite(array: Array) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless there is a number everywhere."""
+    """Raise ``TypeError`` for a masked array, ``ValueError`` for NaN or infinity."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError("an image array must not be masked; fill it first (filled)")
     if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
@@ -381,7 +381,7 @@ def _check_range(array: Array) -> None:
 def _picture(
     samples: Array, alpha: Array | None, mode: str, icc_profile: bytes | None
 ) -> Picture:
-    """Make a picture of samples (H, W, C) in one of Pillow's modes without alpha."""
+    """Make a picture from samples (H, W, C) in one of Pillow's modes without alpha."""
     space, icc_profile = _find_space(samples, mode, icc_profile)
     pixels = np.ascontiguousarray(samples) if space is None else space.to_srgb(samples)
     hidden = _hidden(alpha)
@@ -402,7 +402,7 @@ def _picture(
 
 
 def _hidden(alpha: Array | None) -> NDArray[np.bool_] | None:
-    """Return where a picture is wholly transparent, if it is anywhere."""
+    """Return where a picture is fully transparent, or None if it is nowhere."""
     if alpha is None:
         return None
     hidden: NDArray[np.bool_] = alpha == 0
@@ -412,7 +412,7 @@ def _hidden(alpha: Array | None) -> NDArray[np.bool_] | None:
 def _find_space(
     samples: Array, mode: str, icc_profile: bytes | None
 ) -> tuple[ColorSpace | None, bytes | None]:
-    """Return the colour space (None: sRGB itself) and the profile if it is valid."""
+    """Return the colour space, None for sRGB itself, and the profile if it is valid."""
     if icc_profile and mode in ("L", "RGB", "CMYK") and samples.dtype.kind == "u":
         try:
             space = color.profile_space(icc_profile, mode, samples.dtype)
@@ -470,7 +470,7 @@ def _alpha_from_key(samples: Array, key: Any) -> Array:
 
 
 def _off_key(samples: Array, alpha: Array, key: Any) -> Array:
-    """Return grey that is transparent, as the key is, only where alpha is 0."""
+    """Change grey samples so that they equal the transparent key only at alpha 0."""
     now = _alpha_from_key(samples, key) == 0
     return np.where((now & (alpha > 0))[..., None], samples ^ 1, samples)
 
@@ -498,19 +498,19 @@ def _pil_uint16(samples: Array, mode: str) -> Image.Image:
 
 
 def names_picture(path: str | os.PathLike[str]) -> bool:
-    """Tell whether that is the name of a picture, not of a style.
+    """Return whether a path names a picture, not a style.
 
-    It may be one that has to be exported first.
+    The picture may be one that must be exported first.
     """
     suffix = Path(path).suffix.lower()
     return suffix in PICTURE_SUFFIXES or suffix in EXPORT_FIRST
 
 
 def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
-    """Return the pictures of a folder, perhaps also of those below it, sorted.
+    """Return the pictures in a folder, and with ``below`` in its subfolders, sorted.
 
-    What is hidden is passed over; so is, and that is said, what has to be exported
-    first.
+    Hidden files are skipped, and so are files that must be exported first, with a
+    warning.
     """
     files = [
         path
@@ -526,7 +526,7 @@ def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
             *(folder, unread),
         )
     pictures = {path for path in files if path.suffix.lower() in PICTURE_SUFFIXES}
-    return sorted(  # the PNG beside a PSD is the same, exported
+    return sorted(  # a PNG beside a PSD is its export
         path
         for path in pictures
         if path.suffix.lower() != ".psd" or path.with_suffix(".png") not in pictures
@@ -534,7 +534,7 @@ def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
 
 
 def read_style_image(path: str | os.PathLike[str]) -> Picture:
-    """Do what :func:`read_picture` does, for a picture whose style is taken."""
+    """Read a picture whose style is wanted, as :func:`read_picture` does."""
     try:
         return read_picture(path)
     except ImageTooLargeError as error:
@@ -547,13 +547,13 @@ def read_style_image(path: str | os.PathLike[str]) -> Picture:
 def read_picture(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
 ) -> Picture:
-    """Read an image file, its EXIF orientation applied.
+    """Read an image file and apply its EXIF orientation.
 
-    PNG and TIFF keep 16 bits per channel. Of an animation or a multi-page file the
-    first image is read, of a PSD all layers as one.
+    PNG and TIFF keep 16 bits per channel. From an animation or a multi-page file the
+    first image is read; the layers of a PSD are read as one image.
 
-    Raises ``InvalidImageError`` when there is no readable image of a known raster
-    format, and ``ImageTooLargeError`` when it has more than `max_pixels`.
+    Raises ``InvalidImageError`` if there is no readable image in a known raster
+    format, and ``ImageTooLargeError`` if it has more than `max_pixels`.
     """
     path = Path(path)
     with _open_to_read(path) as file:
@@ -562,15 +562,15 @@ def read_picture(
             raise _too_large(path, image, max_pixels)
         try:
             with _pillow_allowing(image.width * image.height):
-                image.info = _sound(image.info)  # Pillow would stumble over it, too
+                image.info = _sound(image.info)  # or Pillow would fail on it
                 single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
-                # Counting them may take hours.
+                # Counting the frames may take hours.
                 if not single and getattr(image, "is_animated", False):
                     logger.warning(
                         "The image has several frames; the first is painted."
                     )
                 turned = (
-                    isinstance(image, TiffImageFile)  # which Pillow turns itself
+                    isinstance(image, TiffImageFile)  # which Pillow rotates itself
                     and image.tag_v2.get(ExifTags.Base.Orientation) in range(5, 9)
                 )
                 samples, alpha, mode = _decode(file, image, path)
@@ -638,10 +638,10 @@ def _too_large(path: Path, image: Image.Image, max_pixels: int) -> ImageTooLarge
 
 @contextlib.contextmanager
 def _pillow_allowing(pixels: int) -> Iterator[None]:
-    """Let Pillow's decoders go on with an image of that many pixels.
+    """Allow Pillow's decoders to read an image of that many pixels.
 
-    Their limit is the whole process's. Only where it is too low, or may be again once
-    another thread is done, one thread at a time is in here.
+    Pillow's limit is global to the process. If it is too low, or may become so when
+    another thread restores it, only one thread at a time may enter.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None or pixels <= min(limit, MAX_PIXELS):
@@ -658,7 +658,7 @@ def _pillow_allowing(pixels: int) -> Iterator[None]:
 
 
 def _renew_limit_lock() -> None:
-    """Forget the thread that was reading, which a forked process lacks."""
+    """Replace the lock in a forked process, which lacks the thread that held it."""
     global _limit_lock
     _limit_lock = threading.Lock()
 
@@ -670,7 +670,7 @@ if hasattr(os, "register_at_fork"):
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     """Open with the plug-in that recognises the file, as ``Image.open`` does.
 
-    ``Image.open`` itself would refuse a large image before its size can be told.
+    ``Image.open`` itself would refuse a large image before its size is known.
     """
     if path.suffix.lower() in EXPORT_FIRST:
         raise InvalidImageError(
@@ -678,7 +678,7 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
             "TIFF first."
         )
     file.seek(0)
-    prefix = file.read(16).ljust(16, b"\0")  # Pillow stumbles over less
+    prefix = file.read(16).ljust(16, b"\0")  # Pillow fails on fewer bytes
     reason = "not a format that Pillow can read"
     tried: set[str] = set()
     for register in (Image.preinit, Image.init):
@@ -693,8 +693,8 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
                 continue
             file.seek(0)
             try:
-                # A name would let Pillow map the file: of TIFFs that are to be turned
-                # it mixes up the rows.
+                # With a name Pillow would memory-map the file, and mix up the rows of
+                # TIFFs that must be rotated.
                 return factory(file, "")
             except _DECODER_ERRORS as error:
                 if accept is not None:
@@ -708,7 +708,7 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
 def _decode(
     file: BinaryIO, image: ImageFile.ImageFile, path: Path
 ) -> tuple[Array, Array | None, str]:
-    """Return what :func:`_split_pil` does, with all 16 bits of PNG and TIFF."""
+    """Return what :func:`_split_pil` does, but with all 16 bits of PNG and TIFF."""
     if not _has_16_bit_color(image):
         if image.format == "PNG":
             _widen_key(image)
@@ -718,7 +718,7 @@ def _decode(
         if isinstance(image, TiffImageFile):
             samples = _as_stored(samples, image)
         return samples, alpha, mode
-    if image.tile[0][3] == "LA;16B":  # read as it lies in the file, 4 bytes per pixel
+    if image.tile[0][3] == "LA;16B":  # read the raw bytes, 4 per pixel
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
         image.load()
         planes = color.from_image(image).view(">u2").astype(np.uint16)
@@ -736,7 +736,7 @@ def _decode(
 
 
 def _widen_key(image: ImageFile.ImageFile) -> None:
-    """Bring the transparent grey of a PNG of 2 or 4 bits to 8, as pixels are."""
+    """Scale the transparent grey of a 2- or 4-bit PNG to 8 bits, like its pixels."""
     rawmode = image.tile[0][3] if image.tile else ""
     if rawmode in ("L;2", "L;4") and "transparency" in image.info:
         most = 2 ** int(rawmode[2:]) - 1
@@ -744,7 +744,7 @@ def _widen_key(image: ImageFile.ImageFile) -> None:
 
 
 def _check_cmyk(image: TiffImageFile) -> None:
-    """Say so where Pillow reads 16 bits as 8; refuse what it reads as noise."""
+    """Warn if Pillow reads 16 bits as 8; refuse a file that it reads as noise."""
     if 16 not in image.tag_v2.get(258, ()):
         return
     if image.tag_v2.get(284) == 2 and image.tile[0][0] == "raw":
@@ -756,7 +756,7 @@ def _check_cmyk(image: TiffImageFile) -> None:
 
 
 def _as_stored(samples: Array, image: TiffImageFile) -> Array:
-    """Undo what Pillow makes of grey where 0 is white, and of unsigned 32 bits."""
+    """Correct what Pillow misreads: 16-bit grey where 0 is white, unsigned 32 bits."""
     if image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
         return np.bitwise_not(samples)
     unsigned = image.tag_v2.get(339, (1,))[0] == 1
@@ -778,7 +778,7 @@ def _load_bytes(image: ImageFile.ImageFile, which: Literal["high", "low"]) -> Ar
     """Load the high or the low bytes of 16-bit colour as an 8-bit image.
 
     Pillow has no mode for all 16 bits and keeps the high bytes. But its unpackers
-    come in both byte orders, and the wrong one keeps the low bytes.
+    exist for both byte orders, and the wrong one keeps the low bytes.
     """
     in_file = "B"
     if isinstance(image, TiffImageFile):
@@ -820,7 +820,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(planes: Array, orientation: int) -> Array:
-    """Undo an EXIF orientation, 1 to 8, of an array (H, W, ...)."""
+    """Apply an EXIF orientation, 1 to 8, to an array (H, W, ...)."""
     if orientation >= 5:
         planes = planes.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -847,8 +847,10 @@ def _read_metadata(image: ImageFile.ImageFile) -> dict[str, Any]:
 
 
 def _read_iptc(image: ImageFile.ImageFile) -> bytes:
-    """Return the IPTC records of a JPEG or TIFF, but for empty ones and those of 32 kB
-    and more."""
+    """Return the IPTC records of a JPEG or TIFF.
+
+    Empty records and those of 32 kB or more are left out.
+    """
     try:
         records = IptcImagePlugin.getiptcinfo(image) or {}
     except _DECODER_ERRORS as error:
@@ -907,13 +909,13 @@ def _read_exif(image: Image.Image) -> bytes | None:
 
 
 def _exif_of(data: bytes) -> Image.Exif:
-    """Return EXIF of which :meth:`~PIL.Image.Exif.tobytes` loses nothing."""
+    """Return EXIF that :meth:`~PIL.Image.Exif.tobytes` writes without loss."""
     exif = Image.Exif()
     exif.load(data)
     if ExifTags.IFD.Exif in exif:
         details = exif.get_ifd(ExifTags.IFD.Exif)
         if ExifTags.IFD.Interop in details:
-            other = Image.Exif()  # if asked of the same, it would be written twice
+            other = Image.Exif()  # read from `exif`, it would be written twice
             other.load(data)
             details[ExifTags.IFD.Interop] = other.get_ifd(ExifTags.IFD.Interop)
     _keep_bytes(exif)
@@ -921,7 +923,7 @@ def _exif_of(data: bytes) -> Image.Exif:
 
 
 def _keep_bytes(exif: Image.Exif) -> None:
-    """Let text be the bytes that it was: Pillow would write all but ASCII as "?"."""
+    """Turn non-ASCII text back into bytes, as Pillow would write it as "?"."""
     there = [i for i in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) if i in exif]
     for part in (exif, *map(exif.get_ifd, there)):
         for tag, value in part.items():
@@ -939,11 +941,11 @@ def read_to_paint(
     overwrite: bool,
     max_pixels: int | None,
 ) -> Picture:
-    """Read the image file ``src``, sure that its result can be written to ``dst``.
+    """Read the image file ``src`` and check that its result can be written to ``dst``.
 
-    ``max_pixels=None`` is the limit of :func:`read_picture`. Raises what that and
-    :func:`check_destination` do, ``FileExistsError`` for a ``dst`` that is there
-    already, unless ``overwrite``, and ``OSError`` for a format that holds no such size.
+    ``max_pixels=None`` means the default of :func:`read_picture`. Raises what that and
+    :func:`check_destination` raise, ``FileExistsError`` if ``dst`` already exists,
+    unless ``overwrite``, and ``OSError`` if the image is too large for the format.
     """
     check_free(dst, overwrite=overwrite)
     check_destination(dst)
@@ -954,10 +956,10 @@ def read_to_paint(
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
-    """Raise what :func:`write_picture` would, before there is anything to write.
+    """Check early that :func:`write_picture` can write to ``path``.
 
-    ``ValueError`` for a suffix that is no known image format, ``OSError`` with a
-    sentence for a user when the file cannot be written there.
+    Raises ``ValueError`` for a suffix of no known image format, and ``OSError``, with a
+    sentence for a user, if the file cannot be written.
     """
     path = Path(path)
     form = _format_of(path)
@@ -1000,16 +1002,16 @@ def write_picture(
     provenance: Mapping[str, Any],
     overwrite: bool = True,
 ) -> None:
-    """Write the pixels as `picture`'s file, in the format that the suffix names.
+    """Write the pixels to a file, in the format that its suffix names.
 
     Mode, bit depth, colour profile, EXIF, XMP, IPTC, resolution and alpha are those of
-    `picture` as far as the format has them: JPEG and WebP have 8 bits, alpha is laid
-    over white where there is none, IPTC is in JPEG and TIFF. `provenance` is written
-    with styleplug's version as ``styleplug 0.1.0 {"style": …}`` into the EXIF tag
-    Software, in PNG into the text chunk Software.
+    `picture` as far as the format supports them: JPEG and WebP have 8 bits, formats
+    without alpha get the image over white, and only JPEG and TIFF have IPTC.
+    `provenance` is written with styleplug's version as ``styleplug 0.1.0 {"style": …}``
+    to the EXIF tag Software and, in PNG, to the text chunk Software.
 
-    The file appears complete or not at all. Raises as :func:`check_destination`, and
-    ``FileExistsError`` for a file that is there by then, unless `overwrite`.
+    The file appears complete or not at all. Raises what :func:`check_destination`
+    raises, and ``FileExistsError`` if the file exists by then, unless `overwrite`.
     """
     path = Path(path)
     check_destination(path)
@@ -1100,21 +1102,21 @@ def _samples_for(
             samples, alpha = color.over_white(samples, alpha), None
         elif form is _GIF:
             samples, alpha = _hard_edged(samples, alpha)
-            mode = "RGB"  # Pillow writes grey without alpha
+            mode = "RGB"  # Pillow writes grey without its alpha
     return samples, alpha, mode, icc_profile
 
 
 def _stays_grey(picture: Picture, form: _Format) -> bool:
-    """Tell whether a grey picture is written as grey, and not as RGB."""
-    if form in (_WEBP, _AVIF):  # grey without alpha is there in AVIF from Pillow 12.3
+    """Return whether a grey picture is written as grey, not as RGB."""
+    if form in (_WEBP, _AVIF):  # AVIF has grey without alpha from Pillow 12.3
         return False
-    # Pillow reads no 16-bit grey with alpha.
+    # Pillow cannot read 16-bit grey with alpha.
     deep = picture.alpha is not None and picture.alpha.dtype != np.uint8
     return not (form is _TIFF and deep)
 
 
 def _hard_edged(samples: Array, alpha: Array) -> tuple[Array, Array]:
-    """Return RGB and alpha for a format in which a pixel is there or is not."""
+    """Return RGB and alpha for a format whose pixels are opaque or transparent."""
     if not np.isin(alpha, (0, 255)).all():
         _note_once("GIF has no soft edges: they are laid over white.")
     samples = np.repeat(color.over_white(samples, alpha), 3 // samples.shape[2], axis=2)
@@ -1150,7 +1152,7 @@ def _write_pil(
 
 
 def _iptc_segment(iptc: bytes) -> bytes:
-    """Return the JPEG segment APP13 with an image resource of Photoshop's."""
+    """Return the JPEG segment APP13 with the IPTC data as a Photoshop resource."""
     resource = b"8BIM" + struct.pack(">HxxI", 0x0404, len(iptc)) + iptc
     data = b"Photoshop 3.0\0" + resource + bytes(len(iptc) % 2)
     if len(data) > 65533:
@@ -1162,7 +1164,7 @@ def _iptc_segment(iptc: bytes) -> bytes:
 def _write_png(
     file: BinaryIO, samples: Array, alpha: Array | None, metadata: _Metadata
 ) -> None:
-    """Write a PNG (ISO 15948); Pillow has no 16-bit RGB to write."""
+    """Write a PNG (ISO 15948); Pillow cannot write 16-bit RGB."""
 
     def chunk(name: bytes, data: bytes) -> None:
         file.write(struct.pack(">I", len(data)) + name + data)
@@ -1228,7 +1230,7 @@ def _write_tiff(
     mode: str,
     metadata: _Metadata,
 ) -> None:
-    """Write an uncompressed TIFF 6.0; Pillow has no 16-bit RGB to write."""
+    """Write an uncompressed TIFF 6.0; Pillow cannot write 16-bit RGB."""
     if alpha is not None and samples.shape[2] == 1 and samples.dtype != np.uint8:
         samples, mode = np.repeat(samples, 3, axis=2), "RGB"  # see _stays_grey
     directory = ImageFileDirectory_v2(prefix=b"II")
@@ -1284,20 +1286,21 @@ def _tiff_tags(
 # Masks
 
 _ROUNDING = 1e-3
-"""How far a float mask may be outside of [0, 1]: one that was blurred is by less."""
+"""How far a float mask may be outside [0, 1]; one that was blurred is by less."""
 
 
 def load_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return a mask as float32 (H, W) in [0, 1], resized to `size` = (H, W).
 
     `mask` is a path, a PIL image, an ndarray (H, W) or (H, W, C), or a tensor (H, W),
-    (1, H, W) or (1, 1, H, W): bool, uint8, uint16 or a float in [0, 1]; or a tensor of
-    floats (1, 3, H, W). Integers count from 0 to the largest of their type; among only
-    0 and 1, 1 is white. Colours count as their grey, transparent is 0. A file may have
-    as many pixels as the image.
+    (1, H, W) or (1, 1, H, W), of bool, uint8, uint16 or floats in [0, 1]; or a float
+    tensor (1, 3, H, W). Integers are divided by the largest value of their type, but if
+    all are 0 or 1, 1 is white. Colours are converted to grey, and transparent pixels
+    are 0. A file may have as many pixels as the image.
 
-    Raises ``InvalidImageError`` for a file that is no image, ``ImageTooLargeError``,
-    and ``ValueError`` or ``TypeError`` for another range, shape or type.
+    Raises ``InvalidImageError`` for a file that is not an image, ``ImageTooLargeError``
+    for one that is too large, and ``ValueError`` or ``TypeError`` for another range,
+    shape or type.
     """
     if isinstance(mask, (str, os.PathLike)):
         try:
