@@ -1,4 +1,4 @@
-"""What a style's Hub repository says about it: the card's text and ``config.json``."""
+"""The text files of a style's Hub repository: model card and ``config.json``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FIGURES = (
     "the outer 8 pixels as a multiple of that inside."
 )
 _ONLY_WITH_ANY = ("any_share", "identity_share", "identity_weight")
-"""Settings of a training that count only where it was one of a predictor, too."""
+"""Training settings that matter only if a predictor was trained too."""
 
 TAGS = ("style-transfer", "neural-style-transfer", "safetensors", "art")
 
 
 def config(info: StyleInfo, sha256: str) -> str:
-    """Return ``config.json``: the file's header, its hash and what it takes and gives.
+    """Return ``config.json``: the style's header, file hash and image format.
 
     The Hub counts downloads by requests for this file.
     """
@@ -40,7 +40,7 @@ def config(info: StyleInfo, sha256: str) -> str:
 
 
 def headline(info: StyleInfo) -> str:
-    """Return "*Title* by Artist, year", as far as the header tells them."""
+    """Return "Title by Artist, year", without parts that the header lacks."""
     text = info.title or info.name
     if info.artist:
         text += f" by {info.artist}"
@@ -50,7 +50,7 @@ def headline(info: StyleInfo) -> str:
 def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     """Return the card's text below its front matter, in Markdown.
 
-    ``samples`` are picture files of the repository.
+    ``samples`` are the names of picture files in the repository.
     """
     paragraphs = [f"# {headline(info)}"]
     if info.description:

@@ -1,6 +1,6 @@
-"""Old checkpoints of other projects made into style files.
+"""Conversion of old checkpoints of other projects to style files.
 
-The only place where a pickle is read, with ``weights_only=True``: nothing in it is
+Only this module reads pickles, with ``weights_only=True``, so nothing in them is
 executed. The architecture is recognised by the names of the tensors.
 """
 
@@ -31,8 +31,8 @@ from .weights import save_style
 logger = logging.getLogger(__name__)
 
 _STALE = re.compile(r"(.*\.)?(running_mean|running_var)")
-"""What instance norms of PyTorch 0.3 kept and never used; what counts has
-``num_batches_tracked`` beside it."""
+"""Statistics that instance norms of PyTorch 0.3 stored but never used; those in use
+come with ``num_batches_tracked``."""
 _STYLE_IMAGE_SIZE = 512
 
 
@@ -51,22 +51,22 @@ def convert(
     tanh: bool = False,
     overwrite: bool = False,
 ) -> StyleInfo:
-    """Write the checkpoint ``old_path`` as the style file ``new_path``.
+    """Convert the checkpoint ``old_path`` to the style file ``new_path``.
 
-    Known are pytorch/examples ``fast_neural_style``, with or without running
-    statistics, and the networks of rrmina/fast-neural-style-pytorch without dense
-    blocks, both of up to 64 channels at full and 128 at half size, and MSG-Net, which
-    needs the ``style_image`` it is to paint like. ``tanh`` says that a checkpoint is of
-    rrmina's TransformerNetworkTanh, which has the tensors of TransformerNetwork. The
-    weights stay in float32. ``license`` is the licence of the weights, ``artwork`` says
-    who has the rights in the artwork; ``base_size`` is the side in pixels of the
-    pictures whose strokes look right. An existing file is replaced only with
+    Supported are pytorch/examples ``fast_neural_style``, with or without running
+    statistics, the networks of rrmina/fast-neural-style-pytorch without dense blocks
+    (both with up to 64 channels at full size and 128 at half size), and MSG-Net, which
+    needs the ``style_image`` to paint like. ``tanh`` declares a checkpoint to be
+    rrmina's TransformerNetworkTanh, which has the same tensors as TransformerNetwork.
+    The weights stay in float32. ``license`` is the licence of the weights, ``artwork``
+    states the rights in the artwork, and ``base_size`` is the side, in pixels, of a
+    picture in which the strokes look right. An existing file is replaced only with
     ``overwrite``.
 
-    Raises :class:`~styleplug.errors.InvalidStyleError` when the checkpoint is damaged,
-    of another kind, or holds more than weights, ``ValueError`` for another suffix than
-    ``.safetensors``, a text or a base size that no style has or ``tanh`` of
-    another network, and ``OSError``.
+    Raises :class:`~styleplug.errors.InvalidStyleError` if the checkpoint is damaged, is
+    of another kind, or holds more than weights, ``ValueError`` for a suffix other than
+    ``.safetensors``, a text or base size that no style has, or ``tanh`` with another
+    network, and ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
     for value, parameter in ((license, "license"), (artwork, "artwork")):
@@ -76,7 +76,7 @@ def convert(
     check_free(new_path, overwrite=overwrite)
     tensors = _read(old_path)
     try:
-        with torch.device("meta"):  # no memory for sizes that the file only claims
+        with torch.device("meta"):  # allocates nothing for sizes that the file claims
             recipe = _recognise(tensors, tanh)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unlike(old_path, error) from error
@@ -141,14 +141,14 @@ def _name(path: Path) -> str:
 
 
 class Tensors(dict[str, Tensor]):
-    """The tensors of a checkpoint by name, in their order, and which were read."""
+    """The tensors of a checkpoint by name, in file order, and which were read."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Tensor:
-        """Return a tensor in float32; ``KeyError`` if it cannot hold weights."""
+        """Return a tensor in float32; raise ``KeyError`` if it cannot hold weights."""
         tensor = super().__getitem__(key)
         if not _is_plain(tensor):
             raise KeyError(key)
@@ -169,9 +169,9 @@ def _read(path: Path) -> Tensors:
             content: Any = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols
+                warnings.simplefilter("ignore")  # about pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything, also OSError
+    except Exception as error:  # a damaged file can raise anything, even OSError
         raise InvalidStyleError(
             f"{path} is damaged or holds more than weights, and nothing in it is "
             "executed; if you trust it, load it and save only its state_dict."
@@ -191,7 +191,7 @@ def _read(path: Path) -> Tensors:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Whether it is dense and of real numbers, all of them in the file."""
+    """Return whether a tensor is dense, floating-point and wholly in the file."""
     return (
         not value.is_nested
         and value.layout is torch.strided
@@ -202,19 +202,19 @@ def _is_plain(value: Tensor) -> bool:
 
 
 class _Recipe(NamedTuple):
-    """An empty network, and how it is filled from the checkpoint."""
+    """An empty network and the functions that fill it from the checkpoint."""
 
     network: ForeignNetwork
     take: Callable[[str], Tensor]
-    """From the name of a tensor in the network to its value."""
+    """Maps the name of a tensor in the network to its value."""
     vector: Callable[[], Tensor]
-    """The style vector, of MSG-Net the matrix that makes one of a style image."""
+    """Returns the style vector, or MSG-Net's matrix to compute it from an image."""
 
 
 def _norms(
     network: JohnsonNetwork, tensors: Tensors, names: Mapping[str, str]
 ) -> Callable[[], Tensor]:
-    """Return what collects scales and shifts of the instance norms ``names``."""
+    """Return a function that collects the scales and shifts of the norms ``names``."""
 
     def take(name: str, size: int) -> Tensor:
         if tensors[name].shape != (size,):
@@ -266,11 +266,11 @@ def _fast_neural_style(tensors: Tensors) -> _Recipe:
 
 
 def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
-    """rrmina/fast-neural-style-pytorch: BGR, as OpenCV reads.
+    """Recognise a network of rrmina/fast-neural-style-pytorch, in OpenCV's BGR.
 
-    Of TransformerNetwork alone there is a version that ends in ``150 * tanh``; its
-    tensors do not tell. Pre-activated blocks are told by the size of their norms, and
-    in TransformerNetworkV2, where these are all the same, by the order of the tensors.
+    Only TransformerNetwork has a variant that ends in ``150 * tanh``, with the same
+    tensors. Pre-activated blocks are recognised by the sizes of their norms or, in
+    TransformerNetworkV2, where all sizes are equal, by the order of the tensors.
     """
     layers = {"enter": "ConvBlock.0", "down2": "ConvBlock.2", "down4": "ConvBlock.4"}
     layers |= {"up2": "DeconvBlock.0", "up1": "DeconvBlock.2", "leave": "DeconvBlock.4"}
@@ -288,7 +288,7 @@ def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
     outputs, inputs = tensors[conv].shape[:2]
     if outputs != inputs:
         preactivated = len(tensors[norm]) == inputs
-    elif keys == sorted(keys):  # as safetensors has them
+    elif keys == sorted(keys):  # as safetensors stores them
         raise InvalidStyleError(
             "The order of the tensors, which tells TransformerNetworkV2 from its "
             "predecessor, is lost in this file; convert the .pth that it was made of."
@@ -328,7 +328,7 @@ _ENCODER = ("enter", "down2", "down4")
 def _msg_net(tensors: Tensors) -> _Recipe:
     for key in [*tensors]:
         if key.startswith("model.0.") or key == "model.1.weight":
-            del tensors[key]  # they are model1 and ins once more
+            del tensors[key]  # duplicates of model1 and ins
     width = tensors["ins.weight"].shape[-1] // 4
     blocks = _count(tensors, r"model\.(\d+)\.conv_block\.") - 2
     layers = {"enter": "model1.0.conv2d", "leave": f"model.{blocks + 6}.conv2d"}
@@ -353,9 +353,9 @@ def _msg_net(tensors: Tensors) -> _Recipe:
 def _in_our_range(
     layer: str, kind: str, tensor: Tensor, *, bgr: bool, scale: float = 255
 ) -> Tensor:
-    """Return a tensor of a network in 0 to 255 for one in [0, 1], and RGB for BGR.
+    """Convert a tensor from a network in 0 to 255 to [0, 1], and from BGR to RGB.
 
-    ``scale`` is by how much the last convolution is divided.
+    The last convolution is divided by ``scale``.
     """
     if layer == "enter" and kind == "weight":
         tensor = tensor * 255
@@ -367,9 +367,9 @@ def _in_our_range(
 
 
 def _style_image(path: str | os.PathLike[str]) -> Tensor:
-    """Return the style image as MSG-Net saw it, (1, 3, 512, 512) in [0, 1].
+    """Return the style image as MSG-Net expects it, (1, 3, 512, 512) in [0, 1].
 
-    What is transparent becomes white paper.
+    Transparent parts are laid over white.
     """
     pixels = color.change_depth(read_style_image(path).over_white, np.float32)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]

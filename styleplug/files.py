@@ -1,5 +1,8 @@
-"""Files that appear whole or not at all, and replace others only when told to; an end
-of the process that leaves none half-written; and the words that names are made of."""
+"""Safe writing of files, orderly termination, and the words that make up names.
+
+A file appears complete or not at all, even if the process is stopped, and replaces
+another one only on request.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,23 @@ from typing import BinaryIO
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise ``FileExistsError`` for what is there and is not to be overwritten."""
+    """Raise ``FileExistsError`` if ``path`` exists, unless it may be overwritten."""
     if os.path.exists(path) and not overwrite:
         raise already_exists(path)
 
 
 def already_exists(path: str | os.PathLike[str]) -> FileExistsError:
-    """Return the error of a file that is not to be replaced."""
+    """Return the error for a file that may not be replaced."""
     return FileExistsError(
         f"{path} already exists; allow overwriting (--overwrite), or write elsewhere."
     )
 
 
 def check_writable(path: Path) -> None:
-    """Raise ``OSError``, with a sentence for a user, unless a file can be written there
-    or replaced."""
+    """Raise ``OSError`` unless a file can be written or replaced at ``path``.
+
+    Its message is a sentence for a user.
+    """
     target = Path(os.path.realpath(path))
     folder = target.parent
     if not folder.is_dir():
@@ -45,7 +50,7 @@ def check_writable(path: Path) -> None:
             f"{path} is write-protected; allow changes to it, or name another file."
         )
     part = _part_of(target)
-    try:  # for a folder os.access is not to be relied on, least of all on Windows
+    try:  # os.access is unreliable for folders, above all on Windows
         try:
             part.touch(exist_ok=False)
         finally:
@@ -57,15 +62,15 @@ def check_writable(path: Path) -> None:
 
 
 def _part_of(target: Path) -> Path:
-    """Return a new name beside ``target`` for what is not yet whole."""
+    """Return a new name beside ``target`` for the incomplete file."""
     return target.with_name(f".styleplug-{os.urandom(8).hex()}.part")
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Give a file to write that takes the place of ``path`` when all went well.
+    """Yield a file to write; it replaces ``path`` at the end if nothing failed.
 
-    Raises ``OSError`` that names ``path``; ``FileExistsError`` for a file that is there
+    Raises ``OSError`` that names ``path``, and ``FileExistsError`` if ``path`` exists
     by then, unless ``overwrite``.
     """
     target = Path(os.path.realpath(path))
@@ -81,7 +86,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
         part.replace(target)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            part.chmod(0o600)  # Windows removes nothing that is read-only
+            part.chmod(0o600)  # Windows does not delete read-only files
             part.unlink()
         if (
             isinstance(error, OSError)
@@ -93,12 +98,12 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
 
 
 def _take_free_place(part: Path, target: Path) -> None:
-    """Rename ``part`` to ``target``, unless there is one already."""
+    """Rename ``part`` to ``target``; raise ``FileExistsError`` if that exists."""
     try:
         os.link(part, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links, where it is empty for a moment
+    except OSError:  # no hard links here, so the target is empty for a moment
         target.touch(exist_ok=False)
         try:
             part.replace(target)
@@ -106,15 +111,15 @@ def _take_free_place(part: Path, target: Path) -> None:
             target.unlink(missing_ok=True)
             raise
     else:
-        with contextlib.suppress(OSError):  # what was to be written is there
+        with contextlib.suppress(OSError):  # the target is already complete
             part.unlink()
 
 
 def end_in_order() -> None:
     """Let SIGTERM and SIGHUP end this process as Ctrl-C does.
 
-    Nothing happens where they are heeded otherwise or ignored, as by ``nohup``, nor
-    beside the main thread.
+    A signal that has another handler or is ignored, as under ``nohup``, is left alone.
+    Outside the main thread nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -125,14 +130,14 @@ def end_in_order() -> None:
 
 
 def composed(name: str) -> str:
-    """Return a file name as most write it; some Macs take accents off the letters."""
+    """Return a file name with composed accents; some Macs store them separately."""
     return unicodedata.normalize("NFC", name)
 
 
 def words(text: str, *, also: str = "") -> list[str]:
-    """Return the runs of letters and digits in a text, with the marks on them.
+    """Return the runs of letters and digits in a text, with their combining marks.
 
-    Characters of ``also`` count as letters.
+    Characters in ``also`` count as letters.
     """
     kept = " "
     for c in composed(text):

@@ -1,8 +1,8 @@
 """Networks of other projects, rendered by the same engine as our own.
 
-Made from their checkpoints by :mod:`styleplug.convert`, which folds their conventions
-(RGB or BGR, 0 to 255) into the first and the last convolution. Here all map RGB in
-[0, 1] to RGB in [0, 1], and strength is a blend with the content.
+:mod:`styleplug.convert` creates them from checkpoints and folds the projects'
+conventions (RGB or BGR, 0 to 255) into the first and last convolutions. Here all
+networks map RGB in [0, 1] to RGB in [0, 1], and strength blends with the content.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from .networks import (
 
 _WIDTHS = range(1, 513)
 _FULL, _HALF = range(1, 65), range(1, 129)
-"""Of what is computed at full size; what comes from half of it is enlarged first."""
+"""Channels at full size, and at half size, whose features are enlarged to full size."""
 _BLOCKS = range(33)
 _CONVOLUTIONS = range(1, 4)
-"""Of a block."""
+"""Convolutions in a block."""
 _KERNELS = range(1, 10, 2)
 _AT_4 = "block", "inspire", "up2", "down4"
-"""How names of layers begin that work at a quarter of the size."""
+"""Prefixes of the names of layers that work at a quarter of the size."""
 
 Convolution = tuple[int, int, int]
 """Output channels, input channels and kernel size."""
 
 
 class ForeignNetwork(StyleNetwork):
-    """What networks of other projects have in common.
+    """Base class for networks of other projects.
 
-    Convolutions are padded by reflection, normalisations are instance norms. ``paint``
-    of a subclass runs its layers through a :class:`_Pass`.
+    Convolutions use reflection padding, and normalisations are instance norms. A
+    subclass implements ``paint``, which runs its layers through a :class:`_Pass`.
     """
 
     STRIDE = 4
@@ -70,7 +70,7 @@ class ForeignNetwork(StyleNetwork):
 
     @property
     def receptive_field(self) -> int:
-        """An upper bound: half of every kernel at its scale, and the grid's slack."""
+        """Upper bound: half of every kernel at its scale, plus slack for the grid."""
         reach = 4 * self.STRIDE
         for name, kernel in self.weights.items():
             if name.endswith("_weight"):
@@ -81,7 +81,7 @@ class ForeignNetwork(StyleNetwork):
         return reach
 
     def bytes_per_pixel(self, dtype: torch.dtype) -> int:
-        """Where most channels are at full size there are two copies of them."""
+        """Return at least the memory of two copies of the widest full-size features."""
         channels = max(
             max(kernel.shape[:2])
             for name, kernel in self.weights.items()
@@ -120,11 +120,11 @@ class ForeignNetwork(StyleNetwork):
         return _FrozenForeign(self, vector, statistics, dtype)
 
     def affine(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return what the vector (B, K) holds, by name of the layer."""
+        """Return the parts of the vector (B, K) by name."""
         raise NotImplementedError
 
     def paint(self, run: _Pass, x: Tensor) -> Tensor:
-        """Return the picture (B, 3, H, W), not clipped, of content ``x``."""
+        """Return the painting (B, 3, H, W) of content ``x``, not clipped."""
         raise NotImplementedError
 
 
@@ -174,7 +174,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 class _FrozenForeign(FrozenNetwork):
-    """A foreign network with fixed statistics; gives logits as its base does."""
+    """A foreign network with fixed statistics; returns logits like its base class."""
 
     def __init__(
         self,
@@ -196,13 +196,13 @@ class _FrozenForeign(FrozenNetwork):
 
 
 class JohnsonNetwork(ForeignNetwork):
-    """The network of Johnson, Alahi & Fei-Fei 2016 (arXiv 1603.08155) in its variants.
+    """The network of Johnson, Alahi & Fei-Fei 2016 (arXiv 1603.08155) and its variants.
 
-    ``widths`` are the channels at 1, 1/2 and 1/4. ``blocks`` residual blocks have
-    convolutions of the sizes ``kernels``, with ``bottleneck`` channels between them;
-    their norms come first when they are ``preactivated``. Upsampling doubles the
-    nearest pixel, or is ``transposed`` convolution. ``tanh`` limits the output to
-    +-150 of 255, as those who trained so have it.
+    ``widths`` are the channels at full, 1/2 and 1/4 size. Each of the ``blocks``
+    residual blocks has convolutions with the kernel sizes ``kernels`` and
+    ``bottleneck`` channels between them; if ``preactivated``, the norms come first.
+    Upsampling is nearest-neighbour, or ``transposed`` convolution. ``tanh`` limits the
+    output to +-150 of 255, for networks trained that way.
 
     The vector holds the scales and shifts of the instance norms.
     """
@@ -306,11 +306,11 @@ class JohnsonNetwork(ForeignNetwork):
 
 
 class MsgNetwork(ForeignNetwork):
-    """MSG-Net (Zhang & Dana 2017, arXiv 1703.06953) aimed at one style image.
+    """MSG-Net (Zhang & Dana 2017, arXiv 1703.06953) for one style image.
 
-    ``width`` is a quarter of the channels at 1/4, ``blocks`` the bottlenecks there.
-    The vector is the matrix by which the features of the content are multiplied, so
-    styles of one checkpoint can be blended.
+    ``width`` is a quarter of the channels at 1/4 size, ``blocks`` the number of
+    bottlenecks there. The vector is the matrix that multiplies the content's features,
+    so styles of one checkpoint can be blended.
     """
 
     NAME = "msg-net"
@@ -362,7 +362,7 @@ class MsgNetwork(ForeignNetwork):
     def aim(self, style_image: Tensor, weight: Tensor) -> Tensor:
         """Return the vector (K,) for a style image (1, 3, H, W) in [0, 1].
 
-        ``weight`` is the checkpoint's matrix by which the Gram matrix is multiplied.
+        ``weight`` is the checkpoint's matrix that multiplies the Gram matrix.
         """
 
         def measure(_: str, x: Tensor) -> NormStatistics:
@@ -385,7 +385,7 @@ class MsgNetwork(ForeignNetwork):
 
 
 def _check(allowed: range, *sizes: Any) -> None:
-    """Refuse sizes that no checkpoint has, before memory or time is spent on them."""
+    """Refuse sizes that no checkpoint has, before they cost memory or time."""
     for size in sizes:
         if not isinstance(size, int) or size not in allowed:
             raise ValueError(f"{size!r} is not the size of a network")

@@ -1,12 +1,11 @@
 """Where style files come from: the wheel, a path, or the Hugging Face Hub.
 
-The only module that imports huggingface_hub, and only where a function needs it, so
-that bundled styles and files start as fast without it.
+Only this module imports huggingface_hub, and only inside the functions that need it,
+so that bundled styles and files load without that cost.
 
-What comes from the Hub is treated as a stranger's: one file name is ever asked for,
-its size is known and limited before its bytes are downloaded, its hash is checked
-before it is used (and, where the cache can hold links, every time), and no pickle is
-read.
+Files from the Hub are not trusted: only one file name is ever requested, its size is
+checked before the download and its hash before it is used (every time if the cache
+supports links), and no pickle is read.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 FILENAME = "model.safetensors"
 MAX_STYLE_BYTES = 64 * 2**20
-"""A larger file is refused before its download; the bundled styles need 2 MB."""
+"""Larger files are refused before the download; the bundled styles need 2 MB."""
 
 LOSS_NETWORK = "timm/vgg19.tv_in1k"
 
@@ -66,13 +65,13 @@ def locate(
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | None = None,
 ) -> Path:
-    """Return the file of a style, downloaded if it comes from the Hub.
+    """Return the file of a style, downloading it from the Hub if needed.
 
-    ``style`` is, tried in this order, a path, a Hub repository
-    ``owner/repo[@revision]`` (see :func:`pull`), or the name of a bundled style. Text
-    is a path if it ends in ``.safetensors``, or names a folder and a file that is
-    there, as ``./wave`` does. Raises :class:`StyleNotFoundError` when there is none,
-    and what :func:`pull` raises.
+    ``style`` is a path, a Hub repository ``owner/repo[@revision]`` (see :func:`pull`)
+    or the name of a bundled style, tried in this order. A string is a path if it ends
+    in ``.safetensors``, or if it has a folder part and the file exists, as in
+    ``./wave``. Raises :class:`StyleNotFoundError` if there is no such style, and
+    whatever :func:`pull` raises.
     """
     name = os.fspath(style)
     if not isinstance(name, str):
@@ -108,16 +107,16 @@ def pull(
 ) -> Path:
     """Return the file of the Hub style ``owner/repo[@revision]`` in the local cache.
 
-    ``revision`` is a branch, a tag or a commit; without it ``main`` is meant. A
-    cached style of a full commit hash costs no HTTP request; any other is looked up,
-    and used as cached, with a warning, when the Hub cannot be reached or refuses.
-    ``token`` opens private repositories; without it the one saved by ``hf auth login``
-    or in ``HF_TOKEN`` is used, ``False`` sends none. ``HF_ENDPOINT`` and
-    ``HF_HUB_OFFLINE`` are obeyed.
+    ``revision`` is a branch, a tag or a commit; the default is ``main``. A cached
+    style with a full commit hash needs no HTTP request. Any other revision is looked
+    up on the Hub; if the Hub cannot be reached or refuses, the cached file is used,
+    with a warning. ``token`` gives access to private repositories: by default it is
+    the one saved by ``hf auth login`` or set in ``HF_TOKEN``; ``False`` sends none.
+    ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are respected.
 
-    Raises :class:`StyleNotFoundError` for a repository or revision that is not there,
-    :class:`InvalidStyleError` for one that holds no style, and
-    :class:`DownloadError` for everything that goes wrong on the way.
+    Raises :class:`StyleNotFoundError` for a repository or revision that does not
+    exist, :class:`InvalidStyleError` for one that holds no style, and
+    :class:`DownloadError` if the download fails for any other reason.
     """
     name, revision = _parse(repo_id)
     path = _download(name, revision, cache_dir, token)
@@ -126,9 +125,9 @@ def pull(
 
 
 def style_info(path: Path) -> StyleInfo:
-    """Return :func:`.style.read_info`, with repository and commit if cached from one.
+    """Return :func:`.style.read_info`, with repository and commit of a cached file.
 
-    A file in a Hub cache lies at ``models--owner--repo/snapshots/<commit>/``.
+    A file in the Hub cache lies in ``models--owner--repo/snapshots/<commit>/``.
     """
     info = read_info(path)
     folders = path.absolute().parts[-4:-1]
@@ -149,11 +148,11 @@ class CachedStyle:
     size: int
     """Bytes on disk."""
     refs: tuple[str, ...]
-    """Branches and tags that stand for this commit; none if only pinned."""
+    """Branches and tags that point to this commit; empty if it is only pinned."""
 
 
 def cache_info(*, cache_dir: str | os.PathLike[str] | None = None) -> list[CachedStyle]:
-    """Return what the Hub cache holds, by repository. Makes no HTTP request."""
+    """Return the styles in the Hub cache by repository, without an HTTP request."""
     styles = []
     for path in _cache(cache_dir).glob(f"models--*--*/snapshots/*/{FILENAME}"):
         try:
@@ -193,8 +192,8 @@ def list_hub_styles(
 ) -> list[HubStyle]:
     """Return the styles on the Hub, those with the most downloads first.
 
-    ``search`` is looked for in the repository's name, ``license`` is an SPDX
-    identifier. Raises :class:`DownloadError`.
+    ``search`` is part of a repository's name, ``license`` is an SPDX identifier.
+    Raises :class:`DownloadError`.
     """
     wanted = ["styleplug"]
     known = _hub_license(license) if license else None
@@ -232,7 +231,7 @@ class Publication:
     repo_id: str
     url: str
     files: Mapping[str, bytes]
-    """Content by name in the repository."""
+    """Contents of the files, by their names in the repository."""
     revision: str | None
     """The new commit; ``None`` after a dry run."""
 
@@ -251,17 +250,17 @@ def publish(
     """Upload a style file to the Hub repository ``owner/name``, created if needed.
 
     Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
-    the pictures ``samples``, in one commit. ``license`` of the weights and ``artwork``,
-    the rights in the artwork, stand in for those that the file names, or are missing in
-    it; the file itself stays as it is. Samples are written anew, without what tells
-    where and when a photograph was taken: its EXIF, XMP, IPTC and comments are left
-    out, the colour profile stays. ``dry_run`` makes no HTTP request.
+    the pictures ``samples`` in one commit. ``license`` (of the weights) and ``artwork``
+    (the rights in the artwork) override or complete what the file says; the local
+    file is not changed. Samples are re-encoded without EXIF, XMP, IPTC and comments,
+    which can reveal where and when a photograph was taken; the colour profile is kept.
+    ``dry_run`` makes no HTTP request.
 
-    Raises :class:`InvalidStyleError` for a style that is damaged, too large to be
-    pulled, holds weights that are not finite, or does not name its licence and the
+    Raises :class:`InvalidStyleError` for a style that is damaged, is too large to be
+    pulled, holds weights that are not finite, or does not state its licence and the
     rights in its artwork, :class:`~styleplug.errors.InvalidImageError` for samples that
-    cannot be read, ``ValueError`` for those of the same file name or of no image
-    suffix, and :class:`DownloadError` when the Hub cannot be reached or refuses.
+    cannot be read, ``ValueError`` for samples with the same file name or without an
+    image suffix, and :class:`DownloadError` if the Hub cannot be reached or refuses.
     """
     import huggingface_hub as hf
 
@@ -346,8 +345,7 @@ def _repository(
 
 
 def _bare_image(path: Path) -> bytes:
-    """Return an image file anew, with nothing of what ``path`` tells but the pixels and
-    their colours."""
+    """Return an image file re-encoded with only its pixels and colour profile."""
     from .images import read_picture, write_picture
 
     picture = read_picture(path)
@@ -361,15 +359,15 @@ def _bare_image(path: Path) -> bytes:
 def loss_network_file(
     last_layer: str = "relu4_1", *, source: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Return a safetensors file with the VGG-19 convolutions down to ``last_layer``.
+    """Return a safetensors file with the VGG-19 convolutions up to ``last_layer``.
 
-    ``source`` is a file, a folder with one, or a Hub repository; by default
-    ``timm/vgg19.tv_in1k``, whose weights torchvision trained on ImageNet. Of a
+    ``source`` is a file, a folder that contains one, or a Hub repository; by default
+    ``timm/vgg19.tv_in1k``, whose weights torchvision trained on ImageNet. From a
     repository only the convolutions that are needed are downloaded, once, and kept
-    in the assets cache of huggingface_hub. The names are torchvision's
+    in the assets cache of huggingface_hub. The tensors have torchvision's names
     (``features.N.weight``, ``features.N.bias``).
 
-    Raises :class:`TrainingError` for a source that holds no such tensors,
+    Raises :class:`TrainingError` for a source without these tensors, and
     :class:`DownloadError` and :class:`StyleNotFoundError` as :func:`pull` does.
     """
     shapes = vgg.tensor_shapes(last_layer)
@@ -395,7 +393,7 @@ def loss_network_file(
 def _download_tensors(
     repo_id: str, revision: str, shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> Path:
-    """Write the wanted tensors of a repository's weights to ``path``."""
+    """Download the tensors in ``shapes`` from a repository to ``path``."""
     import huggingface_hub as hf
     import numpy as np
     from safetensors.numpy import save
@@ -440,7 +438,7 @@ def _download_tensors(
 
 
 def _read_range(url: str, start: int, stop: int, size: int) -> bytes:
-    """Return the bytes ``start`` to ``stop`` of a file of ``size`` on the Hub."""
+    """Return the bytes ``start`` to ``stop`` of a file of ``size`` bytes on the Hub."""
     from huggingface_hub import constants, get_session
 
     headers = _utils().build_hf_headers(**_caller())
@@ -470,7 +468,7 @@ def _assets() -> Path:
 def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     """Return the ``README.md`` of a style's repository.
 
-    ``samples`` are picture files of the repository.
+    ``samples`` are the names of picture files in the repository.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -492,7 +490,7 @@ def model_card(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> st
                 metric_value=value,
             )
             for metric, value in info.figures.items()
-            if "distance" in metric  # the others are told by the text
+            if "distance" in metric  # the text gives the others
         ]
         or None,
     )
@@ -514,11 +512,11 @@ _HUB_LICENSES = frozenset(
         *("ofl-1.1", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl", "zlib"),
     ]
 )
-"""Those of SPDX that the Hub knows, most by the same identifier, in lower case."""
+"""Licences that the Hub knows: mostly SPDX identifiers in lower case."""
 
 
 _OTHER = "other"
-"""Its identifier of those it does not know, which have a name beside it."""
+"""The Hub's identifier for all other licences, whose name is given separately."""
 
 
 def _license_of(card_data: Any) -> str:
@@ -528,7 +526,7 @@ def _license_of(card_data: Any) -> str:
 
 
 def _hub_license(license: str) -> str | None:
-    """Return the Hub's identifier of a licence of SPDX; None if it has none."""
+    """Return the Hub's identifier for an SPDX licence; None if it has none."""
     name = re.sub("-(only|or-later)$", "", license.strip().lower())
     name = {"odbl-1.0": "odbl", "odc-by-1.0": "odc-by", "pddl-1.0": "pddl"}.get(
         name, name
@@ -645,7 +643,7 @@ def _download(
 
 
 def _reach() -> None:
-    """Fail at once where the Hub is out of reach; its client tries for long."""
+    """Fail at once if the Hub is unreachable; its client would retry for long."""
     from huggingface_hub import constants, get_session
 
     get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -658,7 +656,7 @@ def _api(token: str | None = None) -> HfApi:
 
 
 def _utils() -> Any:
-    """Return huggingface_hub.utils, which types do not reach: it loads lazily."""
+    """Return huggingface_hub.utils, which loads lazily and so hides its types."""
     return importlib.import_module("huggingface_hub.utils")
 
 
@@ -669,7 +667,7 @@ def _caller() -> dict[str, Any]:
 
 
 def _cached(name: str, revision: str, cache: Path) -> Path | None:
-    """Return the cached file of ``revision``; a damaged one is removed."""
+    """Return the cached file of ``revision`` or None; remove a damaged file."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -682,19 +680,19 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
             return path
         remove(path)
     except (FileNotFoundError, UnicodeDecodeError):
-        pass  # another process has just removed it, or the note of a commit is damaged
+        pass  # another process has just removed it, or the ref file is damaged
     return None
 
 
 def _remember(path: Path, revision: str) -> None:
-    """Note in the cache that a branch or tag stands for the commit of ``path``."""
+    """Record in the cache that ``revision`` points to the commit of ``path``."""
     ref = path.parents[2] / "refs" / revision
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(path.parent.name)
 
 
 def _check_answer(remote: Any, what: str) -> None:
-    """Refuse what is not an answer of the Hub, leads out of the cache, or is huge."""
+    """Refuse an answer that is not the Hub's, leads out of the cache, or is too big."""
     from huggingface_hub.errors import FileMetadataError
 
     if (
@@ -715,11 +713,11 @@ def _check_size(size: int, what: str) -> None:
 
 
 def _is_intact(path: Path, etag: str | None = None) -> bool:
-    """Whether the content has the hash that the Hub gave for it.
+    """Return whether the content has the hash that the Hub gave for it.
 
-    The cache names a blob by its ETag and links to it, so the hash is at hand later
-    too; where links are not possible, ``etag`` must say it. The Hub's ETags are the
-    SHA-256 under large-file storage and git's SHA-1 for other files.
+    The cache names a blob by its ETag and links to it, so the hash is known later
+    too; without links, it must be passed as ``etag``. The Hub's ETags are SHA-256
+    hashes in large-file storage (LFS) and git's SHA-1 for other files.
     """
     if path.is_symlink():
         etag = Path(os.readlink(path)).name
@@ -740,20 +738,20 @@ def remove(path: Path) -> None:
 
 
 class _DamagedError(OSError):
-    """What arrived is not what the Hub has."""
+    """The received data is not what the Hub has."""
 
 
 def _httpx() -> ModuleType:
-    """Return httpx or httpx2, whichever this huggingface_hub speaks through."""
+    """Return httpx or httpx2, whichever this huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return importlib.import_module(HfHubHTTPError.__bases__[0].__module__)
 
 
 def _patiently(action: Callable[[], T], *passing: type[Exception]) -> T:
-    """Return ``action()``, tried again when it failed from a passing cause.
+    """Return ``action()``, retried after temporary failures.
 
-    Passing are the exceptions named, and a Hub that is busy or broken for a moment.
+    These are the exceptions ``passing``, and the Hub being busy or down for a moment.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -771,14 +769,14 @@ def _patiently(action: Callable[[], T], *passing: type[Exception]) -> T:
 
 
 def _seconds_to_wait(error: Any) -> float:
-    """Return what the server asks for in ``Retry-After``, 0 if nothing."""
+    """Return the seconds that the server asks for in ``Retry-After``, or 0."""
     text = error.response.headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else 0.0
 
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn every failure of huggingface_hub and below into one of ours."""
+    """Turn every error from huggingface_hub and below into one of styleplug's."""
     httpx = _httpx()
     try:
         yield

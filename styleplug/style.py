@@ -1,23 +1,23 @@
 """The style file and its header, readable without torch.
 
 A style is one ``.safetensors`` file. Its header's metadata key ``styleplug`` holds
-a JSON object, the fields of :class:`StyleInfo`. The tensors are float16, in converted
-styles float32:
+a JSON object with the fields of :class:`StyleInfo`. The tensors are float16, in
+converted styles float32:
 
 ``style``
-    (K,) the style's instance-norm scales and shifts, always there;
+    (K,) the style's instance-norm scales and shifts, always present;
 ``LAYER.lora_A``, ``LAYER.lora_B``
-    (R, 9 I) and (O, R), perhaps: their product B A is what the style adds to the kernel
-    (O, I, 3, 3) of a layer, flattened;
+    (R, 9 I) and (O, R), optional: their product B A is what the style adds to the
+    flattened kernel (O, I, 3, 3) of a layer;
 ``photo``
-    (K,) the vector where styles begin that no predictor sees;
+    (K,) the vector from which training starts if no predictor provides one;
 ``light``
-    (2, K) what styles are multiplied by, and what is added, at half strength;
+    (2, K) the factors and offsets that are applied to styles at half strength;
 everything else
-    the trunk, the network that all styles of one training share.
+    the rest of the trunk, the network that all styles of one training share.
 
-A *self-contained* style holds all of them. A style that is bundled beside its trunk
-holds only the first two, and ``trunk`` in its header is the hash of the trunk it needs.
+A *self-contained* style holds all of them. A style stored beside its trunk holds only
+the first two, and ``trunk`` in its header is the hash of the trunk it needs.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from .files import check_writable
 FORMAT = 1
 METADATA_KEY = "styleplug"
 FACTORS = ".lora_A", ".lora_B"
-"""How the names of tensors end that change kernels."""
+"""Suffixes of the names of tensors that change kernels."""
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_SIDES = 8
-"""Of a tensor; kernels have four, and a product of many takes seconds."""
+"""Most dimensions of a tensor: kernels have four, and many take seconds to multiply."""
 _MAX_NAME = 100
 MAX_TEXT = 300
-"""More than the name of a file can have, which is often the title."""
+"""Longest text, in characters: more than a file name, often the title, can have."""
 _MAX_LENGTHS = {"artwork": 2000, "description": 2000}
-"""Of other texts; 2000 are a page."""
+"""Limits of longer texts, in characters; 2000 are a page."""
 _BASE_SIZES = 64, 4096
-"""The least and the most."""
+"""Smallest and largest base size, in pixels."""
 _DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
 
@@ -61,7 +61,7 @@ class StyleInfo:
     name: str
     """Lower-case name with hyphens, e.g. ``starry-night``.
 
-    A file's has 1 to 100 printable characters, no slashes and no leading dot.
+    In a file it has 1 to 100 printable characters, no slashes and no leading dot.
     """
     title: str = ""
     """Title of the artwork."""
@@ -85,18 +85,18 @@ class StyleInfo:
     self_contained: bool = field(default=False, metadata={"derived": True})
     """Whether the file holds its trunk too."""
     path: Path | None = field(default=None, metadata={"derived": True})
-    """Where the file lies."""
+    """Path of the file."""
     repo_id: str | None = field(default=None, metadata={"derived": True})
     revision: str | None = field(default=None, metadata={"derived": True})
-    """Commit of the Hub repository it came from."""
+    """Commit in the Hub repository that the file came from."""
 
     @property
     def id(self) -> str:
-        """What it is asked for by: its name, or ``owner/repo@revision``."""
+        """The style's identifier: its name, or ``owner/repo@revision``."""
         return f"{self.repo_id}@{self.revision}" if self.repo_id else self.name
 
     def told(self) -> dict[str, Any]:
-        """Return the fields that a file tells, all but the derived ones."""
+        """Return the fields that are stored in a file, all but the derived ones."""
         return {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
@@ -106,8 +106,8 @@ class StyleInfo:
     def to_metadata(self) -> dict[str, str]:
         """Return the safetensors metadata that :func:`read_info` reads back.
 
-        What is no Unicode, as in the names of some files, is written as question marks.
-        Raises ``ValueError`` for a text or a base size that it would refuse.
+        Invalid Unicode, as in some file names, is written as question marks. Raises
+        ``ValueError`` for a name, a text or a base size that :func:`read_info` refuses.
         """
         check_style_name(self.name)
         check_style_texts(self.told())
@@ -130,11 +130,11 @@ TEXTS = tuple(
     for f in dataclasses.fields(StyleInfo)
     if f.type == "str" and f.name != "trunk"
 )
-"""The fields of a style that say in words what it is."""
+"""The fields that describe a style in words."""
 
 
 def is_style_name(name: str) -> bool:
-    """Tell whether a style may have this name: it is shown, and names files."""
+    """Return whether a style may have this name, which is displayed and names files."""
     return (
         0 < len(name) <= _MAX_NAME
         and name.isprintable()
@@ -153,7 +153,7 @@ def check_style_name(name: str) -> None:
 
 
 def check_style_texts(fields: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for a text that is longer than those of a style may be."""
+    """Raise ``ValueError`` if one of the texts is too long for a style."""
     for name in TEXTS:
         limit = _MAX_LENGTHS.get(name, MAX_TEXT)
         if len(fields.get(name, "")) > limit:
@@ -164,18 +164,21 @@ def check_style_texts(fields: Mapping[str, Any]) -> None:
 
 
 def check_style_destination(path: Path) -> None:
-    """Raise, before there is anything to write, unless a style can be written there:
-    ``ValueError`` for another suffix than ``.safetensors``, else ``OSError``."""
+    """Check early that a style can be written to ``path``.
+
+    Raises ``ValueError`` for a suffix other than ``.safetensors``, and ``OSError`` for
+    any other reason.
+    """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: name a file that ends in .safetensors.")
     check_writable(path)
 
 
 def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
-    """Return the SHA-256 that names a trunk.
+    """Return the SHA-256 that identifies a trunk.
 
-    ``tensors`` are name, shape and little-endian float16 bytes of the trunk's tensors,
-    in any order.
+    ``tensors`` are the names, shapes and little-endian float16 bytes of the trunk's
+    tensors, in any order.
     """
     digest = hashlib.sha256()
     for name, shape, data in sorted(tensors):
@@ -187,8 +190,8 @@ def trunk_hash(tensors: Iterable[tuple[str, tuple[int, ...], bytes]]) -> str:
 def read_header(path: Path) -> dict[str, Any]:
     """Return the checked safetensors header of ``path``: tensors and ``__metadata__``.
 
-    Reads nothing but the header. Raises :class:`InvalidStyleError` when the file is
-    no safetensors file, is cut short, or holds tensors that no style has.
+    Reads only the header. Raises :class:`InvalidStyleError` if the file is not a
+    safetensors file, is truncated, or holds tensors that no style has.
     """
     try:
         size = path.stat().st_size
@@ -235,7 +238,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_info(path: Path | str) -> StyleInfo:
     """Return what the style file at ``path`` says about itself.
 
-    Raises :class:`InvalidStyleError` when it is not a style this version knows.
+    Raises :class:`InvalidStyleError` if it is not a style that this version knows.
     """
     path = Path(path)
     header = read_header(path)
@@ -289,22 +292,22 @@ def read_info(path: Path | str) -> StyleInfo:
 
 
 def _has_trunk(header: Mapping[str, Any]) -> bool:
-    """Tell whether tensors of a file are more than a style is without its trunk."""
+    """Return whether a file has tensors other than those of a style without trunk."""
     return not all(name == "__metadata__" or is_style_s_own(name) for name in header)
 
 
 def is_style_s_own(name: str) -> bool:
-    """Tell whether a tensor of that name is the style's, not the trunk's."""
+    """Return whether a tensor of that name belongs to the style, not to the trunk."""
     return name == "style" or name.endswith(FACTORS)
 
 
 def bundled_trunk() -> Path:
-    """Return the trunk that the bundled styles share."""
+    """Return the file of the trunk that the bundled styles share."""
     return STYLES_DIR / "trunk.safetensors"
 
 
 def bundled_predictor() -> Path:
-    """Return the predictor of any style's vector on the bundled trunk."""
+    """Return the file of the predictor of style vectors for the bundled trunk."""
     return STYLES_DIR / "predictor.safetensors"
 
 
