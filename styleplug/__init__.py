@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # typing itself would be most of the time that importing takes
+TYPE_CHECKING = False  # importing typing would be most of the import time
 if TYPE_CHECKING:
     from typing import Any
 
@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     else:
         home = _HOMES.get(name, "errors")
         module = importlib.import_module(f".{home}", __name__)
-        # With its siblings: the import put the module in the place of optimize.
+        # All of the module's names: its import set optimize to the module itself.
         for each in (name, *(n for n in _HOMES if _HOMES[n] == home)):
             globals()[each] = getattr(module, each)
     return globals()[name]

@@ -1,9 +1,9 @@
 """The command ``styleplug``.
 
-A command is a function here that adds its parser, with the function that does it as
-the default of ``run``, and is named in ``_COMMANDS``. Options have no defaults: what
-is not given is not passed on, so the API's own defaults hold. torch is imported only
-by the commands that compute.
+For each command a function, listed in ``_COMMANDS``, adds the parser, whose default
+for ``run`` is the function that runs the command. Options have no defaults: an option
+that is not given is not passed on, so the API's own defaults apply. Only commands that
+compute import torch.
 """
 
 from __future__ import annotations
@@ -65,23 +65,23 @@ _STYLE_HELP = f"{_STYLE_FILE_HELP}, or any picture to take the style from"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 is success, 1 an error told in one line on stderr, 2 a command line that makes
-    no sense, 130 an interruption, 141 a reader of the output that went away.
+    0 means success, 1 an error, reported in one line on stderr, 2 an invalid command
+    line, 130 an interruption, and 141 that the reader of the output has closed it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Neither is there in a program without a console, or once it was closed.
+    # Without a console, or once it is closed, these are None.
     sys.stdout = sys.stdout or io.StringIO()
     sys.stderr = sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    # A cache without links, as on most Windows, serves as well: a style is one file.
+    # A cache without links, as usual on Windows, is fine: a style is one file.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     with _notes_on_stderr(), warnings.catch_warnings():
-        # Of what is wrong with a file, the notes say what matters.
+        # If a file is faulty, the notes say what matters.
         warnings.filterwarnings("ignore", module="PIL")
         try:
             args = _parser(arguments).parse_args(arguments)
-            if args.run is not _worker:  # one that is stuck is to be ended at once
+            if args.run is not _worker:  # a stuck worker must end at once
                 end_in_order()
             code = int(args.run(args))
             sys.stdout.flush()
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(stop.code or 0)
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 141  # what a shell makes of SIGPIPE
+            return 141  # a shell's exit code for SIGPIPE
         except KeyboardInterrupt:
             print("styleplug: stopped", file=sys.stderr)
             return 130
@@ -120,13 +120,13 @@ def _complain(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Show what the library logs as warnings, one line each.
+    """Show the library's warnings on stderr, one line each.
 
-    A command that lets it tell more does so for itself only.
+    Restores the log level at the end, as a command may lower it for itself.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(
-        # over a progress bar that may be on the line
+        # overwrites a progress bar that may be on the line
         _PrintableFormatter(
             "\rstyleplug: note: %(message)-60s"
             if sys.stderr.isatty()
@@ -150,7 +150,7 @@ class _PrintableFormatter(logging.Formatter):
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for, which takes a while."""
+    """Looks up the version only on request, as that takes a while."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from . import __version__
@@ -180,8 +180,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 class _ApiHelp(argparse.HelpFormatter):
-    """Tells the defaults of a function of the API, looked up only when help is shown,
-    which takes a while."""
+    """Adds the defaults of an API function to its options' help.
+
+    They are looked up only when help is shown, as that takes a while.
+    """
 
     def __init__(self, module: str, function: str, **options: Any) -> None:
         super().__init__(**options)
@@ -289,7 +291,7 @@ def _bytes(text: str) -> int:
 
 
 def _name(text: str) -> str:
-    if not text:  # Path("") would be the folder that one is in
+    if not text:  # Path("") would be the current folder
         raise argparse.ArgumentTypeError("it is empty; name a file or a folder")
     return text
 
@@ -354,7 +356,7 @@ def _stylize(args: argparse.Namespace) -> int:
                     progress=bar,
                     **options,
                 )
-        except ValueError:  # an option, and so the same for all files
+        except ValueError:  # a wrong option, which fails for every file
             raise
         except _USER_ERRORS as error:
             _complain(error)
@@ -368,7 +370,7 @@ def _stylize(args: argparse.Namespace) -> int:
 
 
 def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Return names with the weights after their colons, 1 where there is none."""
+    """Split texts into a name and the weight after its colon, by default 1."""
     pairs = []
     for text in texts:
         name, colon, weight = text.rpartition(":")
@@ -380,9 +382,9 @@ def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
-    """Return the files that a pattern such as ``*.jpg`` stands for in its place.
+    """Replace patterns such as ``*.jpg`` by the files that match them.
 
-    Shells do that themselves, but those of Windows do not.
+    This is needed on Windows only; other shells do it themselves.
     """
     if platform != "win32":
         return list(inputs)
@@ -396,7 +398,7 @@ def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
 def _plan(
     inputs: Sequence[Path], output: str
 ) -> Iterator[tuple[Path, Path] | Exception]:
-    """Yield what to read and where to write it, or why that cannot be."""
+    """Yield pairs of source and target, or an error where there can be none."""
     from .images import IMAGE_SUFFIXES
 
     several = len(inputs) > 1 or os.path.isdir(inputs[0])
@@ -440,7 +442,7 @@ def _plan(
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    """Return what is painted of a folder; raise ``InvalidImageError`` for nothing."""
+    """Return the pictures in a folder; raise ``InvalidImageError`` if it has none."""
     from .images import pictures_in
 
     pictures = pictures_in(folder)
@@ -614,7 +616,7 @@ def _snapshot(folder: Path, tenth: int) -> Path:
 
 
 def _save_snapshot(image: Any, path: Path) -> None:
-    """Write a picture; the work goes on when that fails."""
+    """Write a picture; only log a warning if that fails."""
     try:
         with replacing(path) as file:
             image.save(file, "PNG")
@@ -634,7 +636,7 @@ def _masks(option: str, given: Sequence[str], count: int) -> list[str | None]:
 
 
 class _ProgressBar:
-    """A line on stderr that shows how far all files are, on a terminal only."""
+    """A line on stderr with the progress over all files, shown only on a terminal."""
 
     def __init__(self, label: str, done: int, total: int) -> None:
         self._label = _printable(label)
@@ -668,7 +670,7 @@ class _ProgressBar:
 
 
 def _cut(text: str, columns: int) -> str:
-    """Return as much of a text as so many columns of a terminal can show."""
+    """Return as much of a text as fits into ``columns`` of a terminal."""
     for i, sign in enumerate(text):
         columns -= 2 if unicodedata.east_asian_width(sign) in "FW" else 1
         if columns < 0:
@@ -750,7 +752,7 @@ def _print_table(rows: Iterable[Sequence[str]]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Keep a stranger's words from steering the terminal."""
+    """Replace characters in untrusted text that could control the terminal."""
 
     def harmless(sign: str) -> bool:
         is_space = unicodedata.category(sign) == "Zs"  # as in names of screenshots
@@ -793,7 +795,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _refuse_picture(style: str, or_else: str = "") -> None:
-    """Raise ``StyleplugError`` for a picture where only a style file will do."""
+    """Raise ``StyleplugError`` for a picture where a style file is needed."""
     from .images import names_picture
 
     if names_picture(style):
@@ -1042,7 +1044,7 @@ def _capture(args: argparse.Namespace) -> int:
     header.setdefault("title", picture.stem)
     look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
     stylizer = Stylizer(read_style_image(picture), device="cpu", **look)
-    check_free(output, overwrite=overwrite)  # it may have come meanwhile
+    check_free(output, overwrite=overwrite)  # it may have appeared meanwhile
     stylizer.save(output, **header)
     print(output)
     return 0
@@ -1072,7 +1074,7 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _add_train(commands: Commands, arguments: Sequence[str]) -> None:
     parser = commands.add_parser("train", help="train a style from an artwork")
-    if arguments[:1] == ["train"]:  # its options live beside what imports torch
+    if arguments[:1] == ["train"]:  # its options are defined where torch is imported
         with imports.quickly():
             from .training import command
 
@@ -1149,20 +1151,20 @@ def _demo(args: argparse.Namespace) -> int:
     nothing = StyleplugError(
         f"Cannot listen on {place}; choose another --host or --port."
     )
-    # Gradio would try a hundred ports, and complain of each.
+    # Gradio would try a hundred ports, and complain about each.
     if "server_name" in options and not _can_listen(options["server_name"]):
         raise nothing
     try:
         launch(**{"inbrowser": True, **options})
     except OSError as error:
-        if error.errno is not None:  # not of Gradio, which found no port
+        if error.errno is not None:  # not Gradio's error that it found no port
             raise
         raise nothing from error
     return 0
 
 
 def _can_listen(host: str) -> bool:
-    """Tell whether an address is one of this machine."""
+    """Return whether an address belongs to this machine."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

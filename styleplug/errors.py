@@ -1,26 +1,28 @@
-"""The errors of styleplug, but for misuse (``ValueError``, ``TypeError``) and files
-that cannot be read or written (``OSError``).
+"""The exceptions of styleplug.
+
+Misuse raises ``ValueError`` or ``TypeError`` instead, and files that cannot be read or
+written raise ``OSError``.
 
 ::
 
     StyleplugError
-    ├── StyleNotFoundError    no style of that name, path or Hub id
+    ├── StyleNotFoundError    no style with that name, path or Hub id
     ├── InvalidStyleError     a style file that is damaged, foreign or unsafe
-    ├── DownloadError         the Hub could not be reached or refused
+    ├── DownloadError         the Hub cannot be reached, or refuses
     ├── InvalidImageError     a file or object that is not a usable image
     ├── ImageTooLargeError    more pixels than the caller allowed
-    ├── DeviceError           a device that is not there or cannot compute
+    ├── DeviceError           a device that is missing or cannot compute
     ├── MemoryLimitError      the smallest tile does not fit the memory limit
     └── TrainingError         training data or a checkpoint that cannot be used
 """
 
 
 class StyleplugError(Exception):
-    """Base of all errors below; catch it to report a sentence to a user."""
+    """Base class of the errors below; catch it to show its message to a user."""
 
 
 class StyleNotFoundError(StyleplugError):
-    """No bundled style, file or Hub repository answers to that name."""
+    """No bundled style, file or Hub repository has that name."""
 
 
 class InvalidStyleError(StyleplugError):
@@ -28,7 +30,7 @@ class InvalidStyleError(StyleplugError):
 
 
 class DownloadError(StyleplugError):
-    """The Hugging Face Hub could not be reached, or refused."""
+    """The Hugging Face Hub cannot be reached, or refuses the request."""
 
 
 class InvalidImageError(StyleplugError):
@@ -48,4 +50,4 @@ class MemoryLimitError(StyleplugError):
 
 
 class TrainingError(StyleplugError):
-    """Training cannot start or go on with what it was given."""
+    """Training cannot start or continue with the data or checkpoint given."""

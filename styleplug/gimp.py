@@ -1,7 +1,7 @@
-"""Put the plug-in into GIMP 3, take it out, and find out why it does not work.
+"""Install the plug-in for GIMP 3, remove it, and find out why it does not work.
 
-The plug-in runs in GIMP's Python, which has no torch; ``worker.json`` in its folder
-records the command that starts the worker in this one.
+The plug-in runs in GIMP's Python, which has no torch. ``worker.json`` in its folder
+records the command that starts the worker in this Python.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Profile:
     """A settings folder of GIMP 3."""
 
     path: Path
-    """Such as ``~/.config/GIMP/3.0``."""
+    """Path of the folder, such as ``~/.config/GIMP/3.0``."""
     kind: str = "native"
     """``native``, ``flatpak`` or ``snap``."""
 
@@ -45,21 +45,21 @@ class Profile:
 
     @property
     def partial(self) -> Path:
-        """Where that folder is while it grows or goes away.
+        """The temporary folder used while the plug-in is installed or removed.
 
-        No file in it is named as the folder, so GIMP ignores it.
+        No file in it has the folder's name, so GIMP ignores it.
         """
         return self.plugin.with_name(f".{PLUGIN}.partial")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the doctor looked at."""
+    """The result of one of the doctor's checks."""
 
     ok: bool
     text: str
     advice: str = ""
-    """The one step that helps, when not ok."""
+    """The one step that helps, if not ok."""
 
 
 def find_profiles(
@@ -75,7 +75,7 @@ def find_profiles(
     """
     home = home or Path.home()
     if only is None and environ.get("GIMP3_DIRECTORY"):
-        only = home / environ["GIMP3_DIRECTORY"]  # as GIMP takes a relative one
+        only = home / environ["GIMP3_DIRECTORY"]  # as GIMP resolves a relative path
     if only is not None:
         only = only.expanduser().absolute()
         inside = {".var": "flatpak", "snap": "snap"}
@@ -107,14 +107,14 @@ def find_profiles(
 def worker_command() -> list[str]:
     """Return the command that starts the worker in this Python.
 
-    Raises :class:`StyleplugError` when styleplug is not installed in it but runs from
-    a source folder that GIMP would not find.
+    Raises :class:`StyleplugError` if styleplug is not installed in it but runs from a
+    source folder that GIMP would not find.
     """
     elsewhere = os.path.dirname(sys.executable)
-    # The plug-in takes these away, among them PYTHONPATH.
+    # The plug-in removes these variables, such as PYTHONPATH.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     # Without -s the user's own packages could shadow those of a virtual environment;
-    # with it, what `pip install --user` brought is not found.
+    # with it, packages from `pip install --user` are not found.
     for flags in ("-su", "-u"):
         command = [sys.executable, flags, "-m", "styleplug", "worker"]
         check = [sys.executable, flags, "-c", "import styleplug.engine"]
@@ -143,11 +143,11 @@ def install(
     profiles: Sequence[Profile] | None = None,
     command: Sequence[str] | None = None,
 ) -> list[Profile]:
-    """Put the plug-in into ``profiles``, by default all there are, and return them.
+    """Install the plug-in in ``profiles``, by default all that exist; return them.
 
-    ``command`` starts the worker, by default :func:`worker_command`. What an earlier
-    version left there is replaced. Raises :class:`StyleplugError` when there is no
-    GIMP 3 or its folder cannot be written.
+    ``command`` starts the worker; the default is :func:`worker_command`. An earlier
+    version is replaced. Raises :class:`StyleplugError` if there is no GIMP 3 or its
+    folder cannot be written.
     """
     profiles = find_profiles() if profiles is None else list(profiles)
     if not profiles:
@@ -183,9 +183,9 @@ def install(
 
 
 def is_of_flatpak(profile: Profile) -> bool:
-    """Whether the Flatpak of GIMP has its settings in ``profile``.
+    """Return whether the Flatpak of GIMP has its settings in ``profile``.
 
-    That of GIMP 3 is given the user's ordinary folder, maybe shared with another GIMP.
+    The Flatpak of GIMP 3 uses the user's ordinary folder, which another GIMP may share.
     """
     return profile.kind == "flatpak" or (
         profile.kind == "native"
@@ -199,7 +199,7 @@ _SETTINGS = "name the settings folder of GIMP 3, which is there once GIMP was st
 
 
 def _unlike_settings(path: Path) -> str | None:
-    """Return why a folder cannot be one with the settings of a GIMP 3."""
+    """Return why a folder cannot be a settings folder of GIMP 3, else None."""
     if not path.is_dir():
         return f"There is no folder {path}"
     if re.fullmatch(r"2\.\d+", path.name):
@@ -220,15 +220,15 @@ _OTHER_PYTHON = (
 
 
 def _kept_apart(path: Path) -> bool:
-    """Whether Windows keeps the file for the app alone that wrote it."""
+    """Return whether Windows keeps the file private to the app that wrote it."""
     real = Path(os.path.realpath(path))
     return real.parts.count("LocalCache") > path.parts.count("LocalCache")
 
 
 def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
-    """Take the plug-in out of ``profiles``; return those that had it.
+    """Remove the plug-in from ``profiles``; return those that had it.
 
-    Raises :class:`StyleplugError` when a folder cannot be written.
+    Raises :class:`StyleplugError` if a folder cannot be written.
     """
     profiles = find_profiles() if profiles is None else list(profiles)
     had = [profile for profile in profiles if os.path.lexists(profile.plugin)]
@@ -245,7 +245,7 @@ def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
 
 
 def _refused(done: str, profile: Profile, error: OSError) -> StyleplugError:
-    """Return the error that names the folders which are in the way."""
+    """Return an error that names the folders to make writable."""
     there = filter(os.path.lexists, (profile.partial, profile.plugin))
     inside = next((f", and {path.name} in it," for path in there), "")
     return StyleplugError(
@@ -262,9 +262,9 @@ def _remove(path: Path) -> None:
 
 
 def doctor(profiles: Sequence[Profile] | None = None) -> Iterator[Finding]:
-    """Look at the known reasons for "not in the menu" and "does not start".
+    """Check the known reasons for "not in the menu" and "does not start".
 
-    Later findings make sense only when the earlier ones of the same profile are ok.
+    Later findings are meaningful only if the earlier ones of the same profile are ok.
     """
     profiles = find_profiles() if profiles is None else list(profiles)
     if not profiles:
@@ -325,7 +325,7 @@ def _examine(profile: Profile, in_newer_menu: bool) -> Iterator[Finding]:
 
 
 def _word(path: Path, platform: str = sys.platform) -> str:
-    """Return ``path`` as a word of a command line."""
+    """Return ``path`` quoted for a command line."""
     if platform == "win32":
         return subprocess.list2cmdline([str(path)])
     return shlex.quote(str(path))
@@ -340,7 +340,7 @@ def _same_files(source: Path, target: Path) -> bool:
 
 
 def _plugin_path(gimprc: Path) -> list[str] | None:
-    """Return the plug-in folders chosen in GIMP's preferences, as `_spelled` does."""
+    """Return the plug-in folders set in GIMP's preferences, spelled by `_spelled`."""
     try:
         text = gimprc.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -354,7 +354,7 @@ def _plugin_path(gimprc: Path) -> list[str] | None:
 
 
 def _spelled(path: str | Path) -> str:
-    """Return the one spelling of a path."""
+    """Return the normalised spelling of a path."""
     return os.path.normcase(os.path.normpath(os.path.expanduser(path)))
 
 
@@ -385,14 +385,14 @@ def _run(
 
 
 def _examine_python() -> Iterator[Finding]:
-    """Look at the Python that a GIMP of the Linux distribution runs plug-ins in."""
+    """Check the Python in which the Linux distribution's GIMP runs plug-ins."""
     gimp = next(filter(None, map(shutil.which, ("gimp-3.0", "gimp-3", "gimp"))), None)
     if gimp is None:
         return  # an AppImage, say, which brings its own Python
     _, version = _run([gimp, "--version"], 30)
     number = re.search(r"(\d+)\.\d+(\.\d+)?", version)
     if number and int(number[1]) < 3:
-        return  # it is not that of the settings
+        return  # not the GIMP that the settings belong to
     yield Finding(True, f"{gimp} is GIMP {number[0] if number else '3'}")
     python = "/usr/bin/python3"
     if not os.path.exists(python):
@@ -444,7 +444,7 @@ def _recorded_command(profile: Profile) -> list[str]:
 
 
 def _examine_worker(profile: Profile, install: str) -> Iterator[Finding]:
-    """Let the installed plug-in start its worker, as it does within GIMP."""
+    """Let the installed plug-in start its worker, as it does in GIMP."""
     client = str(profile.plugin / "worker_client.py")
     if profile.kind != "flatpak":
         yield _try_worker(
@@ -469,7 +469,7 @@ def _try_worker(command: Sequence[str], where: str, advice: str) -> Finding:
 
 
 def _examine_menu(profile: Profile, in_newer_menu: bool) -> Finding:
-    """Look at what GIMP noted about the plug-in when it last started."""
+    """Check what GIMP recorded about the plug-in when it last started."""
     if _is_in_menu(profile):
         return Finding(True, "GIMP has it in the menu Filters > Artistic")
     pluginrc = profile.path / "pluginrc"
@@ -482,7 +482,7 @@ def _examine_menu(profile: Profile, in_newer_menu: bool) -> Finding:
             f"about {PLUGIN}.",
         )
     not_started = "GIMP has not been started since the plug-in was installed"
-    if in_newer_menu:  # and nobody will start what that GIMP took the place of
+    if in_newer_menu:  # it replaces this GIMP, which nobody will start
         return Finding(True, f"{not_started}; a newer one has it in the menu")
     return Finding(
         False, not_started, "Restart GIMP; Neural Style is then in Filters > Artistic."

@@ -1,8 +1,8 @@
 """Serve stylize requests of another program over stdin and stdout.
 
 ``python -su -m styleplug worker`` speaks the protocol of ``gimp_plugin/PROTOCOL.md``.
-It ends as soon as its stdin does, also in the middle of a render: the program that
-started it may be killed at any time, and no worker may outlive it.
+It exits as soon as its stdin is closed, even in the middle of a render: the program
+that started it may be killed at any time, and no worker may outlive it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 MAX_LINE = 1 << 16
-"""Bytes of the longest line that is read."""
+"""Longest line that is accepted, in bytes."""
 MAX_PIXELS = 1 << 29
-"""Width times height of the largest picture that is taken."""
+"""Largest picture that is accepted, in pixels."""
 MAX_WAITING = 16
 """Requests that may wait for their turn; one more is refused as ``Busy``."""
 HEARTBEAT = 1.0
 """Seconds between two ``alive`` lines while a request is unanswered."""
 PROGRESS_INTERVAL = 0.05
-"""Seconds between two ``progress`` lines at least."""
+"""Shortest time between two ``progress`` lines, in seconds."""
 
 _CANCELLED = "Cancelled", "The request was cancelled."
 _OUT_OF_MEMORY = (
@@ -51,7 +51,7 @@ PARAMETERS = frozenset(
 
 
 class _RequestError(Exception):
-    """A request that is answered with an error of ``code``."""
+    """Answers the request with an error of ``code``."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -71,15 +71,15 @@ class _Request:
 
 
 class _Input:
-    """Lines and raw bytes of a file descriptor; its end is the end of the process."""
+    """Lines and raw bytes from a file descriptor; its end ends the process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._rest = b""
 
     def _more(self) -> bytes:
-        # os.read, not a buffered file: Python aborts at exit when a daemon thread
-        # still holds the lock of one.
+        # os.read, not a buffered file: Python aborts at exit if a daemon thread still
+        # holds the file's lock.
         data = os.read(self._fd, 1 << 20)
         if not data:
             os._exit(0)
@@ -94,7 +94,7 @@ class _Input:
         return line
 
     def take(self, size: int, target: mmap.mmap | None) -> None:
-        """Read ``size`` bytes into ``target``, or throw them away."""
+        """Read ``size`` bytes into ``target``; discard them if it is None."""
         while size:
             data = self._rest or self._more()
             data, self._rest = data[:size], data[size:]
@@ -149,7 +149,7 @@ class _Server:
             while True:
                 self._receive()
         except (ValueError, RecursionError, MemoryError, OSError) as error:
-            # How much follows is unknown, so the stream cannot be picked up again.
+            # It is unknown how much follows, so the stream cannot be resumed.
             self._output.send(
                 _error(None, "Protocol", f"This is not the worker's protocol: {error}.")
             )
@@ -210,7 +210,7 @@ class _Server:
             else:
                 reply, body = self._stylize(request)
         except Exception as error:  # noqa: BLE001 - a client must get an answer
-            # Nobody waits any more for what a cancelled request met with.
+            # Nobody needs the error of a cancelled request any more.
             reason = _CANCELLED if request.cancelled else _reason(error)
             reply = _error(request.id, *reason)
         self._unanswered.remove(request)
@@ -293,7 +293,7 @@ class _Server:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Return the code and the message that a client is told."""
+    """Return the error code and message for the client."""
     if isinstance(error, _RequestError):
         return error.code, str(error)
     if isinstance(error, StyleplugError):
@@ -330,7 +330,7 @@ def _check(header: Mapping[str, Any], size: int) -> None:
 
 
 def _check_stylize(header: Mapping[str, Any]) -> int:
-    """Return how many bytes follow; raise as :func:`_check`."""
+    """Return how many bytes follow the header; raise as :func:`_check` does."""
     width, height = header.get("width"), header.get("height")
     if not (type(width) is type(height) is int and min(width, height) > 0):
         raise _RequestError("InvalidRequest", "'width' and 'height' are integers >= 1.")
@@ -386,7 +386,7 @@ def _load(style: str | list[tuple[str, float]]) -> Stylizer:
         return Stylizer(
             [(_load(part).info.path or part, share) for part, share in style]
         )
-    # A file may change; the engine remembers the newest. The Hub is asked only once.
+    # A file may change; the engine keeps the newest. The Hub is asked only once.
     return Stylizer(style) if os.path.isfile(style) else _load_named(style)
 
 
@@ -409,12 +409,12 @@ def main(
 ) -> NoReturn:
     """Serve the program that started this process until it closes the pipe.
 
-    ``load`` gives the stylizer of a style, or of a list of styles with their weights;
-    ``list_styles`` what ``hello`` announces.
+    ``load`` returns the stylizer of a style, or of a list of styles with their weights;
+    ``list_styles`` returns the styles that ``hello`` announces.
     """
     source, sink = os.dup(0), os.dup(1)
-    # Libraries ask for the state of standard input when they are loaded; on Windows
-    # that would wait for the thread that reads the pipe, and so for the next request.
+    # Libraries query the state of standard input when they are loaded; on Windows this
+    # would block until the thread that reads the pipe gets the next request.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a stray print of any library must not get into the stream
     _Server(source, sink, load, list_styles).run()
