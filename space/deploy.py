@@ -1,12 +1,11 @@
 """Assemble the Space and upload it: ``python space/deploy.py owner/name [--dry-run]``.
 
-Log in first with ``hf auth login``. The Space is created if needed; whatever else is in
-one that is there already is deleted from it.
+Log in first with ``hf auth login``. The Space is created if needed; all other files in
+an existing one are deleted.
 
-The Space gets the app, its requirements and the package of this checkout, so that it
-runs whether or not that is on any index, and thumbnails that are painted already. The
-package is no requirement: where these are installed, other files of a Space are not
-there yet.
+The Space gets the app, its requirements, the package of this checkout, so that it runs
+whether or not that is on any index, and ready-made thumbnails. The package is not in
+requirements.txt, as a Space installs these before its other files are there.
 """
 
 from __future__ import annotations

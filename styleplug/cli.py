@@ -711,7 +711,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.hub:
         return _list_hub(args)
     if args.search or args.license:
-        raise ValueError("--search and --license look on the Hub; add --hub.")
+        raise ValueError("--search and --license apply to the Hub; add --hub.")
 
     from .hub import list_styles
 
@@ -835,7 +835,9 @@ def _pull(args: argparse.Namespace) -> int:
             logger.warning(_NO_STYLE_LISTED)
         repo_ids += [style.repo_id for style in found]
     elif args.search or args.license:
-        raise ValueError("--search and --license choose among all styles; add --all.")
+        raise ValueError(
+            "--search and --license filter the styles of --all; add --all."
+        )
     elif not repo_ids:
         raise ValueError("name the styles to download, or give --all.")
     failed = False
@@ -873,7 +875,9 @@ def _cache(args: argparse.Namespace) -> int:
         print(json.dumps(fields, indent=2))
         return 0
     if not styles:
-        logger.warning("No style from the Hub is kept; 'styleplug pull' fetches one.")
+        logger.warning(
+            "No style from the Hub is cached; 'styleplug pull' downloads one."
+        )
     _print_table(
         (
             s.info.repo_id or "",

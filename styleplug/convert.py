@@ -102,8 +102,8 @@ def convert(
     for key in tensors:
         if key not in tensors.read:
             raise InvalidStyleError(
-                f"{old_path} has the tensor {key!r}, for which the network it looks "
-                "like has no use; use another checkpoint."
+                f"{old_path} has the tensor {key!r}, which the network it seems to be "
+                "does not have; use another checkpoint."
             )
         if not torch.isfinite(tensors[key]).all():
             raise InvalidStyleError(
@@ -291,15 +291,15 @@ def _rrmina(tensors: Tensors, tanh: bool) -> _Recipe:
     elif keys == sorted(keys):  # as safetensors stores them
         raise InvalidStyleError(
             "The order of the tensors, which tells TransformerNetworkV2 from its "
-            "predecessor, is lost in this file; convert the .pth that it was made of."
+            "predecessor, is lost in this file; convert the .pth that it was made from."
         )
     else:
         preactivated = keys.index(norm) < keys.index(conv)
     perhaps = len(kernels) == 2 and not preactivated
     if perhaps and not tanh:
         logger.warning(
-            "Taken for TransformerNetwork; if it is a TransformerNetworkTanh, whose "
-            "tensors are the same, say --tanh (tanh=True in Python)."
+            "Recognised as TransformerNetwork; if it is a TransformerNetworkTanh, "
+            "which has the same tensors, use --tanh (tanh=True in Python)."
         )
     tanh = perhaps and tanh
 

@@ -195,7 +195,7 @@ def is_of_flatpak(profile: Profile) -> bool:
     )
 
 
-_SETTINGS = "name the settings folder of GIMP 3, which is there once GIMP was started."
+_SETTINGS = "name the settings folder of GIMP 3; GIMP creates it on its first start."
 
 
 def _unlike_settings(path: Path) -> str | None:
@@ -203,7 +203,7 @@ def _unlike_settings(path: Path) -> str | None:
     if not path.is_dir():
         return f"There is no folder {path}"
     if re.fullmatch(r"2\.\d+", path.name):
-        return f"{path} is of GIMP 2, which cannot run the plug-in"
+        return f"{path} belongs to GIMP 2, which cannot run the plug-in"
     if path.name == "plug-ins" or any(path.glob("3.*/")):
         return f"{path} has no settings of GIMP in it"
     return None
@@ -240,7 +240,7 @@ def uninstall(profiles: Sequence[Profile] | None = None) -> list[Profile]:
         except OSError as error:
             with contextlib.suppress(OSError):
                 profile.partial.rename(profile.plugin)
-            raise _refused("taken out of", profile, error) from error
+            raise _refused("removed from", profile, error) from error
     return had
 
 
@@ -303,7 +303,7 @@ def _examine(profile: Profile, in_newer_menu: bool) -> Iterator[Finding]:
         return
     yield Finding(True, f"the plug-in is in {plugin}")
     if not _same_files(plugin_source(), plugin):
-        yield Finding(False, "the plug-in is of another version of styleplug", again)
+        yield Finding(False, "the plug-in is from another version of styleplug", again)
         return
     if os.name == "posix" and not os.access(main, os.X_OK):
         yield Finding(False, f"{main} is not executable, so GIMP ignores it", again)
@@ -477,7 +477,7 @@ def _examine_menu(profile: Profile, in_newer_menu: bool) -> Finding:
     if pluginrc.exists() and pluginrc.stat().st_mtime > main.stat().st_ctime:
         return Finding(
             False,
-            "GIMP looked at the plug-in and did not accept it",
+            "GIMP found the plug-in but did not accept it",
             "Start GIMP in a terminal as 'gimp --verbose' and report what it says "
             f"about {PLUGIN}.",
         )

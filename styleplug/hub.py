@@ -599,7 +599,7 @@ def _download(
                 raise
             if not isinstance(error, hf.errors.OfflineModeIsEnabled):
                 logger.warning(
-                    "%s is used as cached: %s", what, _explanation(error, what)
+                    "Using the cached copy of %s: %s", what, _explanation(error, what)
                 )
             return cached
         if cached and cached.parent.name == remote.commit_hash:
@@ -817,16 +817,15 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             )
         case errors.EntryNotFoundError():
             return InvalidStyleError(
-                f"{what} holds no {FILENAME}, so it is not a style, and pickled "
-                "weights are never loaded; 'styleplug convert' makes a style of an "
-                "old checkpoint."
+                f"{what} holds no {FILENAME}, so it is not a style. Pickled weights "
+                "are never loaded; import an old checkpoint with 'styleplug convert'."
             )
         case errors.HfHubHTTPError():
             return _refusal(error, what)
         case errors.FileMetadataError():
             return DownloadError(
-                f"What answers at {hub} is not the Hub; check HF_ENDPOINT, and whether "
-                "this network asks to log in first."
+                f"The server at {hub} is not the Hub; check HF_ENDPOINT, and whether "
+                "this network requires a login first."
             )
         case httpx.ProxyError():
             return DownloadError(
@@ -835,7 +834,7 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
         case httpx.TimeoutException():
             return DownloadError(
                 f"The Hub at {hub} did not answer in time; try again, or raise "
-                "HF_HUB_DOWNLOAD_TIMEOUT on a slow line."
+                "HF_HUB_DOWNLOAD_TIMEOUT on a slow connection."
             )
         case httpx.ConnectError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():
             return DownloadError(
@@ -854,7 +853,8 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             )
         case OSError():
             return DownloadError(
-                f"{what} arrived damaged and was thrown away; try again later."
+                f"The download of {what} was damaged and was discarded; try again "
+                "later."
             )
     return DownloadError(f"The Hub could not be used for {what} ({error}); try again.")
 
@@ -868,7 +868,7 @@ def _refusal(error: Any, what: str) -> StyleplugError:
         )
     if status == 403:
         return DownloadError(
-            f"The Hub forbids access to {what}; use a token that has the right to it."
+            f"The Hub forbids access to {what}; use a token with access to it."
         )
     if status == 429:
         wait = _seconds_to_wait(error)

@@ -1096,9 +1096,7 @@ def _samples_for(
     if alpha is not None:
         alpha = color.change_depth(alpha, depth)
         if not form.alpha:
-            _note_once(
-                f"{form.name} has no transparency: the image is laid over white."
-            )
+            _note_once(f"{form.name} has no transparency: the image is put on white.")
             samples, alpha = color.over_white(samples, alpha), None
         elif form is _GIF:
             samples, alpha = _hard_edged(samples, alpha)
@@ -1118,7 +1116,7 @@ def _stays_grey(picture: Picture, form: _Format) -> bool:
 def _hard_edged(samples: Array, alpha: Array) -> tuple[Array, Array]:
     """Return RGB and alpha for a format whose pixels are opaque or transparent."""
     if not np.isin(alpha, (0, 255)).all():
-        _note_once("GIF has no soft edges: they are laid over white.")
+        _note_once("GIF has no partial transparency: soft edges are put on white.")
     samples = np.repeat(color.over_white(samples, alpha), 3 // samples.shape[2], axis=2)
     return samples, np.where(alpha < 128, 0, 255).astype(np.uint8)
 

@@ -200,7 +200,7 @@ def read_header(path: Path) -> dict[str, Any]:
             if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
                 raise InvalidStyleError(
                     f"{path} is not a safetensors file, or was cut short; "
-                    "download it again, or bring an old checkpoint along with "
+                    "download it again, or import an old checkpoint with "
                     "'styleplug convert'."
                 )
             header = json.loads(file.read(length))
@@ -285,8 +285,8 @@ def read_info(path: Path | str) -> StyleInfo:
             raise ValueError
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidStyleError(
-            f"{path} has a name, a base size or text in its header that no style "
-            "has; use another style."
+            f"{path} has an invalid name, base size or text in its header; use "
+            "another style."
         ) from error
     return info
 

@@ -165,7 +165,7 @@ class _Server:
         if type(header.get("id")) is not int or type(size) is not int:
             raise ValueError("'id' and 'bytes' are integers")
         if not 0 <= size <= MAX_PIXELS * 17:  # f32 RGBA and a mask
-            raise ValueError(f"'bytes' is {size}, the most is {MAX_PIXELS * 17}")
+            raise ValueError(f"'bytes' is {size}, the maximum is {MAX_PIXELS * 17}")
         request = _Request(header)
         if header.get("type") == "cancel":
             self._input.take(size, None)
@@ -337,7 +337,7 @@ def _check_stylize(header: Mapping[str, Any]) -> int:
     if width * height > MAX_PIXELS:
         raise _RequestError(
             "ImageTooLargeError",
-            f"{width} x {height} pixels are too many, the most is {MAX_PIXELS}.",
+            f"{width} x {height} pixels are too many, the maximum is {MAX_PIXELS}.",
         )
     if not _is_style(header.get("style")):
         raise _RequestError(

@@ -124,7 +124,7 @@ def test_install_into_a_folder_that_is_not_there_makes_none(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("folder", "words"),
-    [("GIMP/2.10", "is of GIMP 2"), ("GIMP/3.0/plug-ins", "no settings"),
+    [("GIMP/2.10", "belongs to GIMP 2"), ("GIMP/3.0/plug-ins", "no settings"),
      ("GIMP", "no settings")],
 )  # fmt: skip
 def test_a_folder_that_is_no_gimp_3_s_is_told(tmp_path, capsys, folder, words):
@@ -203,7 +203,7 @@ def test_uninstall_says_why_it_cannot(profile, monkeypatch, owner, name):
         patch.setattr(owner, name, refuse)
         with pytest.raises(
             StyleplugError,
-            match=r"taken out .*\(Permission denied\).* and styleplug_gimp in it",
+            match=r"removed from .*\(Permission denied\).* and styleplug_gimp in it",
         ):
             gimp.uninstall([profile])
     assert sorted(profile.plugin.parent.rglob("*")) == before

@@ -392,7 +392,7 @@ def test_only_the_one_safe_file_is_ever_asked_for(
 ) -> None:
     names = ["pytorch_model.bin", "../../escape", "/etc/passwd", "C:\\evil.safetensors"]
     server.add("owner/old", dict.fromkeys(names, b"\x80\x04."))
-    refused(client, "owner/old", "InvalidStyleError", "pickled weights are never")
+    refused(client, "owner/old", "InvalidStyleError", "Pickled weights are never")
     assert all(r.path.endswith("/model.safetensors") for r in server.requests)
 
 

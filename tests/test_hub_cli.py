@@ -88,7 +88,7 @@ def test_styles_are_found_pulled_kept_and_used_offline(
         nothing = run(*command, "--license", "gpl-3.0")
         assert (nothing.returncode, nothing.stdout) == (0, "")
         assert "The Hub lists no style that fits." in nothing.stderr
-    assert "No style from the Hub is kept" in run("cache").stderr
+    assert "No style from the Hub is cached" in run("cache").stderr
     listed = run("list", "--hub", "--license", "mit").stdout.splitlines()
     assert [line.split()[:2] for line in listed] == [
         ["owner/one", "mit"],
@@ -128,7 +128,7 @@ def test_a_cached_style_that_could_not_be_looked_up_is_told(
     again = run("pull", "owner/wave")
     assert (again.returncode, again.stdout) == (0, pulled.stdout)
     (line,) = again.stderr.splitlines()
-    assert "owner/wave is used as cached: The Hub has a problem" in line
+    assert "Using the cached copy of owner/wave: The Hub has a problem" in line
 
 
 def test_one_style_that_fails_does_not_stop_the_others(

@@ -96,7 +96,9 @@ def check(image: Any, drawables: list[Any]) -> Any:
             "The layer is no longer there: select another one and start again."
         )
     if layer.get_image().get_id() != image.get_id():
-        raise LayerError("The layer is of another image: select one of this image.")
+        raise LayerError(
+            "The layer belongs to another image: select one of this image."
+        )
     if isinstance(layer, Gimp.LayerMask):
         raise LayerError(
             "The layer mask is selected, not the layer: click on the picture of "

@@ -398,7 +398,9 @@ class Studio:
         except _UNREADABLE as error:
             raise ValueError("What was drawn cannot be read; draw it again.") from error
         if mask is None:
-            raise ValueError("This is larger than what can be drawn on here.")
+            raise ValueError(
+                "The drawing is too large; draw on the picture of this page."
+            )
         alpha = np.asarray(mask)
         if not alpha.any():
             return None
@@ -631,7 +633,7 @@ def _render(
 
 def _options(settings: Settings) -> dict[str, Any]:
     if not isinstance(settings.preserve_color, bool):
-        raise ValueError("Whether to keep the colours is either true or false.")
+        raise ValueError("preserve_color must be true or false.")
     return {
         "strength": _number("strength", settings.strength, 0, 1),
         "style_scale": _number("stroke size", settings.style_scale, 0.25, 4),

@@ -188,8 +188,8 @@ def taught_predictor(
     lessons = checkpoint_of_lessons(checkpoint)
     if checkpoint and lessons and checkpoint.exists() and not lessons.exists():
         raise TrainingError(
-            f"The checkpoint {checkpoint} goes on only with {lessons}, which is not "
-            "there; put it back, or name another file to start anew."
+            f"The checkpoint {checkpoint} can only be resumed with {lessons}, which is "
+            "missing; restore it, or name another file to start anew."
         )
     device = network.photo.device
     predictor = StylePredictor(network.style_size)

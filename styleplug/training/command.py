@@ -336,7 +336,7 @@ def _asked(args: argparse.Namespace) -> _Mode:
     mode = next(mode for mode in _MODES if all(map(given, mode.asked)))
     where = f"with {mode.flags}" if mode.asked else "without --any"
     for dest in filter(given, mode.ignores):
-        raise TrainingError(f"{_flag(dest)} does not count {where}; leave it out.")
+        raise TrainingError(f"{_flag(dest)} has no effect {where}; leave it out.")
     for dest in itertools.filterfalse(given, mode.needs):
         if dest == "artworks":
             raise TrainingError(NO_ARTWORK)
@@ -387,15 +387,15 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
         if told.setdefault("name", out.stem) != out.stem:
             raise TrainingError(
                 f"--about calls the style {told['name']!r}, and --output {out.stem!r}; "
-                "leave out the former, or give them one name."
+                "leave out the first, or make them the same."
             )
         out = out.parent
     elif not out.is_dir() and (
         names_picture(out) or out.suffix.lower() in _WEIGHTS or out.name == "-"
     ):
         raise TrainingError(
-            f"{out} is no name of a folder for styles; name one, or for one artwork a "
-            "file that ends in .safetensors."
+            f"{out} does not name a folder; name a folder for the styles, or for one "
+            "artwork a file that ends in .safetensors."
         )
     if args.sheet and args.sheet.resolve().parent in map(Path.resolve, args.artworks):
         raise TrainingError(

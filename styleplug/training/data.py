@@ -85,8 +85,8 @@ class Photographs:
             )
         if not self.images:
             raise TrainingError(
-                f"{folder} holds no readable pictures; JPEG, PNG, WebP, TIFF and the "
-                "like are looked for, also in folders below it."
+                f"{folder} holds no readable pictures; it and its subfolders are "
+                "searched for JPEG, PNG, WebP, TIFF and similar files."
             )
 
     def _load(self, path: Path) -> Tensor | None:

@@ -143,8 +143,8 @@ def train(
         raise TrainingError(NO_ARTWORK)
     if artworks and archive is not None and not config.dealt:
         raise TrainingError(
-            f"Of batches of {config.batch_size} no crop would be left for the artworks "
-            "named; raise --batch-size, or lower --any-share."
+            f"Batches of {config.batch_size} leave no crop for the named artworks; "
+            "raise --batch-size, or lower --any-share."
         )
     infos = _describe(artworks, config, about or {})
     paths = [out / f"{info.name}.safetensors" for info in infos]
@@ -416,8 +416,8 @@ def _first_styles(
         if styles.shape[1] > network.style_size and not rank:
             advice = "add --rank to train it further"
             if network.bias.requires_grad:
-                advice = "to train the trunk, begin from styles that change none"
-            raise TrainingError(f"A style to begin from changes kernels; {advice}.")
+                advice = "to train the trunk, start from styles that change none"
+            raise TrainingError(f"A style of --from changes kernels; {advice}.")
         return styles
     device = network.photo.device
     own = [trunk.parent] if trunk.name == bundled_trunk().name else []
@@ -561,7 +561,7 @@ def _describe(
     left = about.keys() - {composed(artwork.name) for artwork in artworks}
     if left:
         logger.warning(
-            "told about, but not among the artworks: %s", ", ".join(sorted(left))
+            "in --about, but not among the artworks: %s", ", ".join(sorted(left))
         )
     infos = []
     for artwork in artworks:
@@ -570,7 +570,7 @@ def _describe(
         for name, value in fields.items():
             if name not in TEXTS:
                 raise TrainingError(
-                    f"{name!r}, told about {artwork.name}, is none of the fields "
+                    f"{name!r}, given about {artwork.name}, is none of the fields "
                     f"{', '.join(TEXTS)}; correct it."
                 )
             if not isinstance(value, str):

@@ -265,8 +265,8 @@ def load_checkpoint(
         ) from error
     if not ours:
         raise TrainingError(
-            f"{path} is no checkpoint of 'styleplug train'; name another file. A style "
-            "to go on from is named with --from."
+            f"{path} is not a checkpoint of 'styleplug train'; name another file. To "
+            "start from a style, use --from."
         )
     try:
         with safe_open(path, "pt") as file:
@@ -404,8 +404,8 @@ def check_places(
     left = _needing(trunk, results) if trunk in results else []
     if left:
         raise TrainingError(
-            f"In {out} the trunk would be replaced, which {', '.join(left)} would "
-            "still need; name another --output, or move these away first."
+            f"This would replace the trunk in {out}, which {', '.join(left)} still "
+            "need; name another --output, or move these away first."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

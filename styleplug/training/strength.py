@@ -72,8 +72,8 @@ def train_strength(
     for path, (info, _) in zip(start, styles, strict=True):
         if not is_free_name(info.name):
             raise TrainingError(
-                f"The style {path} is called {info.name!r}, as another file is that is "
-                "written; begin from a style of another name."
+                f"The style {path} is called {info.name!r}, which is the name of "
+                "another result file; start from a style of another name."
             )
     check_names([info.name for info, _ in styles], "name each of them once")
     sizes = {info.base_size for info, _ in styles}

@@ -181,7 +181,7 @@ def test_many_photos_come_as_a_zip_that_says_what_is_left_out(
             {"second_style": "melencolia", "mix": None},
             r"The mix is a number between 0 and 1\.",
         ),
-        ({"preserve_color": "false"}, "either true or false"),
+        ({"preserve_color": "false"}, "must be true or false"),
         ({"image": None}, "Choose a photo first"),
     ],
 )

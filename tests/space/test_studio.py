@@ -439,7 +439,7 @@ def test_numbers_out_of_range_are_told_in_a_sentence(
 def test_what_is_neither_true_nor_false_is_told_in_a_sentence(
     studio: Studio, photo: str, value: Any
 ) -> None:
-    with pytest.raises(ValueError, match="colours is either true or false"):
+    with pytest.raises(ValueError, match="preserve_color must be true or false"):
         studio.paint(photo, Settings("udnie", preserve_color=value))
 
 
@@ -869,7 +869,7 @@ def test_what_no_brush_can_have_drawn_is_refused_undecoded(
     with pytest.raises(ValueError, match="cannot be read; draw it again"):
         studio.mask_of(bomb, inverted=False)
     monkeypatch.delattr(Image.Image, "convert")
-    with pytest.raises(ValueError, match="larger than what can be drawn on here"):
+    with pytest.raises(ValueError, match="drawing is too large"):
         studio.mask_of(large, inverted=False)
 
 

@@ -89,7 +89,7 @@ def test_a_new_folder_is_not_called_as_a_file_is(
     monkeypatch.chdir(tmp_path)
     words = ["train", str(artwork), "--loss-network", str(vgg), "-o", name]
     assert main(words) == 1
-    assert f"{name} is no name of a folder" in capsys.readouterr().err
+    assert f"{name} does not name a folder" in capsys.readouterr().err
     assert not asked
     Path(name).mkdir()
     assert main(words) == 0
@@ -235,22 +235,22 @@ _FROM = ["--from", "a.safetensors"]
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--styles", "."], "--styles does not count without --any"),
-        (["--hold-out", "a.txt"], "--hold-out does not count without --any"),
-        (["--any-share", "0.3"], "--any-share does not count without --any"),
+        (["--styles", "."], "--styles has no effect without --any"),
+        (["--hold-out", "a.txt"], "--hold-out has no effect without --any"),
+        (["--any-share", "0.3"], "--any-share has no effect without --any"),
         (["--any"], "--any needs --styles"),
-        ([*_ANY[:3], "--rank", "2"], "--rank does not count with --any"),
+        ([*_ANY[:3], "--rank", "2"], "--rank has no effect with --any"),
         ([*_ANY[:3], "--new-trunk", *_FROM], "--from .* with --any --new-trunk"),
-        (["--new-trunk", "--trunk", "t"], "--trunk does not count with --new-trunk"),
-        (["--new-trunk", *_FROM], "--from does not count with --new-trunk"),
+        (["--new-trunk", "--trunk", "t"], "--trunk has no effect with --new-trunk"),
+        (["--new-trunk", *_FROM], "--from has no effect with --new-trunk"),
         (["--new-trunk", "--styles", "."], "--styles .* with --new-trunk"),
-        (["--keep-trunk"], "artworks does not count with --keep-trunk"),
+        (["--keep-trunk"], "artworks has no effect with --keep-trunk"),
         (["--only-strength"], "--only-strength needs --from"),
         (["--only-strength", *_FROM, "--rank", "2"], "--rank .* --only-strength"),
-        (["--only-strength", *_FROM, "--new-trunk"], "--new-trunk does not count"),
-        (["--only-strength", *_FROM, "--measure", "a"], "--measure does not count"),
-        (["--only-strength", *_FROM, "--about", "a"], "--about does not count"),
-        (["--only-strength", *_FROM, *_ANY[:3]], "--any does not count"),
+        (["--only-strength", *_FROM, "--new-trunk"], "--new-trunk has no effect"),
+        (["--only-strength", *_FROM, "--measure", "a"], "--measure has no effect"),
+        (["--only-strength", *_FROM, "--about", "a"], "--about has no effect"),
+        (["--only-strength", *_FROM, *_ANY[:3]], "--any has no effect"),
     ],
 )
 def test_options_that_would_not_count_are_refused(asked, artwork, capsys, words, said):
@@ -265,15 +265,15 @@ def test_options_that_would_not_count_are_refused(asked, artwork, capsys, words,
         ([], "Name at least one artwork"),
         (["--new-trunk"], "Name at least one artwork"),
         (["--keep-trunk"], "--keep-trunk needs --any"),
-        ([*_ANY, "--rank", "2"], "--rank does not count with --keep-trunk"),
-        ([*_ANY, "--new-trunk"], "--new-trunk does not count"),
-        ([*_ANY, *_FROM], "--from does not count"),
-        ([*_ANY, "--sheet", "a.png"], "--sheet does not count"),
-        ([*_ANY, "--measure", "."], "--measure does not count"),
-        ([*_ANY, "--about", "a.json"], "--about does not count"),
-        ([*_ANY, "--minutes", "9"], "--minutes does not count with --keep-trunk"),
-        ([*_ANY, "--scales", "1", "2"], "--scales does not count"),
-        ([*_ANY, "--any-share", "0.2"], "--any-share does not count"),
+        ([*_ANY, "--rank", "2"], "--rank has no effect with --keep-trunk"),
+        ([*_ANY, "--new-trunk"], "--new-trunk has no effect"),
+        ([*_ANY, *_FROM], "--from has no effect"),
+        ([*_ANY, "--sheet", "a.png"], "--sheet has no effect"),
+        ([*_ANY, "--measure", "."], "--measure has no effect"),
+        ([*_ANY, "--about", "a.json"], "--about has no effect"),
+        ([*_ANY, "--minutes", "9"], "--minutes has no effect with --keep-trunk"),
+        ([*_ANY, "--scales", "1", "2"], "--scales has no effect"),
+        ([*_ANY, "--any-share", "0.2"], "--any-share has no effect"),
     ],
 )
 def test_without_artworks_other_options_count(asked, capsys, words, said):

@@ -263,7 +263,7 @@ def test_what_is_told_about_no_artwork_is_said(
     }
     with pytest.raises(TrainingError, match="'trunk'"):
         train([artwork, accented], photographs, vgg, tmp_path, about=about)
-    assert caplog.messages == ["told about, but not among the artworks: stripe.png"]
+    assert caplog.messages == ["in --about, but not among the artworks: stripe.png"]
 
 
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
@@ -629,7 +629,7 @@ def test_a_style_that_changes_kernels_learns_more(
     assert distance(changing) < 0.95 * distance(vector)
     with pytest.raises(TrainingError, match="--rank"):
         learn(changing, "refused")
-    with pytest.raises(TrainingError, match="begin from styles that change none"):
+    with pytest.raises(TrainingError, match="start from styles that change none"):
         train(
             *([artwork], photographs, vgg, tmp_path / "refused"),
             config=quick,

@@ -257,7 +257,9 @@ def test_what_is_no_checkpoint_is_not_to_be_deleted(tmp_path, content):
     _, state = new_state(torch.ones(3))
     path = tmp_path / "precious"
     path.write_bytes(content)
-    with pytest.raises(TrainingError, match=r"precious is no checkpoint .*--from\.$"):
+    with pytest.raises(
+        TrainingError, match=r"precious is not a checkpoint .*--from\.$"
+    ):
         state.resume(path)
 
 
