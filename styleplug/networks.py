@@ -1,10 +1,10 @@
 """The style network.
 
-One trunk serves every style. A style is the vector of scales and shifts of its
+One trunk serves every style. A style is a vector of scales and shifts for the trunk's
 instance normalisations (Dumoulin, Shlens & Kudlur 2017, "A Learned Representation for
-Artistic Style", arXiv 1610.07629), and perhaps low-rank changes to its kernels (Hu et
-al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685), which
-are added to them once for a picture.
+Artistic Style", arXiv 1610.07629), optionally with low-rank changes to its kernels (Hu
+et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685),
+which are added once per picture.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 EPS = 1e-5
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
-"""Working memory for each pixel that is painted at once, by the types that networks
-compute in; benchmarks/memory.py measures it, with a trunk of the usual widths."""
+"""Working memory in bytes per pixel painted at once, by the type that is computed in.
+benchmarks/memory.py measures it with a trunk of the usual widths."""
 
 
 class NormStatistics(NamedTuple):
@@ -49,20 +49,20 @@ class StyleNetwork(nn.Module):
     fine. Nothing runs at full resolution. Upsampling is resize-convolution (Odena
     2016), evaluated as the transposed convolution it equals.
 
-    ``widths`` are the channels at 1/2, 1/4 and 1/8, ``blocks`` the residual blocks at
-    1/4 and 1/8.
+    ``widths`` are the numbers of channels at 1/2, 1/4 and 1/8, ``blocks`` the numbers
+    of residual blocks at 1/4 and 1/8.
     """
 
     NAME = "conditional"
     STRIDE = 8
     """Height and width of the input must be multiples of this."""
     MARGIN = 8
-    """Pixels of context that the input should have around what is wanted."""
+    """Pixels of context that the input should have around the wanted area."""
     LIGHT = 0.5
     """Strength below which a painting fades into the photograph."""
     GRAIN = 4 / 255
-    """Deviation of the noise on what is flat, such as a sky, while strokes are painted.
-    Without it, it stays empty, or is painted in a pattern."""
+    """Deviation of the noise that is added to flat areas, such as a sky, for strokes to
+    be painted there. Without it they stay empty or are painted in a pattern."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class StyleNetwork(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
         self.light = nn.Parameter(torch.empty(2, self.style_size))
         self.photo: Tensor
-        """(K,) where styles begin that no predictor sees: learned by earlier versions,
-        neutral in a new trunk."""
+        """(K,): where training starts a style that no predictor predicts. It was
+        learned by earlier versions and is neutral in a new trunk."""
         self.register_buffer("photo", torch.empty(self.style_size))
         if not self.photo.is_meta:  # on meta this would load torch's compiler
             self._initialize()
@@ -117,14 +117,15 @@ class StyleNetwork(nn.Module):
     def changeable(self) -> dict[str, torch.Size]:
         """Shapes of the kernels that a style may change, by layer.
 
-        Those at the image's two ends are not: it would take a quarter longer to learn.
+        The first and the last layer are left out: with them, learning a style would
+        take a quarter longer.
         """
         layers = (name for name in self.layers if name != "enter")
         return {name: self.weights[name].shape for name in layers}
 
     @property
     def receptive_field(self) -> int:
-        """How many pixels away the input can change an output pixel, at most."""
+        """Largest distance in pixels at which the input can change an output pixel."""
         at4, at8 = self.blocks
         reach = 0
         for pixel in range(self.STRIDE):
@@ -137,15 +138,15 @@ class StyleNetwork(nn.Module):
         return reach
 
     def bytes_per_pixel(self, dtype: torch.dtype) -> int:
-        """Return the working memory for each pixel of a tile, its border included."""
+        """Return the working memory per pixel of a tile, its border included."""
         half, quarter, eighth = self.hyperparameters["widths"]
-        # The most channels for a pixel are those at 1/2, of which 24 are usual.
+        # Channels per pixel are most at 1/2, usually 24.
         widest = max(24.0, half, quarter / 4, eighth / 16)
         return math.ceil(BYTES_PER_PIXEL[dtype] * widest / 24)
 
     def side_for(self, side: float, dtype: torch.dtype) -> float:
-        """Return the side of a square that takes as much memory as one of ``side``
-        pixels does with the usual widths."""
+        """Return the side of a square that takes as much memory as a square of ``side``
+        does with the usual widths."""
         return side * math.sqrt(BYTES_PER_PIXEL[dtype] / self.bytes_per_pixel(dtype))
 
     def new_style(self) -> Tensor:
@@ -157,12 +158,13 @@ class StyleNetwork(nn.Module):
         """Return the (B, K) vector that paints ``style`` at a strength in [0, 1].
 
         ``style`` is (K,) or (B, K), ``strength`` a number or (B,). A style that changes
-        kernels, see :func:`with_changes`, is longer, and so is what is returned.
+        kernels, see :func:`with_changes`, is longer, and so is the result.
 
         From strength 1 down to :attr:`LIGHT` the vector moves to a light version of the
-        style, which keeps more of the photograph. ``light``, (2, K) and the same for
-        all styles, has learned what a style is multiplied by for that, and what is
-        added. Then the vector stays, and the painting fades, see :meth:`opacity`.
+        style, which keeps more of the photograph. The light version is the style times
+        one row of ``light`` plus the other; ``light``, (2, K), is learned and the same
+        for all styles. Below that the vector stays, and the painting fades, see
+        :meth:`opacity`.
         """
         style = style.reshape(-1, style.shape[-1])
         strength = torch.as_tensor(strength, dtype=style.dtype, device=style.device)
@@ -172,8 +174,9 @@ class StyleNetwork(nn.Module):
         return torch.cat([light.lerp(full, amount.reshape(-1, 1)), changes], dim=1)
 
     def opacity(self, strength: Tensor | float) -> Tensor:
-        """Return how much of the result is painted at a strength in [0, 1], a number or
-        (B,); the rest is the photograph, of which the lightest style keeps too little.
+        """Return the opacity of the painting at a strength in [0, 1], a number or (B,).
+
+        The rest is the photograph, of which the lightest style keeps too little.
         """
         strength = torch.as_tensor(strength, dtype=torch.float32)
         return (strength / self.LIGHT).clamp(max=1)
@@ -187,11 +190,11 @@ class StyleNetwork(nn.Module):
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
         ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
-        :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. Every layer sees its
-        input continued by reflection. The statistics of each normalisation are
-        measured on ``content`` itself, in float32. When ``statistics`` is given they
-        are measured over the whole batch, as if its images were parts of one, and
-        left there. Vectors that change kernels take their turns.
+        :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. Every layer pads its
+        input by reflection. The statistics of each normalisation are measured on
+        ``content`` itself, in float32. When ``statistics`` is given, they are measured
+        over the whole batch, as if its images were parts of one, and stored there.
+        Vectors that change kernels are computed one after the other.
         """
         if statistics is None and len(vector) > 1 and vector.shape[1] > self.style_size:
             each = zip(content.split(1), vector.split(1), strict=True)
@@ -204,7 +207,7 @@ class StyleNetwork(nn.Module):
             x = reflected(x, 2 if name == "enter" else 1)
             kernel = self._kernel(name, changes)
             x = _convolve(name, x, kernel, layer.resample, padded=True)
-            # Batch norm takes ten times as long for what has gaps in memory.
+            # Batch norm takes ten times as long on a tensor with gaps in memory.
             x = x.contiguous(memory_format=torch.channels_last)
             measured = measure_statistics(x, statistics is not None)
             mean, variance = measured
@@ -257,7 +260,7 @@ class StyleNetwork(nn.Module):
         )
 
     def _changes(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return what is added to kernels, by layer, for a vector (1, K or more)."""
+        """Return the changes that a vector (1, K or more) adds to kernels, by layer."""
         if vector.shape[1] == self.style_size:
             return {}
         if len(vector) > 1:
@@ -280,21 +283,21 @@ class StyleNetwork(nn.Module):
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """Low-rank changes to kernels (O, I, 3, 3), by layer: A (..., R, 9 I), whose rows are
-flattened kernels (I, 3, 3), and B (..., O, R). Their product B A is added."""
+flattened kernels (I, 3, 3), and B (..., O, R). The product B A is added to a kernel."""
 
 
 def with_changes(style: Tensor, factors: Factors) -> Tensor:
-    """Return style vectors (..., K) continued by what their factors add to kernels."""
+    """Return style vectors (..., K), extended by their factors' changes to kernels."""
     changes = [(b @ a).flatten(-2) for a, b in factors.values()]
     return torch.cat([style, *changes], dim=-1)
 
 
 def factorize(network: StyleNetwork, style: Tensor, rank: int | None = None) -> Factors:
-    """Return the factors of a style vector's changes to kernels, of a rank or full.
+    """Return the factors of a style vector's changes to kernels, of full rank or less.
 
-    The vector is (..., K), which changes none, or as long as :func:`with_changes` makes
-    it. The factors are the nearest of their rank (singular value decomposition); the
-    rows of A are orthonormal.
+    The vector is (..., K), without changes, or as long as :func:`with_changes` returns
+    it. The factors are the best approximation of their rank (singular value
+    decomposition); the rows of A are orthonormal.
     """
     shapes = network.changeable
     sizes = [shape.numel() for shape in shapes.values()]
@@ -314,10 +317,10 @@ def factorize(network: StyleNetwork, style: Tensor, rank: int | None = None) -> 
 
 
 def first_factors(network: StyleNetwork, style: Tensor, rank: int) -> Factors:
-    """Return factors of a rank that learning can begin at, see :func:`factorize`.
+    """Return factors of a rank from which learning can start, see :func:`factorize`.
 
-    They are those of what a style changes; of one that changes nothing, A is the main
-    directions of the trunk's own kernels, and B no way along them.
+    They are those of the style's own changes. For a style without changes, A holds the
+    principal directions of the trunk's own kernels, and B is 0.
     """
     factors = factorize(network, style, rank)
     for name, (a, b) in factors.items():
@@ -329,7 +332,7 @@ def first_factors(network: StyleNetwork, style: Tensor, rank: int) -> Factors:
 
 
 def stack_styles(styles: Sequence[Tensor]) -> Tensor:
-    """Return style vectors as rows of one matrix, as long as the longest."""
+    """Return style vectors as rows of one matrix, padded to the longest."""
     longest = max(len(style) for style in styles)
     return torch.stack([F.pad(style, (0, longest - len(style))) for style in styles])
 
@@ -343,9 +346,9 @@ def paint(
     dtype: torch.dtype,
     shift: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Return what the network makes of crops (B, 3, H, W), computing in ``dtype``.
+    """Return the crops (B, 3, H, W) painted by the network, computing in ``dtype``.
 
-    They are moved by ``shift`` in it, by up to its stride.
+    Inside the network they are shifted by ``shift``, by at most its stride.
     """
     height, width = crops.shape[2:]
     margin = network.STRIDE if any(shift) else 0
@@ -360,7 +363,7 @@ def paint(
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has bfloat16 in hardware; emulated it is very slow."""
+    """Return whether a device has bfloat16 in hardware; emulation is very slow."""
     if device.type == "cpu":
         wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
         return wide and torch.cpu._is_avx512_bf16_supported()
@@ -370,14 +373,14 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """Return what gradients are computed in: bfloat16 where the device has it."""
+    """Return the type for gradients: bfloat16 if the device has it, else float32."""
     return torch.bfloat16 if computes_bfloat16(device) else torch.float32
 
 
 def checked_dtype(
     dtype: str | torch.dtype, known: Collection[torch.dtype]
 ) -> torch.dtype:
-    """Return a type that may be given by name; ``ValueError`` for one not ``known``."""
+    """Return a type, which may be named; raise ``ValueError`` if not ``known``."""
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
     if isinstance(dtype, torch.dtype) and dtype in known:
@@ -392,8 +395,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def mix(content: Tensor, stylized: Tensor, opacity: Tensor | float) -> Tensor:
-    """Return ``stylized`` upon ``content``, (B, 3, H, W) in [0, 1], at an opacity, a
-    number or (B,), see :meth:`StyleNetwork.opacity`: the last step of rendering."""
+    """Return ``stylized`` blended over ``content``, (B, 3, H, W) in [0, 1].
+
+    ``opacity`` is a number or (B,), see :meth:`StyleNetwork.opacity`. This is the last
+    step of rendering.
+    """
     stylized = stylized.to(content.dtype)
     if isinstance(opacity, float) and opacity == 1:
         return stylized
@@ -411,8 +417,8 @@ class FrozenNetwork:
     Calling it maps content (B, 3, H, W) in the network's dtype, height and width
     multiples of :attr:`StyleNetwork.STRIDE`, to logits: the stylized image is their
     sigmoid. Each output pixel depends only on the pixels around it (zeros around the
-    content), so tiles of an image can be rendered one by one. Given a ``box`` it
-    returns the logits in there, and does not compute what only others need.
+    content), so tiles of an image can be rendered one by one. With a ``box`` it returns
+    only the logits inside, and skips part of what only the others need.
     """
 
     def __init__(
@@ -456,7 +462,7 @@ class FrozenNetwork:
 def measure_statistics(x: Tensor, whole_batch: bool) -> NormStatistics:
     """Return the statistics of (B, C, H, W), of each image or of all as one.
 
-    In two passes over rows of channels: an order of magnitude faster on a CPU than
+    Two passes over rows of channels are an order of magnitude faster on a CPU than
     ``torch.var_mean`` over height and width of a channels-last tensor.
     """
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -472,7 +478,7 @@ def measure_statistics(x: Tensor, whole_batch: bool) -> NormStatistics:
 def _statistics_of_rows(rows: Tensor) -> NormStatistics:
     """Return the statistics of (N, C), measured by torch's batch norm.
 
-    It is fast with many channels, so several rows are taken for one.
+    It is fast with many channels, so several rows are joined to one.
     """
     count, channels = rows.shape
     several = next(n for n in (4, 2, 1) if count % n == 0)
@@ -495,7 +501,7 @@ def _wire(
 ) -> Tensor:
     """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2).
 
-    The layers after the blocks at 1/8 go on with what ``seen`` boxes there.
+    The layers after the blocks at 1/8 continue with the box ``seen``, at 1/8, only.
     """
     quarter = convolve("down4", convolve("enter", content))
     x = convolve("down8", quarter)
@@ -528,8 +534,11 @@ def _convolve(
     padded: bool = False,
     relu: bool = False,
 ) -> Tensor:
-    """Run one layer's convolution, with zeros around ``x`` unless it is ``padded``:
-    by one pixel, for ``enter`` by two. Perhaps rectify the result."""
+    """Run one layer's convolution, and rectify the result if ``relu``.
+
+    Zeros are added around ``x`` unless it is ``padded`` already: by one pixel, for
+    ``enter`` by two.
+    """
     if name == "enter":
         return _enter(x, kernel, bias, padded, relu)
     if resample == "up":
@@ -544,8 +553,8 @@ def _enter(
 ) -> Tensor:
     """Fold the content (pixel unshuffle) and convolve it.
 
-    On a CPU without folding: two neighbours of a row are one pixel of twice the
-    channels, which costs nothing, and two rows are two rows of the kernel.
+    On a CPU there is no folding: two neighbours in a row are read as one pixel of twice
+    the channels, which costs nothing, and two rows meet two rows of the kernel.
     """
     padding = 0 if padded else 1
     if not _is_for_onednn(content):
@@ -569,9 +578,9 @@ def _double(
 ) -> Tensor:
     """Double ``x`` (B, C, h, w) with the transposed kernel (C, D, 4, 4).
 
-    On a CPU in bfloat16, or to colours, by a convolution to the four pixels around each
-    corner, and a shuffle: oneDNN's transposed convolutions are five times slower there
-    at some widths. In float32 they are as fast, and take less memory.
+    On a CPU, in bfloat16 or to colours, a convolution to the four pixels around each
+    corner and a shuffle do this: oneDNN's transposed convolutions are five times slower
+    there at some widths. In float32 they are as fast, and take less memory.
     """
     wide = x.dtype == torch.float32 and kernel.shape[1] > 3
     if wide or not _is_for_onednn(x):
@@ -599,7 +608,7 @@ def _conv2d(
     padding: tuple[int, int],
     relu: bool,
 ) -> Tensor:
-    """Convolve and perhaps rectify, by oneDNN in one pass where it can."""
+    """Convolve, and rectify if ``relu``: in one pass where oneDNN can."""
     if relu and _is_for_onednn(x) and _rectifies(x.dtype):
         return _convolve_and_rectify(x, kernel, bias, stride, padding)
     x = F.conv2d(x, kernel, bias, stride, padding)
@@ -613,7 +622,7 @@ def _convolve_and_rectify(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Run the operator of oneDNN that torch's compiler uses."""
+    """Convolve and rectify with the oneDNN operator that torch's compiler uses."""
     rectified: Tensor = torch.ops.mkldnn._convolution_pointwise(
         *(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
     )
@@ -622,7 +631,7 @@ def _convolve_and_rectify(
 
 @functools.cache
 def _rectifies(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN is there and does it in one pass in a type on this CPU."""
+    """Return whether oneDNN convolves and rectifies a type in one pass on this CPU."""
     x = torch.zeros(1, 1, 1, 1, dtype=dtype)
     try:
         _convolve_and_rectify(x, x, None)
@@ -636,10 +645,10 @@ def reflected(
     margins: int | tuple[int, int, int, int],
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return (B, C, H, W) continued by reflection, perhaps in another type.
+    """Return (B, C, H, W) padded by reflection, in ``dtype`` if one is given.
 
-    ``margins`` are those at the top, left, bottom and right, or one for all. Small
-    images repeat their outermost pixels.
+    ``margins`` are those at the top, left, bottom and right, or one for all. Images too
+    small for that repeat their outermost pixels.
     """
     dtype = dtype or x.dtype
     sides = (margins,) * 4 if isinstance(margins, int) else margins
@@ -666,7 +675,7 @@ def reflected(
 
 
 def _is_for_onednn(x: Tensor) -> bool:
-    """Tell whether to spare oneDNN what it is slow at."""
+    """Return whether to work around what oneDNN is slow at."""
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 

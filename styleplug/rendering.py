@@ -2,15 +2,15 @@
 
 A picture is first stylized whole at the style's base size, where the network paints
 the strokes it was trained for. Then, level by level up to full size, the change so far
-is magnified onto the photograph of that size, and the same network paints again; what
-it changes that the level before could show is taken back. So strokes are a fraction of
-the picture, whatever its resolution, and a preview shows what the full size will be.
-The last octave of a large picture is not painted again: its strokes are wide, and the
-finest detail is the photograph's.
+is magnified onto the photograph at that size, and the same network paints again; the
+part of its change that the level below could already show is subtracted. So strokes are
+a fraction of the picture, whatever its resolution, and a preview shows what the full
+size will look like. The last octave of a large picture is not painted: its strokes are
+wide, and the finest detail comes from the photograph.
 
-From the second level on the statistics of the instance normalisations are measured on
-a fixed sample of the level and frozen, which makes the network local: tiles that
-overlap by its receptive field equal the whole image, and their size does not show.
+From the second level on, the statistics of the instance normalisations are measured on
+a fixed sample of the level and frozen. This makes the network local: tiles that overlap
+by its receptive field equal the whole image, and the tile size does not show.
 """
 
 from __future__ import annotations
@@ -46,29 +46,31 @@ logger = logging.getLogger(__name__)
 SMALLEST_TILE = 256
 _LARGEST_TILE = 4096
 FINER = 1.7
-"""How much larger than the base a picture is at least when it is painted again."""
+"""Smallest ratio of a picture's side to the base size at which it is painted again."""
 _FINE_WEIGHT = 0.5
-"""How much counts what finer levels paint: wholly, they weave jags of the level below
+"""Weight of what finer levels paint. In full, they would weave jags of the level below
 into a cloth of horizontal and vertical threads, which shows at 100 %."""
 _LARGE = 4
-"""How much larger than the base a picture is at least whose last octave is left to the
-photograph. The network makes no strokes there, only threads in what is flat, and would
-take three quarters of the time."""
+"""Smallest ratio of a picture's side to the base size at which its last octave is left
+to the photograph. The network paints no strokes there, only threads in flat areas, and
+would take three quarters of the time."""
 _ALIKE = 0.75, 0.85, 1.1, 1.3
-"""Sizes, as multiples of the base, between which its change is hardly resized: more and
-more of it is smoothed, wholly, and less and less. It would be crisper otherwise than in
-the large pictures which these are previews of."""
+"""Picture sizes, as multiples of the base size, at which the change is hardly
+resized and is therefore smoothed: the smoothing rises between the first two, is full
+up to the third, and falls to none at the last. Without it, the change would be crisper
+than in the large pictures of which these are previews."""
 _SOFT = 0.2
-"""Share of the neighbours in what is smoothed."""
+"""Share that the neighbours have in a smoothed pixel."""
 _COPIED = 8
-"""How many pixels are magnified in the time in which one is painted."""
+"""Number of pixels that are magnified in the time it takes to paint one."""
 _NEAR = 8
-"""Pixels around a tile that must be painted to take back what half the size shows."""
+"""Pixels around a tile that are painted too, to subtract what half the size shows."""
 _FLAT = 5 / 255
-"""Deviation of lightness, in cells of 8 x 8 pixels, above which little is flat."""
+"""Standard deviation of lightness above which a cell of 8 x 8 pixels is hardly flat."""
 _NOISE_SIDE = 1024
 _NOISE_DEVIATION = 1.17
-"""Of four octaves of noise, each of deviation 1 and doubled up to the full size."""
+"""Standard deviation of the sum of four octaves of noise, each of deviation 1, that are
+doubled up to the full size."""
 _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++, cuBLAS and oneDNN word it
     "out of memory",
     "can't allocate memory",
@@ -80,14 +82,16 @@ _OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++, cuBLAS and oneDNN wo
 _RAISED_BY_CALLER = "_styleplug_raised_by_caller"
 """Attribute of an error that :func:`call_back` marks."""
 _KEPT = 40_000_000
-"""Pixels of a picture, at most, for its half to be kept: it is read four times. That of
-a larger one is averaged each time and takes no memory."""
+"""Largest picture, in pixels, whose half-size copy is kept, as it is read four times.
+The half of a larger picture is averaged at every read and takes no memory."""
 _BLOCK_SIDES = {"cpu": 512}
-"""Sides in pixels of what is computed with at once where no network is: in a CPU's
-cache it is twice as fast. Elsewhere they are long, as calls take time."""
+"""Sides in pixels of the blocks that are computed at once without the network, by type
+of device: in a CPU's cache this is twice as fast. Other devices use large blocks, as
+every call takes time."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _SECONDS_UNTRIMMED = 5
-"""To trim the heaps after each of many small pictures would take a fifth more time."""
+"""Shortest time between two trims of the heaps: to trim them after each of many small
+pictures would take a fifth more time."""
 _SAMPLE = 128
 """Side in pixels of the patches on which a level's statistics are measured."""
 
@@ -127,7 +131,7 @@ class Region(NamedTuple):
         return (..., slice(top, bottom), slice(left, right))
 
     def grow(self, overlap: int) -> Region:
-        """Return the region with ``overlap`` more on each side."""
+        """Return the region extended by ``overlap`` on each side."""
         return Region(
             self.top - overlap,
             self.left - overlap,
@@ -136,7 +140,7 @@ class Region(NamedTuple):
         )
 
     def clip(self, outer: Region) -> Region:
-        """Return what of the region lies in ``outer``."""
+        """Return the part of the region that lies in ``outer``."""
         return Region(
             max(outer.top, self.top),
             max(outer.left, self.left),
@@ -145,13 +149,15 @@ class Region(NamedTuple):
         )
 
     def round_up(self, cell: int) -> Region:
-        """Return the region with its bottom and right on multiples of ``cell``."""
+        """Return the region, bottom and right rounded up to multiples of ``cell``."""
         bottom, right = -(-self.bottom // cell) * cell, -(-self.right // cell) * cell
         return Region(self.top, self.left, bottom, right)
 
     def resized(self, height: int, width: int, outer: Region) -> Region:
-        """Return a region of that size that holds as much of this one as ``outer``
-        does: moved into ``outer``, or all of it."""
+        """Return the region enlarged to that size and moved to lie in ``outer``.
+
+        Where ``outer`` is smaller, the region spans all of it.
+        """
         top = max(outer.top, min(self.top, outer.bottom - height))
         left = max(outer.left, min(self.left, outer.right - width))
         return Region(top, left, top + height, left + width).clip(outer)
@@ -166,12 +172,12 @@ class Region(NamedTuple):
         )
 
     def cut(self, tile_size: int, border: int = 0) -> Iterator[Region]:
-        """Cut the region into tiles no larger than squares of ``tile_size``, row by
-        row.
+        """Cut the region into tiles and yield them row by row.
 
-        That is with a ``border`` around each, of which there is as little in all as
-        can be. The tiles are about equally large; their origins lie on multiples of
-        :data:`GRID` from the origin of the region.
+        With a ``border`` around it, a tile has no more pixels than a square of
+        ``tile_size`` with that border. The cut minimises the total area of the tiles
+        and their borders. The tiles are about equally large; their origins lie on
+        multiples of :data:`GRID` from the origin of the region.
         """
         largest = (tile_size + 2 * border) ** 2
         least, best = math.inf, (GRID, GRID)
@@ -197,15 +203,15 @@ class Region(NamedTuple):
 _NO_MARGINS = Region(0, 0, 0, 0)
 
 GRID = 16
-"""Tile origins are multiples of this: of the network's stride, and of each octave's."""
+"""Tile origins are multiples of this, and so of the network's stride and of 2."""
 
 
 _CELL = 8
-"""Windows lie on multiples of this, a multiple of every network's stride."""
+"""Windows are aligned to multiples of this, a multiple of every network's stride."""
 
 
 def _step(length: int, count: int) -> int:
-    """Return how long parts of a length are, of which there are at most ``count``."""
+    """Return the length of each part when a length is cut into at most ``count``."""
     return min(length, math.ceil(length / count / GRID) * GRID)
 
 
@@ -213,7 +219,7 @@ class Canvas:
     """An image that is read and written by regions.
 
     ``pixels`` is an array or tensor (H, W, 3), uint8, uint16 or floating point.
-    Regions are float32 tensors (1, 3, h, w) on ``device``, channels last, integers
+    Regions are float32 tensors (1, 3, h, w) on ``device``, channels last; integers are
     scaled to [0, 1].
     """
 
@@ -230,7 +236,7 @@ class Canvas:
         if isinstance(part, np.ndarray):
             part = torch.from_numpy(np.array(part))
         if part.dtype == torch.float64:
-            part = part.float()  # not every device has it
+            part = part.float()  # not every device supports float64
         tensor = part.to(self.device).float()[None].permute(0, 3, 1, 2)
         return tensor if self._scale is None else tensor.div_(self._scale)
 
@@ -239,11 +245,11 @@ class Canvas:
         return self._scale == 255
 
     def clamped(self, pixels: Tensor) -> Tensor:
-        """Return what was read in [0, 1], where integers are already."""
+        """Clamp pixels that were read to [0, 1], where integers lie already."""
         return pixels.clamp(0, 1) if self._scale is None else pixels
 
     def write(self, region: Region, tensor: Tensor) -> None:
-        """Write ``tensor``, which is used up."""
+        """Write ``tensor``, which may be modified in place."""
         if self._scale is not None:
             tensor = tensor.clamp_(0, 1).mul_(self._scale).round_()
         part: Any = tensor[0].permute(1, 2, 0)
@@ -253,9 +259,9 @@ class Canvas:
 
 
 class _Half(Canvas):
-    """An image at half its size, averaged when it is read: it takes no memory.
+    """An image at half its size, averaged at every read, so that it takes no memory.
 
-    Read values are in [0, 1].
+    The values read are in [0, 1].
     """
 
     def __init__(self, whole: Canvas) -> None:
@@ -273,7 +279,7 @@ class _Half(Canvas):
 
 
 Finish = Callable[[Region, Canvas, Tensor], Tensor]
-"""From a region, the content and its stylized pixels to what is written there."""
+"""Maps a region, the content and the stylized pixels there to the pixels to write."""
 
 _Emit = Callable[[Region, Tensor], None]
 _Magnify = Callable[[Region], Tensor]
@@ -281,7 +287,7 @@ _Use = Callable[[Region, Region, Tensor, Tensor], None]
 
 
 class Renderer:
-    """Renders with one network and its vector at one strength in (0, 1]."""
+    """Renders with one network and one style vector at one strength in (0, 1]."""
 
     def __init__(
         self,
@@ -315,7 +321,8 @@ class Renderer:
         """
         _keep_freed_memory()
         try:
-            with torch.autocast(self.device.type, enabled=False):  # a caller's
+            # Ignore a caller's autocast.
+            with torch.autocast(self.device.type, enabled=False):
                 self._render(content, result, finish)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -330,7 +337,7 @@ class Renderer:
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
         ratio = math.sqrt(height * width) / self.base_size
-        # Padded to the stride, a picture that is all length would be a large base.
+        # An extremely long picture, padded to the stride, would have a huge base.
         longest = max(1, int(self.base_size**2) // self.network.STRIDE)
         base = (
             min(longest, max(1, round(height / ratio))),
@@ -376,14 +383,14 @@ class Renderer:
                 below = _Octave(level, painted, self._muted)
 
     def _kept(self, half: _Half) -> Canvas:
-        """Return a copy that is not averaged each time it is read."""
+        """Return a copy of ``half`` in memory, so that it is averaged only once."""
         kept = self._blank(half.bounds, half)
         for block in _blocks(half.bounds, self.device):
             kept.write(block, half.read(block))
         return kept
 
     def _blank(self, bounds: Region, like: Canvas) -> Canvas:
-        """Return a canvas to fill: 8 bits a channel where ``like`` has no more."""
+        """Return an empty canvas: 8 bits a channel if ``like`` has 8, else float16."""
         dtype = torch.uint8 if like.is_8bit else torch.float16
         pixels = torch.empty((bounds.height, bounds.width, 3), dtype=dtype)
         return Canvas(pixels, self.device)
@@ -404,7 +411,7 @@ class Renderer:
         return painted - self._muted(x)
 
     def _grained(self, x: Tensor) -> Tensor:
-        """Return the base (1, 3, h, w) with noise on what is flat."""
+        """Return the base (1, 3, h, w) with noise added to flat areas."""
         amount = self.grain * self.network.GRAIN
         if amount == 0:
             return x
@@ -415,18 +422,18 @@ class Renderer:
     def _muted(self, pixels: Tensor) -> Tensor:
         """Return the photograph with no more colour than the painting has.
 
-        Of it only detail is seen that is finer than what is painted.
+        Only its detail that is finer than the painting remains visible.
         """
         if self.device.type == "cpu":  # five times as fast as the product
             return F.conv2d(pixels, self._muting.T[..., None, None])
         return (pixels.permute(0, 2, 3, 1) @ self._muting).permute(0, 3, 1, 2)
 
     def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
-        """Return ``pixels`` of a level as they are so far, in [0, 1]."""
+        """Return ``pixels`` of a level with the change so far applied, in [0, 1]."""
         return self._muted(level.clamped(pixels)).add_(change).clamp_(0, 1)
 
     def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
-        """Paint the level that the base's ``change`` (1, 3, h, w) is magnified to."""
+        """Paint the level that the base's ``change`` (1, 3, h, w) is magnified onto."""
         magnified = _resize(_smoothed(change), level.bounds)
         finer = torch.empty_like(magnified)
 
@@ -447,7 +454,7 @@ class Renderer:
             emit(block, stylized.clamp_(0, 1))
 
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
-        """Paint a level upon the one of half its size."""
+        """Paint a level on top of the one at half its size."""
 
         def take_back(tile: Region, near: Region, x: Tensor, painted: Tensor) -> None:
             finer = painted.sub_(x)
@@ -461,7 +468,7 @@ class Renderer:
         self._paint(level, magnify, take_back)
 
     def _magnify(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
-        """Give a level what is painted at half its size, upon its own detail."""
+        """Magnify the painting at half a level's size onto the level's own detail."""
         for block in _blocks(level.bounds, self.device):
             emit(block, self._so_far(level, level.read(block), magnify(block)))
             self._report(block.area // _COPIED)
@@ -469,8 +476,8 @@ class Renderer:
     def _paint(self, level: Canvas, magnify: _Magnify, use: _Use) -> None:
         """Let the network paint a level, tile by tile, over the change so far.
 
-        ``use`` gets each tile and the region near it, and of that what the network saw
-        and what it painted.
+        ``use`` is called with each tile, the region near it, and what the network saw
+        and painted in that region.
         """
 
         def see(region: Region) -> Tensor:
@@ -486,8 +493,8 @@ class Renderer:
             return frozen(x.dtype)(x, box).float()
 
         def paint(tile: Region, height: int, width: int) -> None:
-            # Windows are of one shape wherever the tile lies: oneDNN has code and
-            # buffers for every shape it has seen.
+            # All windows have the same shape, wherever the tile lies, as oneDNN keeps
+            # code and buffers for every shape it has seen.
             window = tile.grow(self._overlap).resized(
                 height + 2 * self._overlap, width + 2 * self._overlap, outside
             )
@@ -499,7 +506,7 @@ class Renderer:
             painted = self._run(
                 *(x, forward, window.margins_around(seen)),
                 painted_box.relative_to(window),
-            ).sigmoid_()  # not before, as it would hide what is infinite
+            ).sigmoid_()  # not earlier, as it would hide infinite values
             near = tile.grow(_NEAR).clip(level.bounds)
             use(tile, near, x[near.within(seen)], painted[near.within(painted_box)])
 
@@ -548,11 +555,11 @@ class Renderer:
         margins: Region = _NO_MARGINS,
         box: Region | None = None,
     ) -> Tensor:
-        """Run ``network`` on (B, 3, h, w) with margins by reflection around it.
+        """Run ``network`` on (B, 3, h, w), extended by reflection by ``margins``.
 
-        They grow to the network's stride. Returned is what lies in ``box``, counted
-        from the margins' corner; by default what lies within the margins. What
-        overflows in a short type is run again in float32.
+        The margins are rounded up to the network's stride. Return the part in ``box``,
+        relative to the corner of the margins; by default the part inside the margins.
+        When a 16-bit type overflows, the network runs again in float32.
         """
         stride = self.network.STRIDE
         height, width = x.shape[2:]
@@ -565,7 +572,7 @@ class Renderer:
             return network(reflected(x, (top, left, bottom, right), dtype), within)
 
         out = run(self.dtype)
-        # What is infinite or no number makes the sum such, too.
+        # An infinity or NaN makes the sum infinite or NaN, too.
         if self.dtype != torch.float32 and not out.sum().isfinite():
             logger.info("%s overflowed, redone in float32", self.dtype)
             out = run(torch.float32)
@@ -579,10 +586,10 @@ class Renderer:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Let the C library keep more of what is freed for the next tile.
+    """Make the C library keep more freed memory for the next tile.
 
-    That of Linux keeps twice the largest block that was freed so far, up to 64 MB; to
-    get that from the system again and again would take a tenth of the time.
+    On Linux it keeps twice the largest block freed so far, up to 64 MB. To get that
+    memory from the system again and again would take a tenth of the time.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
 
@@ -591,9 +598,9 @@ _trimmed = 0.0
 
 
 def _trim_heaps() -> None:
-    """Give what is free in the heaps back to the system, but not all the time.
+    """Give free memory in the heaps back to the system, but not at every call.
 
-    The C library of Linux would keep ever more where sizes of pictures differ.
+    The C library of Linux would keep more and more when pictures differ in size.
     """
     global _trimmed
     trim = getattr(_LIBC, "malloc_trim", None)  # glibc only
@@ -603,14 +610,14 @@ def _trim_heaps() -> None:
 
 
 def _overlap(network: StyleNetwork) -> int:
-    """Return by how many pixels tiles overlap, so that they equal the whole image."""
+    """Return the overlap in pixels with which tiles equal the whole image."""
     return math.ceil((network.receptive_field + _NEAR) / _CELL) * _CELL
 
 
 def _alike(
     region: Region, tile_size: int, border: int
 ) -> list[tuple[Region, int, int]]:
-    """Return the tiles of a region, last first, each with the size of the largest."""
+    """Return the tiles of a region, last first, each with the largest tile's size."""
     tiles = list(region.cut(tile_size, border))
     return [(tile, tiles[0].height, tiles[0].width) for tile in reversed(tiles)]
 
@@ -622,10 +629,10 @@ def usual_tile_size(
     base_size: float,
     dtype: torch.dtype,
 ) -> int:
-    """Return the tile size for a picture for which nobody names one.
+    """Return the default tile size for a picture.
 
-    On a CPU a picture of up to 100 megapixels takes less than 400 MB then; on a CUDA
-    device half of what is free, if that is enough.
+    With it, a picture of up to 100 megapixels takes less than 400 MB on a CPU, and half
+    of the free memory on a CUDA device, if that is enough.
     """
     if device.type == "cpu":
         height, width = content.shape[:2]
@@ -651,8 +658,9 @@ def tile_size_within(
 ) -> int:
     """Return the largest tile with which rendering ``content`` fits a limit in bytes.
 
-    Raises :class:`~styleplug.errors.MemoryLimitError` that tells the least there must
-    be. Counted are tiles, the base and the levels, not content and result.
+    The limit counts tiles, the base and the levels, but not content and result. Raises
+    :class:`~styleplug.errors.MemoryLimitError`, which states the least that is needed,
+    when the limit is too small.
     """
     border = 2 * _overlap(network)
     per_pixel = network.bytes_per_pixel(dtype)
@@ -661,7 +669,7 @@ def tile_size_within(
     between = 36 * min(height * width, largest_first)  # three changes in float32
     if height * width > largest_first:
         per_channel = 1 if content.dtype == np.uint8 else 2
-        # Of 3 channels, what is painted at 1/4, 1/16, ..., and the photograph there.
+        # Three channels of the paintings at 1/4, 1/16, ... and of the photograph there.
         area = height * width
         shares = 2 if area <= _KEPT else 1.25
         between += int(shares * per_channel * area)
@@ -675,7 +683,7 @@ def tile_size_within(
 
 
 def _upon(x: Tensor, finer: Tensor) -> Tensor:
-    """Return ``x`` with what a finer level paints, which is used up, upon it."""
+    """Return ``x`` with a level's detail ``finer`` added; overwrites ``finer``."""
     return torch.add(x, finer, alpha=_FINE_WEIGHT, out=finer)
 
 
@@ -687,8 +695,10 @@ def luma(x: Tensor) -> Tensor:
 
 
 def _colorfulness(x: Tensor) -> float:
-    """Return how much the colours of (1, 3, h, w), without their lightness, vary; of
-    pixels four apart, which are enough to tell."""
+    """Return how much the colours of (1, 3, h, w) vary, apart from their lightness.
+
+    They are measured at every fourth pixel, which is enough.
+    """
     rows = x[..., ::4, ::4].permute(0, 2, 3, 1).flatten(0, 2)
     mean = rows.mean(dim=0, keepdim=True)
     covariance = rows.T @ rows / len(rows) - mean.T @ mean
@@ -728,7 +738,7 @@ class _Octave:
 
 @functools.cache
 def _noise() -> Tensor:
-    """Return noise of deviation 1, of waves from 2 to 30 pixels long, (1, 1, N, N)."""
+    """Return noise (1, 1, N, N) of deviation 1, with waves 2 to 30 pixels long."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.zeros(1, 1, 1, 1, dtype=torch.float32)
     for octave in (16, 8, 4, 2):
@@ -739,8 +749,10 @@ def _noise() -> Tensor:
 
 
 def _grain(size: tuple[int, int]) -> Tensor:
-    """Return (1, 1, h, w) of the noise, from its origin on: a picture a little larger
-    has the same, so that a preview shows it."""
+    """Return (1, 1, h, w) of the noise, starting at its origin.
+
+    A slightly larger picture has the same noise, so that a preview shows it.
+    """
     height, width = size
     noise = _noise()[..., :height, :width]
     if max(size) > _NOISE_SIDE:
@@ -759,7 +771,7 @@ def _flatness(x: Tensor) -> Tensor:
 
 
 def _sample(bounds: Region) -> list[Region]:
-    """Return equal patches that stand for an image, or all of a small one.
+    """Return patches of equal size that represent an image, or all of a small one.
 
     They lie on a grid of three by three, up to six by six in a large image.
     """
@@ -776,7 +788,7 @@ def _sample(bounds: Region) -> list[Region]:
 
 
 def _spread(side: int, patch: int, count: int) -> list[int]:
-    """Return where ``count`` patches begin that are spread evenly over a side."""
+    """Return the starts of ``count`` patches that are spread evenly over a side."""
     gap = (side - patch) / count
     return [int((i + 0.5) * gap) // GRID * GRID for i in range(count)]
 
@@ -793,7 +805,7 @@ def _blocks(region: Region, device: torch.device) -> Iterator[Region]:
 def _by_blocks(
     region: Region, device: torch.device, compute: Callable[[Region], Tensor]
 ) -> Tensor:
-    """Return the pixels (1, 3, h, w) of a region, channels last, block by block."""
+    """Compute the pixels (1, 3, h, w) of a region, channels last, block by block."""
     size = 1, region.height, region.width, 3
     out = torch.empty(size, dtype=torch.float32, device=device).permute(0, 3, 1, 2)
     for block in _blocks(region, device):
@@ -815,19 +827,20 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
 
 
 def _recut(x: Tensor, bounds: Region) -> Tensor:
-    """Return (1, 3, h, w) in another size, bicubic.
+    """Resize (1, 3, h, w) by bicubic interpolation.
 
-    Strokes stay crisp, but with jags, which a network would take for strokes where
-    they are magnified for it.
+    Strokes stay crisp but become jagged. Where they are magnified for a network, it
+    would take the jags for strokes.
     """
     size = bounds.height, bounds.width
     if tuple(x.shape[2:]) == size:
         return x
     if x.shape[2] > 8 * size[0] or x.shape[3] > 8 * size[1]:
-        # CUDA lacks memory for bicubic; a Mac's GPU averages only where sides divide.
+        # Bicubic needs too much memory on CUDA; a Mac's GPU averages only where the
+        # sides divide evenly.
         here = x.cpu() if x.device.type == "mps" else x
         return F.interpolate(here, size, mode="area").to(x.device)
-    # What has one colour keeps it exactly: a norm would blow up rounding errors.
+    # A uniform colour stays exactly so: a normalisation would magnify rounding errors.
     corner = x[..., :1, :1]
     return _interpolated(x - corner, size, "bicubic", antialias=True).add_(corner)
 
@@ -835,9 +848,9 @@ def _recut(x: Tensor, bounds: Region) -> Tensor:
 def _interpolated(
     x: Tensor, size: tuple[int, int], mode: str, *, antialias: bool
 ) -> Tensor:
-    """Return (1, C, h, w), channels last, in another size.
+    """Resize (1, C, h, w), channels last.
 
-    Torch interpolates three times as fast where each channel lies by itself.
+    Torch interpolates three times as fast when each channel is contiguous.
     """
     x = F.interpolate(x.contiguous(), size, mode=mode, antialias=antialias)
     return x.contiguous(memory_format=torch.channels_last)
@@ -853,7 +866,7 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """Enlarge (1, 3, h, w), channels last, to twice the size, bilinear."""
+    """Enlarge (1, 3, h, w), channels last, to twice the size, bilinearly."""
     columns = _doubled_along(2, x.permute(0, 2, 3, 1))
     return _doubled_along(1, columns).permute(0, 3, 1, 2)
 
@@ -871,24 +884,25 @@ def _doubled_along(dim: int, x: Tensor) -> Tensor:
 
 
 def _smoothed(x: Tensor) -> Tensor:
-    """Return (1, 3, h, w) so that its pixels do not show when it is magnified.
+    """Smooth (1, 3, h, w) so that its pixels do not show when it is magnified.
 
-    Doubling it then is about doubling by cubic B-splines, whose jags are fainter than
-    the bilinear ones; the network would take them for strokes along the axes.
+    Smoothing and doubling is about the same as doubling by cubic B-splines. Their jags,
+    which the network would take for strokes along the axes, are fainter than bilinear
+    ones.
     """
     return _with_neighbours(x, _SOFT)
 
 
 def _sharpened(x: Tensor) -> Tensor:
-    """Return (1, 3, h, w) made up for what it loses when it is enlarged, and averaged.
+    """Sharpen (1, 3, h, w) to make up for the blur of enlarging and averaging it.
 
-    Enlarging and averaging blurs by about (1, 6, 1) / 8 along height and width.
+    These blur by about (1, 6, 1) / 8 along height and width.
     """
     return _with_neighbours(x, -0.25)
 
 
 def _with_neighbours(x: Tensor, share: float) -> Tensor:
-    """Return (1, 3, h, w) with a share of both neighbours along each side."""
+    """Mix a share of both neighbours into (1, 3, h, w), along height and width."""
     for dim in (2, 3):
         last = x.shape[dim] - 1
         out = x * (1 - share)
@@ -901,7 +915,7 @@ def _with_neighbours(x: Tensor, share: float) -> Tensor:
 
 
 def call_back(function: Callable[..., object], *arguments: Any) -> None:
-    """Call a caller's function and mark what it raises, which ends the work."""
+    """Call a caller's function and mark an exception it raises, which ends the work."""
     try:
         function(*arguments)
     except Exception as error:
@@ -910,14 +924,14 @@ def call_back(function: Callable[..., object], *arguments: Any) -> None:
 
 
 def is_raised_by_caller(error: Exception) -> bool:
-    """Tell whether an error came out of a function of the caller."""
+    """Return whether an error was raised by a function of the caller."""
     return _RAISED_BY_CALLER in error.__dict__
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says, as devices word it, that memory ran out.
+    """Return whether an error means, in any device's wording, that memory ran out.
 
-    That of a function of the caller never does.
+    An error that a function of the caller raised never does.
     """
     if is_raised_by_caller(error):
         return False
