@@ -1,4 +1,4 @@
-"""``stylize`` and ``Stylizer``: styles, devices and images brought together."""
+"""``stylize`` and ``Stylizer``, which bring styles, devices and images together."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ class Options(TypedDict, total=False):
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _LARGEST_BASE = 2732
-"""Pixels; a base is painted whole, so whatever a style says it must fit the memory. The
-bundled styles have this at the smallest stroke size. Networks that take more memory for
-a pixel have smaller ones."""
+"""Largest base size, in pixels. The base is painted whole, so it must fit into memory,
+whatever a style says. The bundled styles reach this at the smallest stroke size. For
+networks that take more memory per pixel the limit is lower."""
 
 
 @contextlib.contextmanager
@@ -106,38 +106,40 @@ def undisturbed() -> Iterator[None]:
         if torch.get_default_device().type == "cpu":
             yield
         else:
-            with torch.device("cpu"):  # which slows every call a little
+            with torch.device("cpu"):  # slows every call a little
                 yield
 
 
 class Stylizer:
     """A style on a device, loaded once and called often.
 
-    ``style`` is a bundled name, the path of a ``.safetensors``, a Hub repository
-    ``owner/repo[@revision]``, any picture whose style is wanted (the path of an image
-    file, or an image of the types that :meth:`__call__` takes), or a sequence of
-    ``(style, weight)`` pairs to blend; only the proportions of the weights matter. The
-    picture itself is left as it is in its style. What is seen of a picture differs with
-    the machine and the number of its threads; what :meth:`save` writes is one style
-    everywhere. Any file of this machine can be named, and any repository is downloaded:
-    never pass a stranger's text on unchecked.
+    ``style`` is the name of a bundled style, the path of a ``.safetensors`` file, a Hub
+    repository ``owner/repo[@revision]``, any picture whose style is wanted (the path of
+    an image file, or an image of the types that :meth:`__call__` takes), or a sequence
+    of ``(style, weight)`` pairs to blend; only the proportions of the weights matter. A
+    picture painted in its own style is left unchanged. The style captured from a
+    picture differs slightly with the machine and its number of threads; a style that
+    :meth:`save` writes is the same everywhere. ``style`` can name any file of this
+    machine, and any repository it names is downloaded: never pass untrusted text on
+    unchecked.
 
-    ``device=None`` picks cuda, mps, xpu or cpu, whichever is there, and the CPU instead
-    of what turns out not to compute; ``dtype=None`` the fastest type that is safe on
-    it. ``predictor`` is a folder with a predictor and its trunk, as ``styleplug train
-    --any`` writes them, that sees the styles of pictures in place of the bundled one.
+    ``device=None`` picks cuda, mps, xpu or cpu, whichever is available, and falls back
+    to the CPU if that device cannot compute; ``dtype=None`` picks the fastest type that
+    is safe on it. ``predictor`` is a folder with a predictor and its trunk, as
+    ``styleplug train --any`` writes them, which captures the styles of pictures instead
+    of the bundled one.
 
     Raises :class:`~styleplug.errors.StyleNotFoundError`,
     :class:`~styleplug.errors.InvalidStyleError`,
     :class:`~styleplug.errors.InvalidImageError`,
     :class:`~styleplug.errors.ImageTooLargeError`,
     :class:`~styleplug.errors.DownloadError` and
-    :class:`~styleplug.errors.DeviceError`, ``TypeError`` for what is no style, and
-    ``ValueError`` for weights or styles that cannot be blended.
+    :class:`~styleplug.errors.DeviceError`, ``TypeError`` if ``style`` is of no such
+    type, and ``ValueError`` for weights or styles that cannot be blended.
     """
 
     info: StyleInfo
-    """Header of the style; of a blend, of its heaviest part."""
+    """Header of the style; for a blend, that of its heaviest part."""
     device: torch.device
     dtype: torch.dtype
 
@@ -184,11 +186,11 @@ class Stylizer:
         logger.info("styleplug renders on %s in %s", self.device, self.dtype)
 
     def __call__(self, image: ImageT, **options: Unpack[Options]) -> ImageT:
-        """Return the stylized image, of the type, size and depth of ``image``.
+        """Return the stylized image, with the type, size and depth of ``image``.
 
         ``image`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
         uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``options`` are
-        the keywords of :func:`stylize` but for ``device`` and ``dtype``.
+        the keywords of :func:`stylize` except ``device`` and ``dtype``.
         """
         given = checked_options(**options)
         if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
@@ -220,10 +222,9 @@ class Stylizer:
     ) -> NDArray[Any]:
         """Return ``pixels`` stylized: (H, W, 3) uint8, uint16 or float.
 
-        The result is written into ``out``, an array of the same shape and type, where
-        one is given. Floating-point values are finite; those beyond [0, 1] are kept
-        where nothing is rendered (strength or mask 0). See :func:`stylize` for the
-        rest.
+        If ``out`` is given, an array of the same shape and type, the result is written
+        there. Floating-point values must be finite; those outside [0, 1] are kept where
+        nothing is painted (strength or mask 0). See :func:`stylize` for the options.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels must be (H, W, 3), got shape {pixels.shape}")
@@ -258,7 +259,7 @@ class Stylizer:
         return out
 
     def _share_in(self, pixels: NDArray[Any]) -> float:
-        """Return how much of the style, in [0, 1], is taken from this very picture."""
+        """Return how much of the style, in [0, 1], comes from this very picture."""
         share = sum(weight * found_in(pixels) for weight, found_in in self._found_in)
         if share > 0.999:
             logger.warning("The picture is the style's own and is left unchanged.")
@@ -326,7 +327,8 @@ class Stylizer:
                 ours = not is_raised_by_caller(error)
                 if device.type == "cpu" or not (ours and (full or broken)):
                     raise
-                told = str(error).partition("\n")[0]  # and below, how to debug CUDA
+                # The lines below the first say how to debug CUDA.
+                told = str(error).partition("\n")[0]
                 reason = f"cannot compute ({told})" if broken else "is out of memory"
                 if broken and not self._picked:
                     raise DeviceError(
@@ -337,20 +339,20 @@ class Stylizer:
                 dtype = _pick_dtype(None, device)
         if mask is not None:
             kept = mask == 0
-            for channel in range(3):  # several times as fast as all of them at once
+            for channel in range(3):  # several times as fast as all three at once
                 np.copyto(out[..., channel], pixels[..., channel], where=kept)
 
     @undisturbed()
     def save(self, path: str | os.PathLike[str], **header: Any) -> StyleInfo:
-        """Write the style, also of a picture or a blend, as one self-contained file.
+        """Write the style, even of a picture or a blend, to one self-contained file.
 
         ``header`` gives the texts of :class:`~styleplug.style.StyleInfo`: ``name``,
         ``title``, ``artist``, ``year``, ``license``, ``artwork`` and ``description``.
-        An existing file is replaced. Returns what the file says.
+        An existing file is replaced. Returns the header of the file.
 
-        Raises ``ValueError`` for another suffix than ``.safetensors``, an empty name
-        or a text too long, ``TypeError`` for a header that is none of these or not
-        text, and ``OSError``.
+        Raises ``ValueError`` for a suffix other than ``.safetensors``, an empty name or
+        a text that is too long, ``TypeError`` for an unknown keyword or a value that is
+        not text, and ``OSError``.
         """
         path = Path(path)
         check_style_destination(path)
@@ -363,7 +365,7 @@ class Stylizer:
         if not header["name"]:
             raise ValueError("The name of a style must not be empty.")
         info = self.info
-        if self._blended:  # which is no work of the artist of its heaviest part
+        if self._blended:  # the artist of its heaviest part did not make the blend
             info = StyleInfo(
                 "",
                 title=self._name[:MAX_TEXT],
@@ -378,10 +380,10 @@ class Stylizer:
     def from_pretrained(
         cls, repo_id: str, *, revision: str | None = None, **keywords: Any
     ) -> Stylizer:
-        """Return the stylizer of a Hub repository or a folder with a style in it.
+        """Return a stylizer for the style in a Hub repository or a folder.
 
-        ``keywords`` are those of the constructor. Nothing but ``model.safetensors`` is
-        read, and strictly. Raises what the constructor raises.
+        ``keywords`` are those of the constructor. Only ``model.safetensors`` is read,
+        and validated strictly. Raises what the constructor raises.
         """
         if os.path.isdir(repo_id):
             return cls(os.path.join(repo_id, hub.FILENAME), **keywords)
@@ -398,7 +400,7 @@ class Stylizer:
     ) -> hub.Publication:
         """Publish the style as ``owner/name``, see :func:`.hub.publish`.
 
-        Raises ``ValueError`` for a blend or a picture, which have no file of their own.
+        Raises ``ValueError`` for the style of a picture or a blend, which has no file.
         """
         if self._blended or self.info.path is None:
             kind = "a blend" if self._blended else "a picture's style"
@@ -415,7 +417,7 @@ class Stylizer:
         )
 
     def provenance(self, **options: Unpack[Options]) -> dict[str, Any]:
-        """Return what a result's metadata says: style, revision and parameters."""
+        """Return the metadata to note in a result: style, revision and parameters."""
         given = {
             name: value
             for name, value in checked_options(**options).items()
@@ -445,25 +447,26 @@ def stylize(
     uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``style``,
     ``device`` and ``dtype`` are those of :class:`Stylizer`.
 
-    ``strength`` in [0, 1] is how far from the content image; 0 returns it exactly.
-    ``style_scale`` in [0.25, 4] is the stroke size, 1 as trained, 2 twice as large.
+    ``strength`` in [0, 1] is how far the result departs from the content image; 0
+    returns it exactly.
+    ``style_scale`` in [0.25, 4] is the stroke size: 1 as trained, 2 twice as large.
     ``preserve_color`` keeps the content's colours and paints only its lightness.
-    ``grain`` in [0, 4] is how much noise lets skies and other flat areas be painted in
-    strokes; with 0 a panning film flickers less.
+    ``grain`` in [0, 4] is the amount of noise that lets skies and other flat areas be
+    painted in strokes; with 0 a panning film flickers less.
     ``mask`` is (H, W) in [0, 1], an image, array, tensor or path; 0 keeps the content
-    exactly. Integers count from 0 to the largest of their type; in an array or tensor
-    of only 0 and 1, 1 is painted wholly.
+    exactly. Integers range from 0 to the largest value of their type; in an array or
+    tensor of only 0 and 1, 1 means fully painted.
     ``tile_size``, the side of a square in pixels from 256 to 65536, and
-    ``memory_limit`` in bytes of working memory, at least 1, bound how much is rendered
-    at once; the result does not depend on them beyond rounding. The limit does not
+    ``memory_limit``, in bytes of working memory and at least 1, bound how much is
+    rendered at once; they do not change the result beyond rounding. The limit does not
     count image, mask and result, nor the copies that alpha, float16, float64 and other
     colour spaces need. ``progress`` is called with a rising fraction in [0, 1]; an
     exception raised from it ends the rendering.
 
     Raises what :class:`Stylizer` raises, :class:`~styleplug.errors.InvalidImageError`,
-    :class:`~styleplug.errors.MemoryLimitError` where there is too little memory for the
-    smallest tile, ``ValueError`` for what is out of its range or shape, and
-    ``TypeError`` for what is no image, number or flag.
+    :class:`~styleplug.errors.MemoryLimitError` if there is too little memory for the
+    smallest tile, ``ValueError`` for a value out of its range or a wrong shape, and
+    ``TypeError`` for an argument of a wrong type.
     """
     options = checked_options(
         strength=strength,
@@ -489,17 +492,17 @@ def stylize_file(
     dtype: str | torch.dtype | None = None,
     **options: Unpack[Options],
 ) -> tuple[int, int]:
-    """Stylize the image file ``src`` into ``dst``; its suffix chooses the format.
+    """Stylize the image file ``src`` into ``dst``, whose suffix chooses the format.
 
-    Keeps EXIF (the orientation applied), ICC profile, XMP, IPTC, resolution, 16-bit
-    depth and alpha where the format can, and notes style and parameters in the
-    metadata. ``dst`` appears whole or not at all; an existing one is replaced only with
-    ``overwrite``. A :class:`Stylizer` as the ``style`` has a ``device`` and ``dtype``
-    already. ``options`` are the keywords of :meth:`Stylizer.__call__`. Returns the
-    (width, height) of the image.
+    Keeps EXIF (with the orientation applied), ICC profile, XMP, IPTC, resolution,
+    16-bit depth and alpha where the format allows, and notes style and parameters in
+    the metadata. ``dst`` is written completely or not at all; an existing file is
+    replaced only with ``overwrite``. ``device`` and ``dtype`` are ignored when
+    ``style`` is a :class:`Stylizer`, which has its own. ``options`` are the keywords of
+    :meth:`Stylizer.__call__`. Returns the (width, height) of the image.
 
     Raises what :func:`stylize` raises, :class:`~styleplug.errors.ImageTooLargeError`,
-    ``ValueError`` for a suffix that is no image's, ``FileExistsError`` and ``OSError``.
+    ``ValueError`` for a suffix of no image format, ``FileExistsError`` and ``OSError``.
     """
     checked_options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
@@ -516,9 +519,9 @@ def paint_to_file(
     overwrite: bool = False,
     **options: Unpack[Options],
 ) -> tuple[int, int]:
-    """Stylize ``picture``, which was read for it, into the file ``dst``.
+    """Stylize ``picture``, read by :func:`.read_to_paint`, into the file ``dst``.
 
-    Does, returns and raises what :func:`stylize_file` does once it has read.
+    Does, returns and raises what :func:`stylize_file` does after reading.
     """
     pixels = stylizer.render(picture.pixels, **options)
     provenance = stylizer.provenance(**options)
@@ -534,7 +537,7 @@ def _finish(
     preserve_color: bool,
     mask: NDArray[np.float32] | None,
 ) -> Tensor:
-    """Return what is written: ``stylized`` (1, 3, h, w) in colour and where wanted."""
+    """Return ``stylized`` (1, 3, h, w) with colours preserved and the mask applied."""
     if not preserve_color and mask is None:
         return stylized
     pixels = content.read(region)
@@ -614,9 +617,9 @@ def _network_on(network: StyleNetwork, device: torch.device) -> StyleNetwork:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """Return ``device``, or the best there is: cuda, mps, xpu or cpu.
+    """Return ``device``, or the best available: cuda, mps, xpu or cpu.
 
-    Raises :class:`~styleplug.errors.DeviceError` when it is not there.
+    Raises :class:`~styleplug.errors.DeviceError` if the device is not available.
     """
     accelerator = None
     if torch.accelerator.is_available():
@@ -640,7 +643,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return ``dtype``, or the fastest that ``device`` computes in, not emulates."""
+    """Return ``dtype``, or the fastest type that ``device`` has in hardware."""
     if dtype is not None:
         return checked_dtype(dtype, BYTES_PER_PIXEL)
     if computes_bfloat16(device):
@@ -658,7 +661,7 @@ def part_of(progress: Progress | None, i: int, count: int) -> Progress | None:
 
 
 def _rising(progress: Progress) -> Progress:
-    """Return a progress callback that does not fall when rendering starts again."""
+    """Return a progress callback that never falls, even if rendering starts again."""
     highest = 0.0
 
     def report(fraction: float) -> None:
@@ -670,7 +673,7 @@ def _rising(progress: Progress) -> Progress:
 
 
 def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
-    """Return the options that are given, numbers as Python's; a mask as it is.
+    """Return the given options, numbers as Python's own types and a mask unchanged.
 
     Raises ``TypeError`` and ``ValueError`` that name the option.
     """
@@ -701,7 +704,7 @@ def checked_options(**options: Unpack[Options]) -> dict[str, Any]:
 
 
 def check_weights(weights: Sequence[float]) -> None:
-    """Raise ``ValueError`` for weights that styles cannot be blended by."""
+    """Raise ``ValueError`` for weights with which styles cannot be blended."""
     if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(
             f"style weights must be finite, not negative and not all 0, got {weights}"
@@ -711,11 +714,11 @@ def check_weights(weights: Sequence[float]) -> None:
 def checked_number(
     name: str, value: Any, low: float, high: float, *, whole: bool = False
 ) -> Any:
-    """Return a finite number from ``low`` to ``high`` as Python's, also of NumPy's.
+    """Return a number, Python's or NumPy's, as Python's: finite, ``low`` to ``high``.
 
-    Raises ``TypeError`` and ``ValueError`` that name it.
+    Raises ``TypeError`` and ``ValueError`` that contain ``name``.
     """
-    if isinstance(value, np.floating):  # which overflow, or are of few digits
+    if isinstance(value, np.floating):  # may overflow, or have few digits
         value = float(value)
     elif isinstance(value, np.generic):
         value = value.item()
