@@ -1,8 +1,9 @@
-"""A small network that sees in pictures what the loss network sees.
+"""A small network that approximates the features of the loss network.
 
-It is what tells the style of a picture, and it stands in for the loss network where
-that is too large to be at hand: with a twentieth of the weights it gives the principal
-components of the same layers. :mod:`styleplug.training.lessons` teaches it.
+The predictor sees the style of a picture through it, and it stands in for the loss
+network where that is too large to be available: with a twentieth of the weights it
+computes the principal components of the same layers. It is trained by
+:mod:`styleplug.training.lessons`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .losses import STYLE_LAYERS, Features
 class StyleEncoder(nn.Module):
     """Maps pictures to the features of the loss network, in few dimensions.
 
-    Calling it gives for (B, 3, H, W) in [0, 1], H and W multiples of 8, what stands for
-    the features of each style layer, (B, rank + 1, h, w): an orthogonal projection of
-    them, so that Gram matrices, distances and losses mean the same. ``widths`` are the
-    channels at 1, 1/2, 1/4 and, twice, 1/8; ``ranks`` the numbers of principal
-    components of the layers.
+    Calling it maps (B, 3, H, W) in [0, 1], H and W multiples of 8, to stand-ins for the
+    features of each style layer, (B, rank + 1, h, w). They are an orthogonal projection
+    of the features, so that Gram matrices, distances and losses mean the same.
+    ``widths`` are the numbers of channels at 1, 1/2, 1/4 and, twice, 1/8; ``ranks`` the
+    numbers of principal components of the layers.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class StyleEncoder(nn.Module):
             for width, rank in zip((whole, half, quarter, last), ranks, strict=True)
         )
         self.scales: Tensor
-        """(layers,): the deviation of a component, in the loss network's units."""
+        """(layers,): deviation of a layer's components in the loss network's units."""
         self.origins: Tensor
-        """(sum of rank + 1,): where the components are 0; the last of each layer is
-        the distance from the origin to the space that they span."""
+        """(sum of rank + 1,): the point where the components are 0. The last value of
+        each layer is the distance from the origin to the space that they span."""
         self.register_buffer("scales", torch.ones(len(ranks)))
         self.register_buffer("origins", torch.zeros(sum(ranks) + len(ranks)))
 
@@ -64,7 +65,7 @@ class StyleEncoder(nn.Module):
         return self.features(self.components(image))
 
     def features(self, components: Sequence[Tensor]) -> Features:
-        """Return what stands for the loss network's features, of their components."""
+        """Return the stand-ins for the loss network's features from components."""
         found = {}
         origins = self.origins.split([rank + 1 for rank in self.ranks])
         for layer, each, scale, origin in zip(

@@ -1,4 +1,4 @@
-"""Descent on matrices."""
+"""An optimizer for matrices."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the quintic that takes singular values from 0 to 1 near to 1, in five rounds."""
+"""Coefficients of the quintic that brings singular values in [0, 1] close to 1 in five
+iterations."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are nearly orthogonal, for parameters (..., M, N) of
-    matrices (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural
-    networks").
+    """Momentum with nearly orthogonal steps, for parameters (..., M, N) of matrices.
 
-    All directions of a matrix are learned at one rate, also those that gradients hardly
-    show. A step changes numbers by 0.2 ``lr`` on average, about as Adam's do (Liu et
-    al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982). Matrices without a
-    gradient stay as they are.
+    See Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    All directions of a matrix learn at the same rate, even those that hardly appear in
+    the gradients. A step changes values by 0.2 ``lr`` on average, about as much as
+    Adam's (Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982).
+    Matrices without a gradient stay unchanged.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(x: Tensor) -> Tensor:
-    """Return matrices (..., M, N) with singular values of about 1, by the iteration of
-    Newton and Schulz."""
+    """Bring the singular values of matrices (..., M, N) to about 1 (Newton-Schulz)."""
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-12)

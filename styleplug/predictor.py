@@ -1,9 +1,9 @@
 """Any picture as the style: predict a style vector from a picture.
 
 The idea is Ghiasi et al. 2017, "Exploring the structure of a real-time, arbitrary
-neural artistic stylization network" (arXiv 1705.06830). Where they read the style off
-an Inception-v3, this encoder is small and pools statistics, since a style is what a
-picture's features do everywhere, not where.
+neural artistic stylization network" (arXiv 1705.06830). They predict the style from an
+Inception-v3. The encoder here is small and pools statistics, since a style is what a
+picture's features have in common everywhere, not where they lie.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read
 from .weights import LoadedStyle, load_tensors, load_trunk, once_per_file, write_tensors
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
-"""Photographs that are always at hand; drawn scenes in their place serve less well."""
+"""Folder of the bundled photographs; drawn scenes in their place work less well."""
 STEPS = 24
-"""Steps that a captured vector is refined by."""
+"""Number of steps in which a captured vector is refined."""
 _VIEW = 320
-"""Pixels of a side of the parts of photographs that it is refined on. The larger, the
-nearer do whole pictures come to the style, which vectors that paint small parts well do
-less; it takes as much longer."""
+"""Side, in pixels, of the crops of photographs on which it is refined. The larger they
+are, the closer whole pictures come to the style: vectors that paint small crops well do
+less so. The time grows with them."""
 _PHOTOGRAPH = 480
-"""Geometric mean side, in pixels, of the whole photographs then."""
+"""Geometric mean side, in pixels, of the photographs from which the crops are taken."""
 _EPS = 4e-3
-"""Gradients far below this are noise: what they point to stays where it is."""
+"""Epsilon of Adam: gradients far below it are noise and hardly move a value."""
 _RATE = 0.065
 """Learning rate of the first step on a vector."""
 _KERNEL_RATE = 0.04
-"""Learning rate of the first step on what a style changes kernels by: after a third
-of the steps. From the start, or at a rate of 0.06, what is learned hangs more on
-chance, such as in which size the picture comes, and is hardly better."""
+"""Learning rate of the first step on changes to kernels, which comes after a third of
+the steps. From the start, or at a rate of 0.06, the result depends more on chance, such
+as the size of the picture, and is hardly better."""
 _MOMENTUM = 0.8
-"""Share of past gradients that a step keeps: it forgets them in a few steps, as there
-are no more."""
+"""Share of past gradients that a step keeps. They are forgotten in a few steps, as
+there are only a few."""
 _GLANCE = 128
-"""Pixels of a side at which a content is compared with the picture of the style."""
+"""Side, in pixels, at which a content image is compared with the style's picture."""
 _SAME, _OTHER = 0.3, 0.5
-"""How far, in deviations, they differ where the content still is wholly that picture,
-and from where on it is another."""
+"""Distances, in deviations, up to which the content image is wholly the style's
+picture, and from which on it is a different one."""
 _STYLE_WEIGHT = 60.0
 _FAR = 0.5
 _TV_WEIGHT = 5.0
@@ -79,17 +79,17 @@ _TV_WEIGHT = 5.0
 class StylePredictor(nn.Module):
     """Maps a style image to a style vector of a trunk.
 
-    Of the picture's colours and of all components that its encoder gives, the mean and
-    the standard deviation are taken, and the correlations of a layer's components; two
-    layers of ``hidden`` units map them to the vector.
-    ``widths`` and ``ranks`` are those of the encoder.
+    It computes the mean and the standard deviation of the picture's colours and of all
+    components from its encoder, and the correlations of each layer's components. Two
+    layers of ``hidden`` units map these statistics to the vector. ``widths`` and
+    ``ranks`` are those of the encoder.
     """
 
     NAME = "predictor"
     SIZE = 512
     """Geometric mean side, in pixels, of the style images that it predicts from."""
     SHORTEST = 32
-    """Side, in pixels, that a style image has at least."""
+    """Smallest side, in pixels, of a style image."""
 
     def __init__(
         self,
@@ -140,10 +140,10 @@ class StylePredictor(nn.Module):
         return vector
 
     def statistics(self, image: Tensor, size: float) -> Tensor:
-        """Return what the style of (B, 3, H, W) pictures is told by, (B, S).
+        """Return the statistics (B, S) of (B, 3, H, W) pictures that tell their style.
 
-        ``size`` is the geometric mean side of the whole of what they show; that is
-        brought to :attr:`SIZE`, but no side below :attr:`SHORTEST`.
+        ``size`` is the geometric mean side of the whole pictures. They are scaled to
+        :attr:`SIZE`, but no side below :attr:`SHORTEST`.
         """
         if size != self.SIZE:
             scale = self.SIZE / size
@@ -160,15 +160,17 @@ class StylePredictor(nn.Module):
         return torch.cat(found, dim=1)
 
     def grams(self, image: Tensor) -> Features:
-        """Return what paintings in the style of (B, 3, H, W) pictures are held to:
-        Gram matrices, (B, C, C) for each layer."""
+        """Return the Gram matrices of (B, 3, H, W) pictures, (B, C, C) for each layer.
+
+        They are the targets for paintings in the pictures' styles.
+        """
         return {
             layer: gram_matrix(found)
             for layer, found in self.encoder(_even(image)).items()
         }
 
     def standardise(self, statistics: Tensor) -> Tensor:
-        """Return (B, S) as deviations from what is usual."""
+        """Return statistics (B, S) standardised by their usual mean and spread."""
         return (statistics - self.usual) / self.spread
 
 
@@ -199,13 +201,14 @@ def refine(
     contents: Sequence[Tensor],
     rank: int = 0,
 ) -> Tensor:
-    """Return style vectors nearer to their styles (B, K), by a step for each content.
+    """Return style vectors (B, K) closer to their styles, after a step per content.
 
-    It is descent on the vectors and, with a ``rank``, on such changes to kernels, which
-    make the vectors longer. The encoder stands in for the loss network; it is fixed, as
-    is the trunk, so that little can be gained by deceiving it. ``wanted`` are the Gram
-    matrices of the styles, see :meth:`StylePredictor.grams`; contents are (B, 3, H, W)
-    in [0, 1], one for each style, H and W multiples of 8.
+    This is gradient descent on the vectors and, with a ``rank``, on changes to kernels
+    of that rank, which make the vectors longer. The encoder stands in for the loss
+    network; it is fixed, as is the trunk, so that little can be gained by deceiving it.
+    ``wanted`` are the Gram matrices of the styles, see :meth:`StylePredictor.grams`;
+    contents are (B, 3, H, W) in [0, 1], with one image for each style, H and W
+    multiples of 8.
     """
     dtype = training_dtype(vectors.device)
 
@@ -247,8 +250,10 @@ def refine(
 
 
 def _falling(step: int, first: int, count: int) -> float:
-    """Return the share of a learning rate: none before the first step, then all of it,
-    and ever less until there were ``count``."""
+    """Return the factor of a learning rate at a step.
+
+    It is 0 before step ``first``, then 1, and falls until step ``count``.
+    """
     if step < first:
         return 0.0
     return 0.55 + 0.45 * math.cos(math.pi * (step - first) / (count - first))
@@ -259,14 +264,14 @@ def capture(
 ) -> LoadedStyle:
     """Return the style of a picture, called ``name``.
 
-    All that can be seen of the picture is looked at, made small: strokes are captured
-    relative to it. What the predictor sees is refined on the photographs at hand, in a
-    few seconds, with a ``rank`` of changes to kernels; the same picture gives the same
-    style again at once. The style is found in the picture itself, which is left as it
-    is then. ``folder`` holds the predictor and, where that is not the bundled one, its
+    The whole visible picture is used, scaled down, so strokes are captured relative to
+    it. The predicted vector is refined on the bundled photographs in a few seconds,
+    with changes to kernels of ``rank``; for the same picture, the same style is
+    returned again at once. The style recognises its own picture, which is then left
+    unchanged. ``folder`` holds the predictor and, if that is not the bundled one, its
     trunk.
 
-    Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen, and
+    Raises :class:`~styleplug.errors.InvalidImageError` when nothing is visible, and
     :class:`~styleplug.errors.InvalidStyleError` when predictor or trunk are damaged or
     do not belong together.
     """
@@ -303,25 +308,29 @@ def capture(
 
 
 def _likeness(glance: Tensor, pixels: Array) -> float:
-    """Return how far (H, W, 3) pixels are the picture of a glance: in [0, 1].
+    """Return how far (H, W, 3) pixels are the picture of a glance, in [0, 1].
 
-    Copies of it in other sizes and formats are wholly, darker ones or parts of it less
-    or not at all.
+    Copies of it in other sizes and formats give 1; darker copies and parts of it give
+    less, or 0.
     """
     distance = apart(glance, glance_at(pixels)).item()
     return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
 
 
 def glance_at(pixels: Array) -> Tensor:
-    """Return what a picture is known again by: (1, 3, 128, 128) in [0, 1] of (H, W, 3)
-    pixels."""
+    """Return a glance of (H, W, 3) pixels, to recognise a picture by.
+
+    It is (1, 3, 128, 128) in [0, 1].
+    """
     with torch.inference_mode(False):
         return _shrunk(pixels, [_GLANCE, _GLANCE])
 
 
 def apart(glances: Tensor, others: Tensor) -> Tensor:
-    """Return how far glances (N, 3, h, w) are from others (M, 3, h, w): (N, M) root
-    mean squares, in deviations of the first."""
+    """Return the distances (N, M) of glances (N, 3, h, w) from others (M, 3, h, w).
+
+    They are root mean squares, in standard deviations of the first glances.
+    """
     deviations = glances.std(dim=(2, 3)).square().mean(dim=1, keepdim=True).sqrt()
     differences: Tensor = torch.cdist(glances.flatten(1), others.flatten(1))
     return differences / math.sqrt(glances[0].numel()) / (deviations + 0.01)
@@ -336,10 +345,10 @@ def _vector(
     pixels: bytes,
     rank: int,
 ) -> Tensor:
-    """Return the vector of a picture of ``shape`` (3, h, w), 8 bits each.
+    """Return the style vector of a picture of ``shape`` (3, h, w) in 8 bits.
 
-    It is (K,), or longer with a ``rank`` of changes to kernels. ``size`` is the
-    geometric mean side of the picture, and of paintings in its style.
+    It is (K,), or longer with changes to kernels of ``rank``. ``size`` is the geometric
+    mean side of the picture, and of paintings in its style.
     """
     with torch.inference_mode(False), torch.no_grad():
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
@@ -352,7 +361,7 @@ def _vector(
 
 @functools.cache
 def _contents() -> list[Tensor]:
-    """Return (1, 3, _VIEW, _VIEW) parts of the photographs at hand, two of each."""
+    """Return crops (1, 3, _VIEW, _VIEW) of the bundled photographs, two of each."""
     with torch.inference_mode(False):
         photographs = [
             _small(read_picture(path).pixels, _PHOTOGRAPH)
@@ -364,10 +373,11 @@ def _contents() -> list[Tensor]:
 
 
 def visible(picture: Picture, name: str) -> Array:
-    """Return the pixels of a picture without its transparent margins, as a style is
-    seen in it; what else is transparent becomes white paper.
+    """Return the pixels of a picture from which its style is captured.
 
-    Raises :class:`~styleplug.errors.InvalidImageError` when nothing can be seen.
+    Transparent margins are cut off; what else is transparent becomes white paper.
+
+    Raises :class:`~styleplug.errors.InvalidImageError` when nothing is visible.
     """
     if picture.alpha is None:
         return picture.pixels
@@ -384,14 +394,14 @@ def visible(picture: Picture, name: str) -> Array:
 
 
 def _small(pixels: Array, size: int) -> Tensor:
-    """Return (1, 3, h, w) in [0, 1], of (H, W, 3) pixels, as a predictor wants it.
+    """Resize (H, W, 3) pixels for a predictor, to (1, 3, h, w) in [0, 1].
 
-    ``size`` is the geometric mean side.
+    ``size`` is the geometric mean side of the result.
     """
     shortest = StylePredictor.SHORTEST
     sides = pixels.shape[:2]
     scale = size / (sides[0] * sides[1]) ** 0.5
-    # What is longer than this is a line, and bent, lest it takes all memory.
+    # A longer picture is hardly more than a line. It is distorted to bound the memory.
     longest = size * size // shortest
     return _shrunk(
         pixels, [min(max(shortest, round(scale * side)), longest) for side in sides]
@@ -399,7 +409,7 @@ def _small(pixels: Array, size: int) -> Tensor:
 
 
 def _shrunk(pixels: Array, target: list[int]) -> Tensor:
-    """Return (1, 3, h, w) in [0, 1], of a target's size, of (H, W, 3) pixels."""
+    """Resize (H, W, 3) pixels to (1, 3, h, w) in [0, 1], of the ``target`` size."""
     sides = pixels.shape[:2]
     rows, columns = (max(1, s // (4 * t)) for s, t in zip(sides, target, strict=True))
     return F.interpolate(
@@ -414,7 +424,7 @@ def _shrunk(pixels: Array, target: list[int]) -> Tensor:
 def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
     """Return the means of blocks (h, w) of (H, W, 3) pixels, white being 1.
 
-    In bands of rows: a huge picture is never there in float32.
+    It works in bands of rows, so that a huge picture is never held in float32.
     """
     rows = blocks[0] * max(1, (1 << 17) // (blocks[0] * pixels.shape[1]))
     means = []
@@ -423,7 +433,7 @@ def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
         if pixels.dtype.kind == "f":
             band = band.clamp(0, 1)
         band = band.permute(2, 0, 1)[None].contiguous()
-        if blocks != (1, 1):  # torch takes its time for these, too
+        if blocks != (1, 1):  # torch is slow even for these
             band = F.avg_pool2d(band, blocks, ceil_mode=True)
         means.append(band)
     full = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
@@ -434,7 +444,7 @@ def _averaged(pixels: Array, blocks: tuple[int, int]) -> Tensor:
 def load_predictor(path: Path) -> tuple[StyleInfo, StylePredictor]:
     """Load a predictor file: its header, which names the trunk, and its network.
 
-    The same file gives the same objects again.
+    The same file returns the same objects again.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """
