@@ -1,8 +1,8 @@
-"""Descent of a picture to the least of a loss, in bounds and over sizes.
+"""Descent of a picture to a minimum of a loss, within bounds and across sizes.
 
-A descent asks for pictures and is told their loss and gradient. What L-BFGS and Adam
-learn at one size they carry to the next: where the loss is a mean over the picture, the
-gradient of a pixel shrinks as their number grows.
+A descent asks for pictures and receives their loss and gradient. L-BFGS and Adam carry
+what they learn at one size over to the next: where the loss is a mean over the picture,
+the gradient of a pixel shrinks as the number of pixels grows.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FIRST_STEP = 0.01
-"""By how much a pixel changes on average in the first step of L-BFGS."""
+"""Average change of a pixel in the first step of L-BFGS."""
 SHORTEST = 0.01
-"""Part of a step below which L-BFGS forgets what it knows."""
+"""Fraction of a step below which L-BFGS clears its memory."""
 
 
 class Descent:
-    """Asks for pictures in [0, 1] to evaluate, and goes on from the good ones."""
+    """Asks for pictures in [0, 1] to evaluate, and continues from the good ones."""
 
     x: Tensor
     loss = math.inf
 
     def start(self, x: Tensor, history: int) -> None:
-        """Begin at ``x``, with what was learned at another size."""
+        """Start at ``x``, with what was learned at another size."""
         raise NotImplementedError
 
     def ask(self) -> Tensor:
@@ -36,22 +36,23 @@ class Descent:
         raise NotImplementedError
 
     def tell(self, x: Tensor, loss: float, gradient: Tensor) -> None:
-        """Take the loss and the gradient of what was asked for."""
+        """Take the loss and the gradient of the picture that was asked for."""
         raise NotImplementedError
 
 
 class LBFGS(Descent):
-    """L-BFGS (Liu & Nocedal 1989) within bounds: no step is taken that is not down.
+    """L-BFGS (Liu & Nocedal 1989) within bounds, without steps that raise the loss.
 
-    It begins with the knowledge that coarse waves are flatter than fine ones: features
-    see edges more than shades. What has no gradient, or pushes against a bound, stays
-    as it is. A step that leads up, or to a loss that is not finite, is shortened; when
-    that does not help, the memory is forgotten.
+    Its initial curvature assumes that the loss is flatter along coarse waves than along
+    fine ones, as features respond to edges more than to shades. Pixels that have no
+    gradient, or are pushed against a bound, stay unchanged. A step that raises the
+    loss, or makes it infinite or NaN, is shortened; if that does not help, the memory
+    is cleared.
     """
 
     def __init__(self) -> None:
         self.pairs: deque[tuple[Tensor, Tensor, float]] = deque()
-        """Steps, changes of the gradient, and their product, oldest first."""
+        """Steps, changes of the gradient, and their dot product, oldest first."""
         self.gradient: Tensor | None = None
 
     def start(self, x: Tensor, history: int) -> None:
@@ -89,7 +90,7 @@ class LBFGS(Descent):
             self._aim()
 
     def _aim(self) -> None:
-        """Set the direction: downhill, seen through the curvature that is known."""
+        """Set the direction: downhill, scaled by the known curvature."""
         assert self.gradient is not None
         held = self.gradient == 0
         held |= (self.x <= 0) & (self.gradient > 0)
@@ -120,7 +121,8 @@ class LBFGS(Descent):
 class Adam(Descent):
     """Adam (Kingma & Ba 2015, arXiv 1412.6980) within bounds.
 
-    After a loss that is not finite it goes on from the picture before, half as fast.
+    After a loss that is not finite, it continues from the previous picture at half the
+    rate.
     """
 
     rate = 0.02

@@ -36,7 +36,7 @@ class LossNetwork(nn.Module):
     ``features.N.bias``). Calling it maps (B, 3, H, W) RGB in [0, 1] to the features
     of ``layers``, each (B, C, h, w).
 
-    Raises :class:`~styleplug.errors.TrainingError` when the file cannot serve.
+    Raises :class:`~styleplug.errors.TrainingError` when the file is not usable.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LossNetwork(nn.Module):
         path = vgg.find_file(Path(path), shapes)
         try:
             with safe_open(path, "pt") as file:
-                # Copies: what is mapped changes with the file, or ends the process.
+                # Copies: mapped memory changes with the file, or ends the process.
                 tensors = {
                     name: file.get_tensor(name).to(dtype, copy=True) for name in shapes
                 }
@@ -78,9 +78,9 @@ class LossNetwork(nn.Module):
     def calibrate(self, photographs: Tensor) -> None:
         """Measure each layer's mean activation on (B, 3, H, W) photographs.
 
-        The weights then hold the division by it, which costs nothing there: what a
-        convolution gives is divided, and the next one multiplies it back. Layers
-        without a convolution between them are divided by what the first of them has.
+        The division by it is folded into the weights, where it costs nothing: the
+        output of a convolution is divided, and the next one multiplies it back. Layers
+        without a convolution between them are divided by the mean of the first.
         """
         with torch.no_grad():
             features = self(photographs)
@@ -105,14 +105,14 @@ class LossNetwork(nn.Module):
 
     @torch.no_grad()
     def thinned(self, images: Tensor, kept: float = 0.99) -> LossNetwork:
-        """Return a network that costs a third and gives nearly the same features.
+        """Return a network that computes nearly the same features at a third the cost.
 
         Each convolution but the first is split in two (Zhang, Zou, He & Sun 2016,
         "Accelerating Very Deep Convolutional Networks for Classification and
         Detection", arXiv 1505.06798): one to the principal components that hold
-        ``kept`` of the variance of what it gives on (B, 3, H, W) images, and one of a
-        single pixel from there to its channels, which also makes up, as far as it can,
-        for what the layers before it have lost.
+        ``kept`` of the variance of its output on (B, 3, H, W) images, and a 1 x 1
+        convolution from there to its channels, which also makes up, as far as it can,
+        for what the layers before it lose.
         """
         thin = copy.deepcopy(self)
         x = thin_x = self._entered(images)
@@ -132,8 +132,9 @@ class LossNetwork(nn.Module):
     def walk(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the layers and their features as they are computed.
 
-        Of what is made of features before the next ones, the gradient is computed when
-        backward comes there, and does not wait for it in memory.
+        If something is computed from features before the next ones are asked for, its
+        gradient is computed only when the backward pass reaches that layer, and does
+        not wait for it in memory.
         """
         x = self._entered(image)
         for i, module in enumerate(self.stack):
@@ -151,11 +152,11 @@ class LossNetwork(nn.Module):
 def _split(
     convolution: nn.Conv2d, wanted: Tensor, given: Tensor, kept: float
 ) -> nn.Sequential:
-    """Return two convolutions that make ``wanted`` of what made ``given``.
+    """Return two convolutions that compute ``wanted`` from the input of ``given``.
 
-    Both are what ``convolution`` gives, (B, C, H, W): of its true input, and of its
-    input in the thinned network. Between the two are as many channels as ``kept`` of
-    the variance needs, in eights.
+    ``wanted`` and ``given`` are outputs of ``convolution``, (B, C, H, W): for its true
+    input, and for its input in the thinned network. Between the two convolutions are as
+    many channels as ``kept`` of the variance needs, in multiples of 8.
     """
     y, z = (_positions(f).flatten(0, 1).float() for f in (wanted, given))
     mean, mean_z = y.mean(dim=0), z.mean(dim=0)
@@ -183,7 +184,7 @@ def _split(
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What tells a style: first and second moments of features over positions."""
+    """First and second moments of features over positions, which describe a style."""
 
     mean: Tensor
     """(B, C), in float32."""
@@ -206,7 +207,7 @@ class Moments:
 
     @functools.cached_property
     def root(self) -> Tensor:
-        """R (B, C, K) with R Rᵀ the covariance, but for its last 2 per cent."""
+        """R (B, C, K) with R Rᵀ the covariance, except its smallest 2 per cent."""
         values, vectors = _symmetric_eigen(self.covariance.detach())
         values = values.clamp(min=0)
         rest = values.cumsum(dim=1) <= _NEGLIGIBLE * values.sum(dim=1, keepdim=True)
@@ -222,8 +223,8 @@ _NEGLIGIBLE = 0.02
 def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
     """Return the moments of (B, C, H, W) features.
 
-    ``weight`` (1, 1, H, W) is the share of each position; without it all have 1 / HW.
-    Where the weights of several tiles sum to 1, so do their moments to the whole's.
+    ``weight`` (1, 1, H, W) is the share of each position, by default 1 / HW. If the
+    weights of several tiles sum to 1, their moments sum to those of the whole.
     """
     share = None if weight is None else weight.to(features.dtype).reshape(-1, 1)
     mean, gram = _Moments.apply(features, share)
@@ -231,11 +232,12 @@ def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
 
 
 class _Moments(torch.autograd.Function):
-    """Moments of (B, C, H, W), shares (HW, 1), and their gradient, a product each.
+    """Moments of (B, C, H, W) with shares (HW, 1), and their gradient.
 
-    Autograd would take two for the second moments. Sums over parts are in float32, so
-    that bfloat16 does not coarsen them. The gradient is no view of another tensor: so
-    autograd adds to it in place what comes from deeper layers.
+    The gradient of the second moments takes one matrix product, with autograd two. Sums
+    over parts are in float32, so that bfloat16 does not coarsen them. The gradient is
+    not a view of another tensor, so that autograd adds the gradient from deeper layers
+    to it in place.
     """
 
     @staticmethod
@@ -296,7 +298,7 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 
 
 _PART = 1024
-"""Positions that are summed up at once."""
+"""Number of positions that are summed up at once."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -342,7 +344,7 @@ def _gram_distance(gram: Tensor, target: Tensor) -> Tensor:
 
 
 def huber(squared: Tensor, far: float) -> Tensor:
-    """Return squared distances, growing as the distance does where that is ``far``."""
+    """Return squared distances that grow only linearly beyond a distance of ``far``."""
     distance = squared.clamp(min=far * far).sqrt()
     return torch.where(distance > far, far * (2 * distance - far), squared)
 
@@ -390,7 +392,7 @@ def _symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inverse_root(matrix: Tensor) -> Tensor:
-    """Return M^-½ of symmetric (B, K, K), 0 where M is."""
+    """Return M^-½ of symmetric M (B, K, K), 0 in directions where M is 0."""
     if not matrix.isfinite().all():
         return torch.full_like(matrix, torch.nan)
     values, vectors = _symmetric_eigen(matrix)
@@ -406,7 +408,7 @@ def nearest_loss(
     """Return (B,): the mean cosine distance to the nearest feature of the style.
 
     ``features`` are (B, C, H, W), ``samples`` (N, C) features of the style, from whose
-    mean the directions are; ``weight`` is that of :func:`moments`. Kolkin, Kucera,
+    mean the directions start; ``weight`` is that of :func:`moments`. Kolkin, Kucera,
     Paris, Sýkora, Shechtman & Shakhnarovich 2022, "Neural Neighbor Style Transfer",
     arXiv 2203.13215.
     """
@@ -418,10 +420,10 @@ def nearest_loss(
 
 class _Nearest(torch.autograd.Function):
     """Cosine distances (B, H W) of (B, C, H, W) to the nearest of samples (N, C), and
-    their gradient by the features.
+    their gradient with respect to the features.
 
-    For that autograd would hold several tensors as large as the features; here they are
-    made again, a few rows at once.
+    Autograd would keep several tensors as large as the features for the gradient; here
+    they are computed again, a few rows at a time.
     """
 
     @staticmethod
@@ -429,7 +431,7 @@ class _Nearest(torch.autograd.Function):
         wide = torch.promote_types(features.dtype, torch.float32)
         centre = samples.mean(dim=0)
         units = nn.functional.normalize(samples - centre, dim=1)
-        # What stays is there before what is made on the way, lest memory is in pieces.
+        # Allocated before any temporary tensor, so that memory is not fragmented.
         maps = [
             torch.empty_like(features[:, :1], dtype=dtype)
             for dtype in (torch.long, wide, wide)
@@ -460,13 +462,13 @@ class _Nearest(torch.autograd.Function):
 
 
 def _in_rows(features: Tensor) -> tuple[Tensor, ...]:
-    """Return (B, C, H, W) in parts of about :data:`_CHUNK` positions."""
+    """Split (B, C, H, W) into groups of rows of about :data:`_CHUNK` positions."""
     parts: tuple[Tensor, ...] = features.split(max(1, _CHUNK // features.shape[3]), 2)
     return parts
 
 
 _CHUNK = 1 << 12
-"""Positions whose neighbours are searched at once, to bound the memory."""
+"""Number of positions whose neighbours are searched at once, to bound the memory."""
 
 
 def tv_loss(image: Tensor) -> Tensor:

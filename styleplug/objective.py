@@ -1,10 +1,10 @@
 """The loss of a picture in optimization-based style transfer, and its gradient.
 
-A picture that is too large for the loss network at once is cut into tiles that overlap
-by all that a feature sees. Losses that are means over positions add up by tile. Those
-of statistics of the whole take two passes: the first adds the statistics up, which
-gives the loss and its gradient by them; with that the second has the gradient by the
-pixels, tile by tile, exactly.
+A picture that is too large for the loss network is cut into tiles that overlap by the
+reach of its features. Losses that are means over positions are summed over the tiles.
+Losses of statistics of the whole picture take two passes: the first sums up the
+statistics, which gives the loss and its gradient with respect to them; from that, the
+second computes the exact gradient with respect to the pixels, tile by tile.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ MOMENT_LOSSES: dict[str, MomentLoss] = {
 }
 STYLE_LOSSES = (*MOMENT_LOSSES, "nearest")
 LEAST_SIDE = 32
-"""Least side in pixels of what the loss network is given."""
+"""Smallest side, in pixels, of the loss network's input."""
 
 _SAMPLES = 1024
-"""Features of the style among which the nearest is searched."""
+"""Number of features of the style among which the nearest is searched."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts how much."""
+    """Weights of the parts of the loss."""
 
     content_layers: Mapping[str, float]
     style_layers: Mapping[str, float]
     style_losses: Mapping[str, float]
-    """Names of :data:`STYLE_LOSSES`; each counts in all style layers."""
+    """Weights of :data:`STYLE_LOSSES`, by name; each counts in all style layers."""
     tv: float
 
 
@@ -68,16 +68,16 @@ class Style:
     image: Tensor
     """(1, 3, h, w) in [0, 1]."""
     share: float
-    """Of the style loss."""
+    """Share of the style loss."""
     mask: Tensor | None
-    """(1, 1, h, w): which part of the image counts."""
+    """(1, 1, h, w): the part of the image that counts."""
     region: Tensor | None
-    """(1, 1, H, W): which part of the picture takes the style."""
+    """(1, 1, H, W): the part of the picture that takes the style."""
 
     def at(self, side: float, scale: float) -> Tensor:
-        """Return the image for a picture of that geometric mean side.
+        """Return the image resized for a picture of that geometric mean side.
 
-        It is as large as the picture, or its own size if that is smaller, times
+        It is as large as the picture, or keeps its own size if that is smaller, times
         ``scale``.
         """
         height, width = self.image.shape[2:]
@@ -88,9 +88,9 @@ class Style:
 
 class _Tile(NamedTuple):
     core: Region
-    """Whose features count."""
+    """Region whose features count."""
     window: Region
-    """What they are computed from: the core and all that it sees."""
+    """Region that they are computed from: the core and all that its features see."""
 
 
 class _Tiled:
@@ -106,8 +106,10 @@ class _Tiled:
         ]
 
     def _cores(self, side: int, overlap: int) -> Iterator[Region]:
-        """Cut the picture so that tiles have positions in every layer: a sliver at the
-        border belongs to the tile beside it."""
+        """Cut the picture into tiles that have positions in every layer.
+
+        A sliver at the border belongs to the tile beside it.
+        """
         least = max(map(_stride, self.network.activations))
         bounds = self.bounds
         for core in bounds.cut(side, overlap):
@@ -125,7 +127,7 @@ class _Tiled:
             yield layer, f[core.within(window)]
 
     def shares(self, region: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """Return how much each position of the layers counts, (1, 1, h, w), sum 1."""
+        """Return the share of each position in the layers, (1, 1, h, w), of sum 1."""
         shares = {}
         for layer in layers:
             bounds = _scaled(self.bounds, layer)
@@ -138,7 +140,7 @@ class _Tiled:
     def sample(
         self, shares: Mapping[str, Tensor] | None, layers: Iterable[str], seed: int
     ) -> dict[str, Tensor]:
-        """Choose positions that count, at random, (1, 1, h, w) of bool."""
+        """Choose positions that count at random, as masks (1, 1, h, w) of bool."""
         generator = torch.Generator().manual_seed(seed)
         picks = {}
         for layer in layers:
@@ -154,11 +156,11 @@ class _Tiled:
         return picks
 
     def crop(self, values: Tensor, tile: _Tile, layer: str) -> Tensor:
-        """Return the part of a tile of values (1, 1, h, w) of a layer's size."""
+        """Return a tile's part of values (1, 1, h, w) that have a layer's size."""
         return values[_scaled(tile.core, layer).within(_scaled(self.bounds, layer))]
 
     def part(self, tile: _Tile, layer: str) -> float:
-        """Return the part that a tile has of the positions of a layer."""
+        """Return the fraction of a layer's positions that a tile has."""
         return _scaled(tile.core, layer).area / _scaled(self.bounds, layer).area
 
     def moments(
@@ -168,7 +170,7 @@ class _Tiled:
         tile: _Tile,
         shares: Mapping[str, Tensor] | None,
     ) -> Moments:
-        """Return what a tile adds to the moments of the whole."""
+        """Return a tile's contribution to the moments of the whole picture."""
         if shares is not None:
             return moments(features, self.crop(shares[layer], tile, layer))
         own, part = moments(features), self.part(tile, layer)
@@ -186,7 +188,7 @@ def _stride(layer: str) -> int:
 
 
 def overlap_of(network: LossNetwork) -> int:
-    """Return by how many pixels tiles overlap: how far the deepest feature sees."""
+    """Return the overlap of tiles in pixels: the reach of the deepest features."""
     deepest = max(map(vgg.LAYERS.index, network.activations))
     radius = 0
     for layer in vgg.LAYERS[: deepest + 1]:
@@ -198,7 +200,7 @@ def overlap_of(network: LossNetwork) -> int:
 
 
 def bytes_kept(weights: Weights, dtype: torch.dtype, size: Sequence[int]) -> int:
-    """Return the bytes of the features of a content of that size that are kept."""
+    """Return the size in bytes of the features kept of a content of that size."""
     values = sum(
         vgg.channels(layer) / _stride(layer) ** 2 for layer in weights.content_layers
     )
@@ -206,14 +208,14 @@ def bytes_kept(weights: Weights, dtype: torch.dtype, size: Sequence[int]) -> int
 
 
 class _Target(NamedTuple):
-    """What a level wants of one style image."""
+    """The targets that one style image sets at a level."""
 
     share: float
     statistics: Statistics
     samples: Features
     """Features (N, C) of each layer among which the nearest are searched."""
     shares: dict[str, Tensor] | None
-    """How much each position of the picture counts; None if all count the same."""
+    """Share of each position of the picture; None if all count the same."""
 
 
 class Objective:
@@ -231,10 +233,10 @@ class Objective:
         free: Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        """Measure what is wanted.
+        """Measure the targets.
 
-        ``content`` is (1, 3, h, w) in [0, 1]. ``free`` (1, 1, h, w) is where the
-        picture may change. ``seed`` picks the features that are searched.
+        ``content`` is (1, 3, h, w) in [0, 1]. ``free`` (1, 1, h, w) marks where the
+        picture may change. ``seed`` chooses the style features that are searched.
         """
         self.weights = weights
         self.moment_losses = {
@@ -252,7 +254,8 @@ class Objective:
                 for tile in self.view.tiles
                 for features in [self._features(content, tile)]
             ]
-            # A long content is one tile; a style image may be a large square.
+            # The single tile of a long content has its length as tile_size, which may
+            # be too large for a square style image.
             style_tile = min(tile_size, math.ceil(side))
             self.targets = [
                 self._target(style, style.at(side, style_scale), style_tile, seed)
@@ -335,8 +338,8 @@ class Objective:
         return total
 
     def _see(self, x: Tensor, tile: _Tile) -> tuple[Features, list[Statistics]]:
-        """Return the features of a tile, whose window is ``x``, and what it adds to
-        the statistics that each style is about."""
+        """Return the features of a tile, whose window is ``x``, and its contribution
+        to the statistics for each style."""
         features: Features = {}
         found: list[Statistics] = [{} for _ in self.targets]
         for layer, f in self.view.walk(x, tile):
@@ -353,7 +356,7 @@ class Objective:
         return features, found
 
     def _style(self, found: Sequence[Statistics]) -> Tensor:
-        """Return the part of the loss that is about statistics of the whole."""
+        """Return the part of the loss that depends on statistics of the whole."""
         total = torch.zeros((), dtype=torch.float32)
         for target, statistics in zip(self.targets, found, strict=True):
             for layer, measured in statistics.items():
@@ -364,7 +367,7 @@ class Objective:
         return total
 
     def _slopes(self, x: Tensor) -> tuple[float, list[Tensor]]:
-        """Return the style part of the loss, and its gradient by the statistics."""
+        """Return the style part of the loss, and its gradients for the statistics."""
         with torch.no_grad():
             parts = [
                 self._see(x[tile.window.within(self.view.bounds)], tile)[1]

@@ -1,7 +1,7 @@
-"""``optimize``: style transfer by optimization of the picture itself, no training.
+"""``optimize``: style transfer by optimization of the picture itself, without training.
 
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks":
-the picture is changed by gradient descent until its features in a fixed network are
+the picture is changed by gradient descent until its features in a fixed network match
 those of the content image, and their statistics those of the style image. It works for
 any style image, and takes minutes where a trained style takes a moment.
 
@@ -74,48 +74,49 @@ Layers = Sequence[str] | Mapping[str, float]
 PRESERVE_COLOR = (False, True, "luminance", "statistics")
 
 _BLEND = {"gram": 0.6, "mean_std": 0.2, "wasserstein": 0.2}
-"""The style loss where none is named."""
+"""Default style losses, with their weights."""
 _COARSEST = 256
-"""Least geometric mean side of the first level, in pixels. A level of half that costs a
-third of the time and brings no lower loss (measured at 256 pixels)."""
+"""Smallest geometric mean side of the first level, in pixels. A level of half that size
+costs a third of the time and brings no lower loss (measured at 256 pixels)."""
 _CALIBRATION = 256
 """Sides in pixels of the photographs on which the loss network is calibrated."""
 _SMALLEST_TILE = 256
 _MEMORY = 4 << 30
-"""Bytes of working memory where the caller names none."""
+"""Default limit of working memory, in bytes."""
 _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
-"""Working memory of the loss network for each pixel of a tile, its border included;
-benchmarks/optimize.py measures it."""
+"""Working memory of the loss network per pixel of a tile, its border included, in
+bytes; benchmarks/optimize.py measures it."""
 _BYTES_OF_NEAREST = 100
-"""What of that each style adds whose nearest features are searched."""
+"""Bytes per pixel added by each style whose nearest features are searched."""
 _VECTORS = 13
-"""Pictures of a level's size that are held beside the pairs of L-BFGS, one of them the
-style image where it is not enlarged."""
+"""Number of pictures of a level's size held in addition to the pairs of L-BFGS, one of
+them the style image if it is not enlarged."""
 _HISTORY = 12
-"""Pairs that L-BFGS remembers, where they fit."""
+"""Number of pairs that L-BFGS remembers, if they fit into memory."""
 _COARSE = 10
-"""How many times the tolerance ends a level that is not the last."""
+"""Factor by which the tolerance is larger at levels before the last."""
 _PATIENCE = 10
 """Iterations over which the relative improvement is measured."""
 _LAYERS = vgg.LAYERS[:-1]
-"""Tiles lie on multiples of 16 pixels, and the last layer has a stride of 32."""
+"""Layers to choose from. The last one of VGG-19 is left out: it has a stride of 32, and
+tiles lie on multiples of 16 pixels."""
 _TOLD = (
     *("style_loss", "content_weight", "style_weight", "tv_weight"),
     *("content_layers", "style_layers", "style_scale", "init", "optimizer"),
     *("iterations", "tolerance", "preserve_color", "seed"),
 )
-"""Options that are told in the metadata of a result, where they are given."""
+"""Options that are noted in the metadata of a result if they are given."""
 
 
 @dataclass(frozen=True)
 class StyleImage:
     """A style image, or a part of it, and where in the picture it goes.
 
-    ``image`` is a path, a PIL image, an array or a tensor, as the content of
-    :func:`optimize`; what is transparent in it is white paper. ``mask`` (h, w) tells
-    which part of it counts, ``region`` (H, W) which part of the content image takes its
-    style, each a path, image, array or tensor in [0, 1]; without them it is the whole.
-    Only the proportions of the ``weight`` matter.
+    ``image`` is a path, a PIL image, an array or a tensor, like the content of
+    :func:`optimize`; transparent areas become white paper. ``mask`` (h, w) selects the
+    part of it that counts, ``region`` (H, W) the part of the content image that takes
+    its style. Each is a path, image, array or tensor in [0, 1], by default the whole.
+    Of the weights, only the proportions matter.
     """
 
     image: Any
@@ -195,7 +196,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 def _weights(
     name: str, value: str | Layers, choices: Sequence[str]
 ) -> dict[str, float]:
-    """Return the weight of each name in ``value``; without weights they share 1."""
+    """Return the weight of each name in ``value``; names without weights share 1."""
     if isinstance(value, str):
         value = (value,)
     try:
@@ -241,49 +242,51 @@ def optimize(
     memory_limit: int | None = None,
     callback: Callback | None = None,
 ) -> ImageT:
-    """Return ``content`` painted like ``style``: same type, size, depth and alpha.
+    """Return ``content`` painted in ``style``: same type, size, depth and alpha.
 
     ``content`` is a PIL image of any mode, an array (H, W), (H, W, 1|3|4) of uint8,
     uint16 or float in [0, 1], or a tensor (B, 3, H, W) in [0, 1]. ``style`` is any
     picture, as one of these or as a path, or a :class:`StyleImage`; or a sequence of
-    ``(picture, weight)`` pairs or style images, which all count, each in its region.
+    ``(picture, weight)`` pairs or style images, all of which count, each in its region.
 
     The loss is ``content_weight`` times the squared difference of the features in
     ``content_layers``, relative to their mean activation on photographs, plus
     ``style_weight`` times ``style_loss`` in ``style_layers``, plus ``tv_weight`` times
-    :func:`.tv_loss`. Layers are VGG-19's but for the last pooling (``"relu4_1"``); a
-    mapping gives each a weight. ``style_loss`` is ``"gram"``, ``"mean_std"``,
-    ``"wasserstein"`` or ``"nearest"``, or a mapping from these to weights; all are
-    about 0 for the style itself. Without one it is 0.6 gram + 0.2 mean_std + 0.2
-    wasserstein. The Gram distance grows with the fourth power of the features and so is
-    about the strongest ones; it alone brings the texture of a painting. The distance of
-    Gaussians, of second power, brings its swirls and stars, but is further off in the
-    Gram distance at the same content loss. The blend keeps the strokes and stays near
-    in both.
+    :func:`.tv_loss`. Layers are those of VGG-19, such as ``"relu4_1"``, except the last
+    pooling; a mapping gives each a weight. ``style_loss`` is ``"gram"``,
+    ``"mean_std"``, ``"wasserstein"`` or ``"nearest"``, or a mapping from these to
+    weights; each is about 0 for the style itself. The default is 0.6 gram + 0.2
+    mean_std + 0.2 wasserstein. The Gram distance grows with the fourth power of the
+    features, so the strongest ones dominate it; used alone, it brings the texture of a
+    painting. The distance of Gaussians (``"wasserstein"``), of second power, brings its
+    swirls and stars, but ends further off in the Gram distance at the same content
+    loss. The blend keeps the strokes and stays close in both.
 
     ``style_scale`` in [0.25, 4] is the stroke size; at 1 the style image has the size
-    of the picture, or its own where that is smaller. ``preserve_color`` keeps the
+    of the picture, or its own if that is smaller. ``preserve_color`` keeps the
     content's colours and paints only its lightness (``True`` or ``"luminance"``), or
     gives the style image the content's mean colour and covariance beforehand
     (``"statistics"``), each measured where masks and regions let it count. ``mask`` is
     (H, W) in [0, 1]; 0 keeps the content exactly.
 
-    ``init`` is what to start from: ``"content"``, ``"noise"`` (of ``seed``), the name
-    of a style for :func:`.stylize`, or ``"fast"``, what that makes of the style images
-    at once. What is painted there in fine detail comes back at the level of its size.
-    ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest level has ``iterations``,
-    each level of twice its size half as many; the last ends before when ten of them
-    improved the loss by less than the fraction ``tolerance``, those before it by less
-    than ten times as much. The same call gives the same picture on the same
-    machine with as many threads.
+    ``init`` is the picture to start from: ``"content"``, ``"noise"`` (random, from
+    ``seed``), the name of a style in which :func:`.stylize` paints the content, or
+    ``"fast"``, with which it paints in the style images. Its fine detail is added again
+    at the level of that size. ``optimizer`` is ``"lbfgs"`` or ``"adam"``. The coarsest
+    level has at most ``iterations``, and each next level, of twice the size, half as
+    many. The last level ends early when ten iterations improve the loss by less than
+    the fraction ``tolerance``, the levels before it when they improve it by less than
+    ten times as much. The same call returns the same picture on the same machine with
+    the same number of threads.
 
-    ``loss_network`` is a VGG-19 as safetensors with torchvision's names: a file, a Hub
+    ``loss_network`` is a VGG-19 in safetensors with torchvision's names: a file, a Hub
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
-    Hub. ``memory_limit`` in bytes of working memory, 4 GiB unless given, decides
-    whether a level is computed in tiles. ``callback(fraction, snapshot)`` is called
-    after every iteration; ``snapshot()`` returns the picture so far, like the result;
-    of several in a tensor, each is one for itself, and ``fraction`` begins anew.
-    An exception raised from it ends the optimization.
+    Hub. ``memory_limit`` in bytes of working memory, by default 4 GiB, decides whether
+    a level is computed in tiles. ``callback(fraction, snapshot)`` is called after every
+    iteration; ``snapshot()`` returns the best picture so far, in the form of the
+    result. Several images in a tensor are optimized one after the other, each with its
+    own snapshots and with ``fraction`` starting again. An exception raised from the
+    callback ends the optimization.
 
     Raises :class:`~styleplug.errors.TrainingError` for a loss that is not finite,
     :class:`~styleplug.errors.InvalidImageError`,
@@ -337,10 +340,10 @@ def optimize_file(
 ) -> tuple[int, int]:
     """Do what :func:`.stylize_file` does, with :func:`optimize` and its keywords.
 
-    ``snapshot()`` of a callback returns an 8-bit PIL image. An interruption
-    (``KeyboardInterrupt``), or a level that memory or the loss network does not serve,
-    writes the best picture so far, where there is one, and goes on its way. Returns
-    the (width, height) of the image.
+    ``snapshot()`` of a callback returns an 8-bit PIL image. On an interruption
+    (``KeyboardInterrupt``), or when memory or the loss network fails at a level, the
+    best picture so far, if there is one, is written before the exception is raised
+    again. Returns the (width, height) of the image.
     """
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
@@ -364,7 +367,7 @@ def optimize_file(
 
 
 def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str, Any]:
-    """Return what a result's metadata says: style images and the given parameters."""
+    """Return the metadata to note in a result: style images and given parameters."""
     parts = _style_images(style)
     total = sum(float(part.weight) for part in parts)
     names = [f"{_name(part.image)}:{float(part.weight) / total:.2f}" for part in parts]
@@ -376,7 +379,7 @@ def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str,
 
 
 def _name(what: Any) -> str:
-    """Return what the metadata calls a picture or a style; no folders of the user."""
+    """Return a name for a picture or a style, without the user's folders."""
     if not isinstance(what, str | os.PathLike):
         return "picture"
     name = os.fspath(what)
@@ -385,16 +388,16 @@ def _name(what: Any) -> str:
 
 @dataclass(frozen=True)
 class _Level:
-    """One size of the picture, and how far its descent is."""
+    """One size of the picture, and the progress of its descent."""
 
     size: tuple[int, int]
     iterations: int
-    """At most."""
+    """Largest number of iterations."""
     start: float
     end: float
-    """Of all the work, the fraction before and after the level."""
+    """Fractions of all the work that are done before and after the level."""
     least: list[float] = field(default_factory=list)
-    """The least loss so far, after each iteration."""
+    """Lowest loss so far, after each iteration."""
 
     @property
     def fraction(self) -> float:
@@ -406,7 +409,7 @@ class _Run:
     """One optimization, from the coarsest level to the finest."""
 
     best: Tensor | None = None
-    """The best picture so far, (1, 3, h, w) in [0, 1], padded; None before any."""
+    """Best picture so far, (1, 3, h, w) in [0, 1], padded; None before the first."""
 
     @torch.inference_mode(False)
     def __init__(
@@ -447,13 +450,13 @@ class _Run:
                 "The mask, or every region in it, is black: the picture stays as it is."
             )
             return
-        # A caller's autocast counts no more, on whatever device.
+        # Ignore a caller's autocast on any device.
         with self._memory_watched(), torch.autocast(self.device.type, enabled=False):
             self._descend()
 
     @contextlib.contextmanager
     def _memory_watched(self) -> Iterator[None]:
-        """Tell what to do when memory runs out."""
+        """Raise an error that says what to do when memory runs out."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -469,7 +472,7 @@ class _Run:
 
     def _descend(self) -> None:
         levels = self._levels()
-        # The finest first: what it lacks is told before anything is computed.
+        # The finest first: a lack of memory is reported before anything is computed.
         plans = [self._plan(level.size) for level in reversed(levels)]
         self.sketch = self._sketch()
         descent = DESCENTS[self.options.optimizer]()
@@ -488,7 +491,7 @@ class _Run:
     def _has_room(
         self, level: _Level, descent: Descent, tile_size: int, history: int
     ) -> bool:
-        """Compute what is left of a level; tell whether memory was enough."""
+        """Compute the rest of a level; return whether memory was enough."""
         try:
             self._paint(level, descent, tile_size, history)
         except (MemoryError, RuntimeError) as error:
@@ -539,7 +542,7 @@ class _Run:
         )
 
     def pixels(self) -> NDArray[Any]:
-        """Return the best picture in full size, like the pixels of the content."""
+        """Return the best picture at full size, in the type of the content's pixels."""
         pixels = self.picture.pixels
         if self.best is None:
             return np.array(pixels)
@@ -619,7 +622,7 @@ class _Run:
         return tile_size, pairs
 
     def _first(self, content: Tensor) -> Tensor:
-        """Return the picture with which the level of that content begins."""
+        """Return the picture from which the level of that content starts."""
         if self.best is not None:
             return self._grown(content)
         if self.options.init == "noise":
@@ -629,7 +632,7 @@ class _Run:
         return self._kept(resize(self.sketch, content.shape[2:]).clone(), content)
 
     def _sketch(self) -> Tensor:
-        """Return in full size what to start from, its noise left out."""
+        """Return the picture to start from, at full size; for noise, the content."""
         style: Any = self.options.init
         if style in ("content", "noise"):
             return self.content
@@ -651,7 +654,7 @@ class _Run:
         return self._kept((resize(self.best, size) + detail).clamp_(0, 1), content)
 
     def _kept(self, x: Tensor, content: Tensor) -> Tensor:
-        """Return ``x``, but the content where the mask is 0."""
+        """Return ``x``, with the content where the mask is 0."""
         free = self._free(content.shape[2:])
         return x if free is None else torch.where(free, x, content)
 
@@ -715,8 +718,8 @@ def _no_style(what: Any) -> TypeError:
 def _share_out(styles: Sequence[Style]) -> None:
     """Turn weights into shares of the style loss.
 
-    Where regions overlap, styles share by their weights. A region of half the picture
-    has half the style loss, as it has half the content loss.
+    Where regions overlap, styles share the loss by their weights. A region of half the
+    picture has half the style loss, as it has half the content loss.
     """
     whole = torch.ones(1, 1, 1, 1, dtype=torch.float32)
     regions = [whole if s.region is None else s.region.cpu() for s in styles]
@@ -762,7 +765,7 @@ def _tensor(pixels: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Return x (1, C, H, W), its edges repeated up to what the loss network needs."""
+    """Pad (1, C, H, W) to the size the loss network needs, repeating its edges."""
     height, width = (max(0, LEAST_SIDE - side) for side in x.shape[2:])
     return F.pad(x, (0, width, 0, height), mode="replicate")
 
@@ -804,8 +807,10 @@ def _match_statistics(style: Style, content: Tensor) -> Tensor:
 
 
 def _loss_network(options: Options, device: torch.device) -> LossNetwork:
-    """Return the loss network, calibrated on the photographs at hand unless it is given
-    ready: on a hazy content, features would count so much that little is painted."""
+    """Return the loss network, calibrated on the bundled photographs unless given.
+
+    Calibrated on a hazy content, features would count so much that little is painted.
+    """
     weights = options.weights
     layers = sorted({*weights.content_layers, *weights.style_layers})
     given = options.loss_network
@@ -837,7 +842,7 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
 
 
 class _Callable(ModuleType):
-    """Lets ``styleplug.optimize(...)`` be the function once this module is loaded."""
+    """Lets ``styleplug.optimize(...)`` call the function once this module is loaded."""
 
     __call__ = staticmethod(optimize)
 

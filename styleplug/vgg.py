@@ -1,4 +1,4 @@
-"""Which part of a VGG-19 file the loss network needs, and where it lies.
+"""The part of a VGG-19 file that the loss network needs, and where it lies.
 
 The names are torchvision's: ``features.N.weight`` and ``features.N.bias``.
 """
@@ -26,11 +26,11 @@ LAYERS = tuple(
 """The modules of VGG-19's ``features`` in their order, from conv1_1 to pool5."""
 _BYTES = {"F16": 2, "F32": 4}
 _FIRST_READ = 1 << 16
-"""Bytes in which the header of a VGG-19 file fits."""
+"""Number of bytes that hold the header of a VGG-19 file."""
 
 
 def channels(layer: str) -> int:
-    """Return how many channels the features of a layer have."""
+    """Return the number of channels of a layer's features."""
     count, _ = _BLOCKS[int(layer[4]) - 1]
     return count
 
@@ -58,10 +58,11 @@ def find_tensors(
     size: int,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, tuple[int, int]]:
-    """Return where the wanted tensors, float32 or float16, lie in a safetensors file.
+    """Return the byte ranges of tensors, float32 or float16, in a safetensors file.
 
-    ``read(start, stop)`` returns bytes of the file, which has ``size`` of them. Raises
-    :class:`TrainingError` where a tensor is missing or lies elsewhere than it must.
+    ``shapes`` are those of the wanted tensors. ``read(start, stop)`` returns bytes of
+    the file, whose size is ``size`` bytes. Raises :class:`TrainingError` if a tensor is
+    missing, has another type or shape, or does not lie inside the file.
     """
     start = read(0, min(_FIRST_READ, size))
     end = 8 + int.from_bytes(start[:8], "little")
@@ -87,7 +88,7 @@ def find_tensors(
 
 
 def group_touching(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
-    """Return the names in the order of the file, grouped where they touch."""
+    """Return the names in the order of the file, adjacent ranges grouped together."""
     runs: list[list[str]] = []
     end = -1
     for name in sorted(ranges, key=ranges.__getitem__):
@@ -100,9 +101,9 @@ def group_touching(ranges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
 
 
 def find_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """Return ``path``, or the first safetensors file of that folder, that has them all.
+    """Return ``path``, or the first safetensors file in it, if it has all tensors.
 
-    Raises :class:`TrainingError` where none has.
+    Raises :class:`TrainingError` if no file has them.
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     for file in files:
@@ -137,7 +138,7 @@ def hash_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 def has_its_hash(path: Path) -> bool:
-    """Whether a file that :func:`.hub.loss_network_file` wrote is still as it was."""
+    """Return whether a file that :func:`.hub.loss_network_file` wrote is unchanged."""
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 

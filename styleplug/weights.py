@@ -1,4 +1,4 @@
-"""Style files: networks and styles to and from safetensors."""
+"""Style files: reading and writing networks and styles as safetensors."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ class LoadedStyle(NamedTuple):
     network: StyleNetwork
     vector: Tensor
     found_in: Callable[[NDArray[Any]], float] | None = None
-    """Of a picture's style: how far (H, W, 3) pixels are that picture, in [0, 1]."""
+    """For the style of a picture: returns how far (H, W, 3) pixels are that picture, in
+    [0, 1]."""
 
 
 def load_style(path: Path | str) -> LoadedStyle:
     """Load the style file at ``path``, in float32 on the CPU.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged, its
-    weights do not fit its network or are not finite, or its trunk is not at hand.
+    weights do not fit its network or are not finite, or its trunk is not available.
     """
     path = Path(path)
     info = read_info(path)
@@ -72,9 +73,9 @@ def load_style(path: Path | str) -> LoadedStyle:
 def _changed_by(
     tensors: Mapping[str, Tensor], vector: Tensor, network: StyleNetwork, path: Path
 ) -> Tensor:
-    """Return a style vector with the changes to kernels that a file holds.
+    """Return a style vector extended by the changes to kernels in a file.
 
-    Their sizes are checked before anything is computed of them.
+    Their sizes are checked before anything is computed from them.
     """
     try:
         factors = {
@@ -97,7 +98,7 @@ def _changed_by(
 
 
 def _are_factors(a: Tensor, b: Tensor, kernel: torch.Size) -> bool:
-    """Tell whether the product of two tensors can be added to a kernel."""
+    """Return whether the product of two tensors can be added to a kernel."""
     outputs, inputs = kernel[0], kernel[1:].numel()
     rank = a.shape[0] if a.ndim == 2 else -1
     fits = 0 <= rank <= min(outputs, inputs)
@@ -121,9 +122,9 @@ def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
 def once_per_file(
     count: int,
 ) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Let a loader give the same object again for as long as the file is the same.
+    """Make a loader return the same object again while its file is unchanged.
 
-    Kept are those of the last ``count`` files.
+    The objects of the last ``count`` files are kept.
     """
 
     def decorate(load: Callable[[Path], T]) -> Callable[[Path], T]:
@@ -136,7 +137,7 @@ def once_per_file(
             try:
                 is_now = path.stat()
             except OSError:
-                return load(path)  # which says what is wrong
+                return load(path)  # its error says what is wrong
             return kept(
                 path.absolute(),
                 *(is_now.st_dev, is_now.st_ino, is_now.st_size),
@@ -150,8 +151,9 @@ def once_per_file(
 
 @once_per_file(2)
 def load_trunk(path: Path) -> StyleNetwork:
-    """Load a trunk, also from a style's file that holds it; the same file gives the
-    same object again.
+    """Load a trunk, also from a style file that contains it.
+
+    The same file returns the same object again.
 
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """
@@ -177,11 +179,11 @@ def save_style(
     self_contained: bool = True,
     dtype: torch.dtype = torch.float16,
 ) -> StyleInfo:
-    """Write a style file, with its trunk or beside it; return ``info`` as written.
+    """Write a style file, with its trunk or without; return ``info`` as written.
 
-    ``vector`` is (K,), or longer when it changes kernels: these changes are written as
-    factors, without what is below a thousandth of the largest. The weights are rounded
-    to ``dtype``.
+    ``vector`` is (K,), or longer if it changes kernels: the changes are written as
+    factors, without components below a thousandth of the largest. The weights are
+    rounded to ``dtype``.
     """
     tensors = _trunk_tensors(network, dtype) if self_contained else {}
     vector = vector.detach().cpu().float()
@@ -201,8 +203,11 @@ def save_style(
 
 
 def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
-    """Write the file of a style and, if that lies beside it, its trunk, as one file,
-    the weights as they are; return its header, that of ``style``."""
+    """Write a loaded style as one self-contained file, its weights unchanged.
+
+    The trunk is added if the style's own file does not contain it. Return the header,
+    that of ``style``.
+    """
     assert style.info.path is not None
     tensors = load_file(style.info.path)
     if not style.info.self_contained:
@@ -213,8 +218,7 @@ def complete_style(style: LoadedStyle, complete: Path) -> StyleInfo:
 
 
 def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
-    """Return the header of a style file and what the file holds of the style's own, as
-    it is there but for the trunk."""
+    """Return a style file's header and its tensors in float16, without the trunk."""
     info = read_info(path)
     own = {
         name: tensor.half()
@@ -225,7 +229,7 @@ def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
 
 
 def hash_trunk(network: StyleNetwork) -> str:
-    """Return the hash that styles name their trunk by."""
+    """Return the hash by which styles refer to their trunk."""
     return trunk_hash(
         (name, tuple(tensor.shape), tensor.numpy().astype("<f2").tobytes())
         for name, tensor in _trunk_tensors(network).items()
@@ -250,9 +254,9 @@ def _trunk_tensors(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> None:
-    """Write a safetensors file with ``info`` in its header, whole or not at all.
+    """Write a safetensors file with ``info`` in its header, completely or not at all.
 
-    Raises :class:`~styleplug.errors.InvalidStyleError` for what is not finite.
+    Raises :class:`~styleplug.errors.InvalidStyleError` for values that are not finite.
     """
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -268,8 +272,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], info: StyleInfo) -> No
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file in float32, checked to be finite."""
     try:
-        # What is cached must also serve who wants gradients, and be no view of the
-        # file, which Windows would not let be replaced.
+        # Cached tensors must also work where gradients are computed, and must not be
+        # views of the file, which Windows would then not let be replaced.
         with torch.inference_mode(False):
             tensors = {
                 name: tensor.to(torch.float32, copy=True)
@@ -307,7 +311,7 @@ def _build(info: StyleInfo, tensors: Mapping[str, Tensor]) -> StyleNetwork:
 
 
 def _foreign(name: object, hyperparameters: Mapping[str, Any]) -> StyleNetwork:
-    """Return a network that ``styleplug convert`` brought along."""
+    """Return the network of a style that ``styleplug convert`` wrote."""
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InvalidStyleError(
             f"The style needs the network {name!r}, which this styleplug does not "
@@ -317,7 +321,7 @@ def _foreign(name: object, hyperparameters: Mapping[str, Any]) -> StyleNetwork:
 
 
 def _checked(hyperparameters: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Refuse sizes that no style has, before memory is spent on them."""
+    """Raise ``ValueError`` for sizes that no style has, before they take memory."""
     for key, count, low, high in (("widths", 3, 1, 512), ("blocks", 2, 0, 32)):
         values = hyperparameters.get(key)
         if (
