@@ -140,7 +140,7 @@ class StyleNetwork(nn.Module):
     def bytes_per_pixel(self, dtype: torch.dtype) -> int:
         """Return the working memory per pixel of a tile, its border included."""
         half, quarter, eighth = self.hyperparameters["widths"]
-        # Channels per pixel are most at 1/2, usually 24.
+        # Usually most channels per pixel are at 1/2: 24 of them.
         widest = max(24.0, half, quarter / 4, eighth / 16)
         return math.ceil(BYTES_PER_PIXEL[dtype] * widest / 24)
 
@@ -161,10 +161,9 @@ class StyleNetwork(nn.Module):
         kernels, see :func:`with_changes`, is longer, and so is the result.
 
         From strength 1 down to :attr:`LIGHT` the vector moves to a light version of the
-        style, which keeps more of the photograph. The light version is the style times
-        one row of ``light`` plus the other; ``light``, (2, K), is learned and the same
-        for all styles. Below that the vector stays, and the painting fades, see
-        :meth:`opacity`.
+        style, which keeps more of the photograph: the style times ``light[0]`` plus
+        ``light[1]``, where ``light``, (2, K), is learned and the same for all styles.
+        Below that the vector stays, and the painting fades, see :meth:`opacity`.
         """
         style = style.reshape(-1, style.shape[-1])
         strength = torch.as_tensor(strength, dtype=style.dtype, device=style.device)

@@ -51,8 +51,8 @@ STEPS = 24
 """Number of steps in which a captured vector is refined."""
 _VIEW = 320
 """Side, in pixels, of the crops of photographs on which it is refined. The larger they
-are, the closer whole pictures come to the style: vectors that paint small crops well do
-less so. The time grows with them."""
+are, the closer whole pictures come to the style; vectors that paint small crops well
+bring them less close. The time grows with the crops."""
 _PHOTOGRAPH = 480
 """Geometric mean side, in pixels, of the photographs from which the crops are taken."""
 _EPS = 4e-3
