@@ -275,22 +275,21 @@ def _from_pil(image: Image.Image) -> Picture:
         result.info = dict(info)
         return result
 
-    picture = _picture(samples, alpha, mode, _sound(image.info).get("icc_profile"))
+    picture = _picture(samples, alpha, mode, _mend(dict(image.info)).get("icc_profile"))
     picture._restore = restore
     return picture
 
 
-def _sound(info: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return Pillow's info with colour profile and XMP as bytes, or without them."""
-    sound = dict(info)
+def _mend(info: dict[Any, Any]) -> dict[Any, Any]:
+    """Turn colour profile and XMP in Pillow's info into bytes, or remove them."""
     for name in ("icc_profile", "xmp"):
-        value = sound.get(name)
+        value = info.get(name)
         if isinstance(value, str):
-            sound[name] = value.encode(errors="replace")
+            info[name] = value.encode(errors="replace")
         elif value is not None and not isinstance(value, bytes):
             logger.warning("The image's %s is damaged and is ignored.", name)
-            del sound[name]
-    return sound
+            del info[name]
+    return info
 
 
 def _from_array(array: Array) -> Picture:
@@ -562,7 +561,7 @@ def read_picture(
             raise _too_large(path, image, max_pixels)
         try:
             with _pillow_allowing(image.width * image.height):
-                image.info = _sound(image.info)  # or Pillow would fail on it
+                _mend(image.info)  # or Pillow would fail on it
                 single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
                 # Counting the frames may take hours.
                 if not single and getattr(image, "is_animated", False):

@@ -459,9 +459,14 @@ def test_16_bit_grey_with_alpha_survives_png(tmp_path: Path) -> None:
     assert np.array_equal(as_tiff.alpha, picture.alpha)
 
 
-def png(ihdr: tuple[int, ...], rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(
+    ihdr: tuple[int, ...],
+    rows: bytes,
+    *chunks: tuple[bytes, bytes],
+    late: tuple[tuple[bytes, bytes], ...] = (),
+) -> bytes:
     body = [(b"IHDR", struct.pack(">IIBBBBB", *ihdr)), *chunks]
-    body += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body += [(b"IDAT", zlib.compress(rows)), *late, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
         for n, d in body
@@ -779,6 +784,22 @@ def test_metadata_is_kept_and_provenance_added(
     name, _, provenance = software.split(" ", 2)
     assert name == "styleplug"
     assert json.loads(provenance) == {"style": "tiny"}
+
+
+def test_metadata_after_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Ann"
+    exif[ExifTags.Base.Orientation] = 6
+    late = (
+        (b"eXIf", exif.tobytes()[6:]),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>"),
+    )
+    data = png((2, 1, 8, 0, 0, 0, 0), b"\0\1\2", late=late)
+    (tmp_path / "in.png").write_bytes(data)
+    picture = read_picture(tmp_path / "in.png")
+    assert picture.size == (1, 2)
+    assert picture.xmp == b"<x/>"
+    assert b"Ann" in (picture.exif or b"")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
