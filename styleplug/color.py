@@ -46,14 +46,23 @@ _CLOSE = 2e-3  # profiles called sRGB differ by less; plain gamma 2.2 by more
 
 
 class ColorSpace:
-    """A pair of conversions between samples ``(H, W, C)`` and sRGB ``(H, W, 3)``."""
+    """A pair of conversions between samples ``(H, W, C)`` and sRGB ``(H, W, 3)``.
+
+    `wide` samples hold colours outside sRGB, which clips them.
+    """
 
     def __init__(
-        self, pixel_dtype: DTypeLike, to_srgb: Conversion, from_srgb: Conversion
+        self,
+        pixel_dtype: DTypeLike,
+        to_srgb: Conversion,
+        from_srgb: Conversion,
+        *,
+        wide: bool = False,
     ) -> None:
         self._pixel_dtype = pixel_dtype
         self._to_srgb = to_srgb
         self._from_srgb = from_srgb
+        self._wide = wide
 
     def to_srgb(self, samples: Array) -> Array:
         """Return the samples as sRGB pixels (H, W, 3)."""
@@ -65,14 +74,29 @@ class ColorSpace:
     def from_srgb(self, pixels: Array, before: Array, samples: Array) -> Array:
         """Convert sRGB pixels to samples of the shape and type of `samples`.
 
-        `before` is `samples` in sRGB. A pixel that equals it keeps its exact samples.
+        `before` is `samples` in sRGB. A pixel that equals it keeps its exact samples,
+        and one that nearly does keeps most of what sRGB has clipped.
         """
         result = np.empty_like(samples)
         for rows in bands(samples.shape):
             changed = (pixels[rows] != before[rows]).any(axis=-1, keepdims=True)
             converted = self._from_srgb(pixels[rows])
+            if self._wide:
+                again = self._from_srgb(before[rows]).astype(np.float32)
+                clipped = samples[rows] - again
+                kept = clipped * _likeness(pixels[rows], before[rows])
+                most = np.iinfo(samples.dtype).max
+                converted = np.rint(np.clip(converted + kept, 0, most))
             result[rows] = np.where(changed, converted, samples[rows])
         return result
+
+
+def _likeness(pixels: Array, before: Array) -> Array:
+    """Return 1 (H, W, 1) for equal pixels, 0 from half of white in any channel."""
+    white = np.iinfo(pixels.dtype).max
+    change = np.abs(pixels.astype(np.float32) - before).max(axis=-1, keepdims=True)
+    likeness: Array = np.maximum(1 - 2 / white * change, 0)
+    return likeness
 
 
 def bands(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -256,6 +280,7 @@ def _lcms_space(profile: Any, mode: str) -> ColorSpace:
         np.uint8,
         conversion(profile, mode, srgb, "RGB"),
         conversion(srgb, "RGB", profile, mode),
+        wide=mode == "RGB",  # in CMYK a colour has many mixtures
     )
 
 
@@ -271,7 +296,7 @@ def _shaper_space(curves: list[Array], to_xyz: Array) -> ColorSpace:
     from_srgb = _through_linear(srgb_curves, np.linalg.inv(forward), curves)
     if grey:
         return ColorSpace(np.uint16, to_srgb, lambda pixels: from_srgb(luma(pixels)))
-    return ColorSpace(np.uint16, to_srgb, from_srgb)
+    return ColorSpace(np.uint16, to_srgb, from_srgb, wide=True)
 
 
 def _through_linear(

@@ -998,6 +998,25 @@ def test_pixels_that_stay_come_back_exactly_through_a_profile(tmp_path: Path) ->
     assert len(np.unique(result[:20].reshape(-1, 3), axis=0)) <= 2
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_outside_srgb_fade_as_their_pixels_change(
+    dtype: Any, tmp_path: Path
+) -> None:
+    white = np.iinfo(dtype).max
+    red = np.rint(np.array([0.88, 0.04, 0.06]) * white)  # in P3
+    picture = Picture.from_image(np.full((1, 102, 3), red, dtype))
+    picture.icc_profile = display_p3()
+    picture = read_picture(save(picture, tmp_path / "in.png"))
+    assert picture.pixels[0, 0, 1] == 0
+    pixels = picture.pixels.astype(float)
+    pixels += np.linspace(0, 0.6, 102)[:, None] * (0.4 * white - pixels)
+    again = save(picture, tmp_path / "out.png", np.rint(pixels).astype(dtype))
+    with Image.open(again) as result:
+        levels = np.asarray(result.convert("RGB")).astype(int)
+    assert np.abs(levels[0, 0] - red * (255 / white)).max() <= 1
+    assert np.abs(np.diff(levels, axis=1)).max() <= 4
+
+
 def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     content_image.info["icc_profile"] = profile
