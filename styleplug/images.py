@@ -556,6 +556,7 @@ def read_picture(
     """
     path = Path(path)
     with _open_to_read(path) as file:
+        head = file.read(1 << 16)
         image = _identify(file, path)
         if image.width * image.height > max_pixels:
             raise _too_large(path, image, max_pixels)
@@ -567,6 +568,11 @@ def read_picture(
                 if not single and getattr(image, "is_animated", False):
                     logger.warning(
                         "The image has several frames; the first is painted."
+                    )
+                if _tells_another_space(image.info, head):
+                    logger.warning(
+                        "The colours are not sRGB, but without an ICC profile they are "
+                        "taken for it; convert the image to sRGB if they look wrong."
                     )
                 turned = (
                     isinstance(image, TiffImageFile)  # which Pillow rotates itself
@@ -732,6 +738,22 @@ def _decode(
     if isinstance(image, TiffImageFile) and image.tag_v2.get(338) == (1,):
         _unpremultiply(samples, alpha)
     return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
+
+
+def _tells_another_space(info: Mapping[Any, Any], head: bytes) -> bool:
+    """Return whether a PNG or AVIF has other colours than sRGB, but no profile."""
+    if info.get("icc_profile"):
+        return False
+    pattern = rb"\0\0\0\x04cICP(.)(.)|colrnclx\0(.)\0(.)"
+    coded = re.search(pattern, head, re.DOTALL)
+    if coded:  # as in ITU-T H.273, where 2 says nothing
+        primaries, transfer = (code[0] for code in coded.groups() if code)
+        return primaries not in (1, 2) or transfer not in (1, 2, 6, 13)
+    if "srgb" in info:
+        return False
+    told = (info.get("gamma", 0.45455), *info.get("chromaticity", ()))
+    srgb = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    return any(abs(a - b) > 0.01 for a, b in zip(told, srgb, strict=False))
 
 
 def _widen_key(image: ImageFile.ImageFile) -> None:

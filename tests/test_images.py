@@ -1025,6 +1025,53 @@ def test_srgb_profiles_change_no_pixel(content_image: Image.Image) -> None:
     assert picture.to_image(invert(picture)).info["icc_profile"] == profile
 
 
+GAMMA = (b"gAMA", struct.pack(">I", 45455))
+
+
+def primaries(*values: float) -> tuple[bytes, bytes]:
+    values = (0.3127, 0.329, *values)
+    return b"cHRM", struct.pack(">8I", *(round(v * 100000) for v in values))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "noted"),
+    [
+        ([GAMMA], False),
+        ([GAMMA, primaries(0.64, 0.33, 0.3, 0.6, 0.15, 0.06)], False),
+        ([(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 55556))], False),
+        ([(b"cICP", b"\1\x0d\0\1")], False),
+        ([(b"gAMA", struct.pack(">I", 100000))], True),
+        ([GAMMA, primaries(0.68, 0.32, 0.265, 0.69, 0.15, 0.06)], True),
+        ([(b"cICP", b"\x0c\x0d\0\1")], True),
+        ([(b"cICP", b"\x09\x10\0\1")], True),
+    ],
+)
+def test_other_colours_than_srgb_are_noted_where_a_png_has_no_profile(
+    chunks: list[tuple[bytes, bytes]],
+    noted: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(png((1, 1, 8, 2, 0, 0, 0), b"\0abc", *chunks))
+    assert read_picture(path).pixels.tobytes() == b"abc"
+    assert ("not sRGB" in caplog.text) == noted
+
+
+def test_other_colours_than_srgb_are_noted_where_an_avif_has_no_profile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "in.avif"
+    noise_image("RGB").save(path)
+    read_picture(path)
+    assert not caplog.text
+    data = path.read_bytes()
+    assert b"colrnclx\0\1\0\x0d" in data
+    path.write_bytes(data.replace(b"nclx\0\1", b"nclx\0\x0c"))
+    read_picture(path)
+    assert "not sRGB" in caplog.text
+
+
 def scanner_profile(space: bytes, channels: int) -> bytes:
     """Build a profile from which colours can be converted, but not to it."""
     ramp, corners = bytes(range(256)), range(2**channels)
