@@ -717,8 +717,8 @@ def _decode(
     if not _has_16_bit_color(image):
         if image.format == "PNG":
             _widen_key(image)
-        elif image.mode == "CMYK" and isinstance(image, TiffImageFile):
-            _check_cmyk(image)
+        elif isinstance(image, TiffImageFile):
+            _prepare_tiff(image)
         samples, alpha, mode = _split_pil(image)
         if isinstance(image, TiffImageFile):
             samples = _as_stored(samples, image)
@@ -764,16 +764,24 @@ def _widen_key(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
 
 
-def _check_cmyk(image: TiffImageFile) -> None:
-    """Warn if Pillow reads 16 bits as 8; refuse a file that it reads as noise."""
-    if 16 not in image.tag_v2.get(258, ()):
-        return
-    if image.tag_v2.get(284) == 2 and image.tile[0][0] == "raw":
+def _prepare_tiff(image: TiffImageFile) -> None:
+    """Correct or refuse what Pillow would misread; note 16 bits that it reads as 8."""
+    compressed = image.tile[0][0] == "libtiff"
+    planes = image.tag_v2.get(284) == 2
+    deep_cmyk = image.mode == "CMYK" and 16 in image.tag_v2.get(258, ())
+    if planes and (image.mode == "LA" or (deep_cmyk and not compressed)):
+        kind = "CMYK of 16 bits in uncompressed" if deep_cmyk else "Grey with alpha in"
         raise InvalidImageError(
-            "CMYK of 16 bits in uncompressed planes cannot be read; save it with "
-            "interleaved channels, or as RGB."
+            f"{kind} planes cannot be read; save it with interleaved channels, or as "
+            "RGB."
         )
-    logger.warning("A 16-bit CMYK TIFF is read as 8 bit.")
+    if deep_cmyk:
+        logger.warning("A 16-bit CMYK TIFF is read as 8 bit.")
+    if compressed:  # and decompressed in this machine's byte order
+        tile = image.tile[0]
+        rawmode, *others = cast("tuple[Any, ...]", tile.args)
+        rawmode = rawmode.replace(";32B", ";32N")
+        image.tile = [tile._replace(args=(rawmode, *others))]
 
 
 def _as_stored(samples: Array, image: TiffImageFile) -> Array:

@@ -345,20 +345,38 @@ def test_lossless_formats_keep_mode_and_pixels(
         assert np.array_equal(again.pixels[seen], inverted[seen])
 
 
-def write_tiff(path: Path, array: np.ndarray, order: str, **tags: Any) -> None:
+def write_tiff(
+    path: Path,
+    array: np.ndarray,
+    order: str,
+    *,
+    compressed: bool = False,
+    planar: bool = False,
+    **tags: Any,
+) -> None:
     """Write a TIFF with Pillow's directory, independent of styleplug's writer."""
     height, width, planes = array.shape
+    array = array.astype(array.dtype.newbyteorder(order))
+    strips = [
+        part.tobytes() for part in (np.moveaxis(array, 2, 0) if planar else [array])
+    ]
+    if compressed:
+        strips = [zlib.compress(strip) for strip in strips]
+    sizes = tuple(map(len, strips))
+    starts = tuple(sum(sizes[:i]) for i in range(len(sizes)))
     directory = TiffImagePlugin.ImageFileDirectory_v2(
         prefix=b"II" if order == "<" else b"MM"
     )
-    entries = {256: width, 257: height, 258: (16,) * planes, 259: 1, 262: 2}
-    entries |= {273: 0, 277: planes, 278: height, 279: array.nbytes, 284: 1}
+    entries = {256: width, 257: height, 258: (8 * array.itemsize,) * planes}
+    entries |= {259: 8 if compressed else 1, 262: 2 if planes > 2 else 1, 273: starts}
+    entries |= {277: planes, 278: height, 279: sizes, 284: 2 if planar else 1}
+    entries[339] = (3 if array.dtype.kind == "f" else 1,) * planes
     for tag, value in (entries | {int(k[1:]): v for k, v in tags.items()}).items():
         directory.tagtype[tag] = 4 if tag in (273, 279, 33723) else 3
         directory._tags_v2[tag] = value  # past Pillow's idea of what it should be
     with path.open("wb") as file:
         directory.save(file)
-        file.write(array.astype(f"{order}u2").tobytes())
+        file.write(b"".join(strips))
 
 
 @pytest.mark.parametrize(
@@ -517,11 +535,33 @@ def test_16_bit_cmyk_is_read_as_8_bit_with_a_note_or_refused(
     assert "read as 8 bit" in caplog.text
     low = Image.fromarray((array >> 8).astype(np.uint8), "CMYK")
     assert np.array_equal(picture.pixels, Picture.from_image(low).pixels)
-    size = array[..., 0].nbytes
-    strips = {"t273": tuple(range(0, 4 * size, size)), "t279": (size,) * 4}
-    write_tiff(tmp_path / "in.tif", array, "<", t262=5, t284=2, **strips)
+    write_tiff(tmp_path / "in.tif", array, "<", planar=True, t262=5)
     with pytest.raises(InvalidImageError, match="interleaved"):
         read_picture(tmp_path / "in.tif")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compressed", [False, True])
+def test_float_tiff_of_either_byte_order_is_read(
+    compressed: bool, order: str, tmp_path: Path
+) -> None:
+    array = noise(9, 13, 1, dtype=np.float32)
+    write_tiff(tmp_path / "in.tif", array, order, compressed=compressed)
+    assert np.array_equal(read_picture(tmp_path / "in.tif").pixels[..., :1], array)
+
+
+def test_grey_with_alpha_in_planes_is_refused(tmp_path: Path) -> None:
+    array = noise(9, 13, 2)
+    for compressed in (False, True):
+        write_tiff(
+            tmp_path / "in.tif",
+            *(array, "<"),
+            compressed=compressed,
+            planar=True,
+            t338=2,
+        )
+        with pytest.raises(InvalidImageError, match="interleaved"):
+            read_picture(tmp_path / "in.tif")
 
 
 def test_16_bit_written_as_jpeg_becomes_8_bit(tmp_path: Path) -> None:
