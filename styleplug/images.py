@@ -723,6 +723,12 @@ def _decode(
         if isinstance(image, TiffImageFile):
             samples = _as_stored(samples, image)
         return samples, alpha, mode
+    multiplied = False
+    if isinstance(image, TiffImageFile):
+        multiplied = image.tag_v2.get(338) == (1,)
+        if image.tag_v2.get(284) == 2 and image.tile[0][0] == "libtiff":
+            logger.warning("A 16-bit TIFF of compressed planes is read as 8 bit.")
+            multiplied = False  # as Pillow has divided by alpha itself
     if image.tile[0][3] == "LA;16B":  # read the raw bytes, 4 per pixel
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
         image.load()
@@ -735,7 +741,7 @@ def _decode(
         key = image.info.get("transparency")
         return planes, None if key is None else _alpha_from_key(planes, key), "RGB"
     samples, alpha = np.ascontiguousarray(planes[..., :-1]), planes[..., -1].copy()
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(338) == (1,):
+    if multiplied:
         _unpremultiply(samples, alpha)
     return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
 
@@ -812,8 +818,6 @@ def _load_bytes(image: ImageFile.ImageFile, which: Literal["high", "low"]) -> Ar
     in_file = "B"
     if isinstance(image, TiffImageFile):
         in_file = "L" if image.tag_v2.prefix == b"II" else "B"
-        if image.tag_v2.get(284) == 2 and image.tile[0][0] == "libtiff":
-            logger.warning("A 16-bit TIFF of compressed planes is read as 8 bit.")
     native = "L" if sys.byteorder == "little" else "B"
 
     def changed(tile: ImageFile._Tile) -> ImageFile._Tile:
