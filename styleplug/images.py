@@ -863,13 +863,23 @@ def _upright(planes: Array, orientation: int) -> Array:
     return np.ascontiguousarray(planes)
 
 
+# XMP that says what else is in a JPEG, which is not kept.
+_PROMISE = (
+    rb"(?:GCamera:(?:MotionPhoto|MicroVideo)\w*|hdrgm:Version|xmpNote:HasExtendedXMP)"
+)
+_PROMISES = re.compile(rb'\s%b="[^"]*"|<(%b)>[^<]*</\1>' % (_PROMISE, _PROMISE))
+
+
 def _read_metadata(image: ImageFile.ImageFile) -> dict[str, Any]:
     info = image.info
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
     if xmp:
+        if b"xmpNote:HasExtendedXMP" in xmp:
+            logger.warning("The XMP data beyond 64 kB is left out.")
         xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", xmp)
+        xmp = _PROMISES.sub(b"", xmp)
     return {
         "icc_profile": info.get("icc_profile") or None,
         "dpi": _read_dpi(image),

@@ -855,6 +855,23 @@ def test_metadata_after_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
     assert b"Ann" in (picture.exif or b"")
 
 
+def test_xmp_does_not_promise_what_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attributes = (
+        b'GCamera:MotionPhoto="1"',
+        b'GCamera:MicroVideoOffset="12345"',
+        b'hdrgm:Version="1.0"',
+        b'xmpNote:HasExtendedXMP="0123456789ABCDEF"',
+    )
+    xmp = b'<rdf:Description dc:title="quay"\n' + b" ".join(attributes)
+    xmp += b"><GCamera:MotionPhotoVersion>1</GCamera:MotionPhotoVersion><dc:format>"
+    noise_image("RGB").save(tmp_path / "in.jpg", xmp=xmp)
+    picture = read_picture(tmp_path / "in.jpg")
+    assert picture.xmp == b'<rdf:Description dc:title="quay"><dc:format>'
+    assert caplog.text.count("XMP") == 1
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_captions_and_keywords_of_iptc_are_kept_but_no_old_thumbnail(
     suffix: str, photograph: Path, tmp_path: Path
