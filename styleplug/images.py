@@ -41,6 +41,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, IptcImagePlugin, TiffTags
+from PIL.PsdImagePlugin import PsdImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from . import color
@@ -562,6 +563,8 @@ def read_picture(
             raise _too_large(path, image, max_pixels)
         try:
             with _pillow_allowing(image.width * image.height):
+                if isinstance(image, PsdImageFile):
+                    image.info |= _info_of_psd(image)
                 _mend(image.info)  # or Pillow would fail on it
                 single = image.format in ("PSD", "MPO")  # layers; a photo's thumbnail
                 # Counting the frames may take hours.
@@ -844,6 +847,8 @@ def _unpremultiply(samples: Array, alpha: Array) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    if isinstance(image, PsdImageFile):  # whose pixels are upright
+        return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODER_ERRORS as error:
@@ -889,11 +894,23 @@ def _read_metadata(image: ImageFile.ImageFile) -> dict[str, Any]:
     }
 
 
-def _read_iptc(image: ImageFile.ImageFile) -> bytes:
-    """Return the IPTC records of a JPEG or TIFF.
+def _info_of_psd(image: PsdImageFile) -> dict[Any, Any]:
+    """Return the metadata of a PSD under Pillow's names for those of other formats."""
+    found = {number: data for number, _, data in image.resources}
+    names = {1028: "iptc", 1058: "exif", 1060: "xmp"}
+    info: dict[Any, Any] = {names[i]: found[i] for i in found if i in names}
+    if len(found.get(1005, b"")) >= 12:
+        info["dpi"] = [v / 65536 for v in struct.unpack_from(">I4xI", found[1005])]
+    return info
 
-    Empty records and those of 32 kB or more are left out.
+
+def _read_iptc(image: ImageFile.ImageFile) -> bytes:
+    """Return the IPTC records of a JPEG, TIFF or PSD.
+
+    Of a JPEG or TIFF, empty records and those of 32 kB or more are left out.
     """
+    if isinstance(image, PsdImageFile):
+        return bytes(image.info.get("iptc", b""))
     try:
         records = IptcImagePlugin.getiptcinfo(image) or {}
     except _DECODER_ERRORS as error:

@@ -1680,6 +1680,32 @@ def test_layers_of_a_psd_are_read_as_one_image_without_a_word(
     assert not caplog.text
 
 
+def test_metadata_of_a_psd_are_kept(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Ann"
+    exif[ExifTags.Base.Orientation] = 6
+    resolution = struct.pack(">IHHIHH", 300 << 16, 1, 1, 150 << 16, 1, 1)
+    resources = b"".join(
+        b"8BIM" + struct.pack(">HxxI", number, len(data)) + data + bytes(len(data) % 2)
+        for number, data in (
+            *((1005, resolution), (1028, IPTC)),
+            *((1058, exif.tobytes()[6:]), (1060, b"<x/>")),
+        )
+    )
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 1, 2, 8, 3)
+    sections = struct.pack(">II", 0, len(resources)) + resources + bytes(6)
+    (tmp_path / "in.psd").write_bytes(header + sections + b"abcdef")
+    picture = read_picture(tmp_path / "in.psd")
+    assert picture.pixels.tobytes() == b"acebdf"
+    assert picture.dpi == (300, 150)
+    assert picture.xmp == b"<x/>"
+    for suffix in (".jpg", ".tif"):
+        again = read_picture(save(picture, tmp_path / f"out{suffix}"))
+        assert again.size == (2, 1)
+        assert again.iptc == IPTC
+        assert b"Ann" in (again.exif or b"")
+
+
 def test_text_of_a_png_does_not_leak_into_the_result(
     tmp_path: Path, content_image: Image.Image
 ) -> None:
