@@ -577,6 +577,10 @@ def read_picture(
                         "The colours are not sRGB, but without an ICC profile they are "
                         "taken for it; convert the image to sRGB if they look wrong."
                     )
+                if _loses_depth(image, head):
+                    logger.warning(
+                        "The %s of more than 8 bits is read as 8 bit.", image.format
+                    )
                 turned = (
                     isinstance(image, TiffImageFile)  # which Pillow rotates itself
                     and image.tag_v2.get(ExifTags.Base.Orientation) in range(5, 9)
@@ -763,6 +767,22 @@ def _tells_another_space(info: Mapping[Any, Any], head: bytes) -> bool:
     told = (info.get("gamma", 0.45455), *info.get("chromaticity", ()))
     srgb = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
     return any(abs(a - b) > 0.01 for a, b in zip(told, srgb, strict=False))
+
+
+def _loses_depth(image: ImageFile.ImageFile, head: bytes) -> bool:
+    """Return whether Pillow reads PPM, AVIF or JPEG 2000 of more than 8 bits as 8."""
+    if image.format == "PPM":
+        args = image.tile[0].args
+        return image.mode == "RGB" and isinstance(args, tuple) and args[-1] > 255
+    deep = {
+        "AVIF": rb"av1C..[\x40-\x7f\xc0-\xff]",
+        "JPEG2000": rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]",
+    }.get(image.format or "")
+    return (
+        deep is not None
+        and image.mode != "I;16"
+        and bool(re.search(deep, head, re.DOTALL))
+    )
 
 
 def _widen_key(image: ImageFile.ImageFile) -> None:

@@ -14,6 +14,7 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -575,6 +576,50 @@ def test_grey_with_alpha_in_planes_is_refused(tmp_path: Path) -> None:
         )
         with pytest.raises(InvalidImageError, match="interleaved"):
             read_picture(tmp_path / "in.tif")
+
+
+def ppm_of_16_bit() -> bytes:
+    return (
+        b"P6\n13 9\n65535\n" + noise(9, 13, 3, dtype=np.uint16).astype(">u2").tobytes()
+    )
+
+
+def saved(form: str, **options: Any) -> bytes:
+    data = io.BytesIO()
+    noise_image("RGB").save(data, form, **options)
+    return data.getvalue()
+
+
+def jpeg_2000_of_16_bit() -> bytes:
+    data = saved("JPEG2000")
+    eight, sixteen = b"\0\3" + b"\7\1\1" * 3, b"\0\3" + b"\x0f\1\1" * 3
+    assert data.count(eight) == 1
+    return data.replace(eight, sixteen)
+
+
+def avif_of_10_bit() -> bytes:
+    data = saved("AVIF")
+    config = data.index(b"av1C") + 6
+    data = data[:config] + bytes([data[config] | 0x40]) + data[config + 1 :]
+    return data.replace(b"\3\x08\x08\x08", b"\3\x0a\x0a\x0a")
+
+
+@pytest.mark.parametrize("deep", [ppm_of_16_bit, jpeg_2000_of_16_bit, avif_of_10_bit])
+def test_a_file_of_more_than_8_bits_is_read_as_8_bit_with_a_note(
+    deep: Callable[[], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in").write_bytes(deep())
+    assert read_picture(tmp_path / "in").pixels.dtype == np.uint8
+    assert "of more than 8 bits is read as 8 bit" in caplog.text
+
+
+def test_a_file_of_8_bits_is_read_without_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for form in ("PPM", "JPEG2000", "AVIF"):
+        (tmp_path / "in").write_bytes(saved(form))
+        read_picture(tmp_path / "in")
+    assert not caplog.text
 
 
 def test_16_bit_written_as_jpeg_becomes_8_bit(tmp_path: Path) -> None:
