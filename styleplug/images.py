@@ -92,7 +92,11 @@ _WEBP = _Format(
     options={"quality": 95, "exact": True},
 )
 _AVIF = _Format(
-    "AVIF", alpha=True, metadata=True, max_side=32768, options={"quality": 90}
+    "AVIF",
+    alpha=True,
+    metadata=True,
+    max_side=32768,
+    options={"quality": 90, "subsampling": "4:4:4"},
 )
 _GIF = _Format("GIF", alpha=True, max_side=65535)
 _WRITABLE = {
@@ -170,6 +174,8 @@ class Picture:
     iptc: bytes | None = None
     """Records of captions, keywords and the like (IPTC-IIM)."""
     dpi: tuple[float, float] | None = None
+    lossless: bool = False
+    """Whether it was a lossless WebP, which it then is again."""
     suffix: str | None = None
     """The file's suffix if it names the format that was read, otherwise the format's
     own; None if :func:`write_picture` cannot write the format."""
@@ -604,6 +610,7 @@ def read_picture(
     if alpha is not None:
         alpha = _upright(alpha, orientation)
     picture = _picture(samples, alpha, mode, icc_profile)
+    picture.lossless = image.format == "WEBP" and b"VP8L" in head
     picture.suffix = _suffix_of(path, image.format or "")
     for name, value in metadata.items():
         setattr(picture, name, value)
@@ -1107,6 +1114,8 @@ def write_picture(
             elif form is _PNG:
                 _write_png(file, samples, alpha, metadata)
             else:
+                if form is _WEBP and picture.lossless:
+                    form = form._replace(options={**form.options, "lossless": True})
                 _write_pil(file, _join_pil(samples, alpha, mode), form, metadata)
     except FileExistsError as error:
         raise already_exists(path) from error

@@ -679,6 +679,26 @@ def test_jpeg_is_written_without_chroma_subsampling(tmp_path: Path) -> None:
         assert [layer[1:3] for layer in result.layer] == [(1, 1)] * 3
 
 
+def test_avif_is_written_without_chroma_subsampling(tmp_path: Path) -> None:
+    rows = np.tile(np.array([[[200, 30, 30]], [[30, 30, 200]]], np.uint8), (32, 64, 1))
+    again = read_picture(save(Picture.from_image(rows), tmp_path / "out.avif"))
+    assert np.abs(again.pixels.astype(int) - rows).mean() < 10
+
+
+@pytest.mark.parametrize("with_profile", [False, True])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_lossless_webp_is_written_lossless(
+    lossless: bool, with_profile: bool, tmp_path: Path
+) -> None:
+    first = tmp_path / "in.webp"
+    icc_profile = display_p3() if with_profile else None
+    noise_image("RGBA").save(first, lossless=lossless, icc_profile=icc_profile)
+    picture = read_picture(first)
+    again = read_picture(save(picture, tmp_path / "out.webp"))
+    same = np.array_equal(again.pixels, picture.pixels)
+    assert (picture.lossless, again.lossless, same) == (lossless,) * 3
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 def test_orientation_is_applied_once_and_reset(
