@@ -1223,7 +1223,7 @@ def _write_pil(
         options["exif"] = metadata.exif.tobytes()
         options["icc_profile"] = metadata.icc_profile or b""
         options["xmp"] = metadata.xmp or b""
-    if metadata.dpi:
+    if metadata.dpi and (form is not _JPEG or max(metadata.dpi) <= 65535):
         options["dpi"] = metadata.dpi
     if form is _JPEG:
         if len(options["exif"]) > 65533:  # one JPEG segment

@@ -1022,6 +1022,14 @@ def test_the_resolution_goes_from_any_format_to_any(
         assert again.dpi == pytest.approx((300, 150), abs=0.3)
 
 
+def test_a_resolution_of_a_microscope_goes_through_jpeg(tmp_path: Path) -> None:
+    picture = Picture.from_image(noise(8, 8, 3))
+    picture.dpi = (254000.0, 254000.0)
+    with Image.open(save(picture, tmp_path / "out.jpg")) as result:
+        assert result.info["jfif_unit"] == 0
+    assert read_picture(tmp_path / "out.jpg").dpi == picture.dpi
+
+
 def test_a_resolution_in_centimetres_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = 100
