@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import glob
@@ -39,6 +40,7 @@ from .style import check_style_destination, check_style_name, check_style_texts
 
 if TYPE_CHECKING:
     from . import gimp
+    from .images import Picture
     from .style import StyleInfo
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -143,9 +145,12 @@ def _notes_on_stderr() -> Iterator[None]:
         logger.setLevel(level)
 
 
+_note_prefix = contextvars.ContextVar("_note_prefix", default="")
+
+
 class _PrintableFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = _printable(record.message)
+        record.message = _printable(_note_prefix.get() + record.message)
         return super().formatMessage(record)
 
 
@@ -325,11 +330,17 @@ def _stylize(args: argparse.Namespace) -> int:
     from .images import read_to_paint
 
     overwrite = options.pop("overwrite", False)
-    read = functools.partial(
-        read_to_paint,
-        overwrite=overwrite,
-        max_pixels=options.pop("max_pixels", None),
-    )
+    max_pixels = options.pop("max_pixels", None)
+
+    def read(source: Path, target: Path) -> Picture:
+        token = _note_prefix.set(f"{source}: " if len(jobs) > 1 else "")
+        try:
+            return read_to_paint(
+                source, target, overwrite=overwrite, max_pixels=max_pixels
+            )
+        finally:
+            _note_prefix.reset(token)
+
     where = {key: options.pop(key) for key in ("device", "dtype") if key in options}
     ahead = []
     with ThreadPoolExecutor(1) as reader:

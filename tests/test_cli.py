@@ -351,6 +351,29 @@ def test_files_of_a_folder_that_have_to_be_exported_first_are_counted(
     assert capsys.readouterr().err == f"{told}export them as JPEG or TIFF first.\n"
 
 
+def test_a_note_about_a_file_of_a_folder_names_it(
+    folder: Path,
+    content_image: Image.Image,
+    tiny_style: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("aa.gif", "d.gif"):  # read ahead, and then
+        frames = [content_image.rotate(90)]
+        content_image.save(folder / name, save_all=True, append_images=frames)
+    (folder / "a.jpg").unlink()
+    (folder / "out").mkdir()
+    options = ["-o", folder / "out", "--style", tiny_style]
+    assert main(["stylize", *map(str, [folder, *options])]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "frames" in line]
+    assert [note.split(": ")[2] for note in notes] == [
+        str(folder / "aa.gif"),
+        str(folder / "d.gif"),
+    ]
+    options = ["-o", folder / "out.png", "--style", tiny_style]
+    assert main(["stylize", *map(str, [folder / "d.gif", *options])]) == 0
+    assert "note: The image has several frames" in capsys.readouterr().err
+
+
 def test_run_again_a_folder_is_finished_and_what_is_there_is_told(
     folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
