@@ -965,12 +965,23 @@ def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
     return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
 
 
+# By the EXIF standard these are UNDEFINED; Pillow would write them as BYTE.
+for _tag in (
+    *(ExifTags.Base.MakerNote, ExifTags.Base.UserComment),
+    *(ExifTags.Base.SceneType, ExifTags.Base.FileSource),
+    *(ExifTags.Base.ComponentsConfiguration, ExifTags.Base.DeviceSettingDescription),
+):
+    TiffTags.TAGS_V2_GROUPS[ExifTags.IFD.Exif].setdefault(
+        _tag, TiffTags.TagInfo(_tag, _tag.name, TiffTags.UNDEFINED, 1)
+    )
+
 # The TIFF tags that describe a photograph; all others describe a TIFF file.
 _DESCRIPTIVE_TAGS = frozenset(
     [
         *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
         *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
-        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
+        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright),
+        *(ExifTags.Base.Rating, ExifTags.Base.RatingPercent),
         *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
         *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
         *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),

@@ -937,6 +937,24 @@ def test_xmp_does_not_promise_what_is_not_kept(
     assert caplog.text.count("XMP") == 1
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_exif_keeps_its_types_and_the_rating(suffix: str, tmp_path: Path) -> None:
+    details = (
+        struct.pack("<HHHI4s", 2, 0x927C, 7, 4, b"note")
+        + struct.pack("<HHI4s", 0xA301, 7, 1, b"\1")
+        + bytes(4)
+    )
+    exif = struct.pack("<2sHIH", b"II", 42, 8, 2)
+    exif += struct.pack("<HHIHxx", 0x4749, 3, 1, 99)
+    exif += struct.pack("<HHII", 0x8769, 4, 1, 38) + bytes(4) + details
+    noise_image("RGB").save(tmp_path / "in.jpg", exif=b"Exif\0\0" + exif)
+    picture = read_picture(tmp_path / "in.jpg")
+    again = read_picture(save(picture, tmp_path / f"out{suffix}")).exif or b""
+    assert struct.pack("<HHIHxx", 0x4749, 3, 1, 99) in again
+    assert struct.pack("<HHI4s", 0x927C, 7, 4, b"note") in again
+    assert struct.pack("<HHI4s", 0xA301, 7, 1, b"\1") in again
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_captions_and_keywords_of_iptc_are_kept_but_no_old_thumbnail(
     suffix: str, photograph: Path, tmp_path: Path
