@@ -122,8 +122,8 @@ IMAGE_SUFFIXES = frozenset(_WRITABLE)
 _SUFFIXES = {form.name: suffix for suffix, form in reversed(_WRITABLE.items())}
 _SUFFIXES["MPO"] = ".jpg"  # several JPEG images, the first of which is read
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | {
-    *(".apng", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm"),
-    *(".psd", ".qoi"),
+    *(".apng", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pgm"),
+    *(".pnm", ".psd", ".qoi"),
 }
 """Suffixes that distinguish a picture from a style file."""
 EXPORT_FIRST = frozenset(
@@ -516,13 +516,13 @@ def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
     """Return the pictures in a folder, and with ``below`` in its subfolders, sorted.
 
     Hidden files are skipped, and so are files that must be exported first, with a
-    warning.
+    warning. Links to files that are missing are not.
     """
     files = [
         path
         for path in (folder.rglob("*") if below else folder.iterdir())
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and not path.is_dir()
     ]
     unread = sum(path.suffix.lower() in EXPORT_FIRST for path in files)
     if unread:

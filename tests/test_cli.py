@@ -351,6 +351,23 @@ def test_files_of_a_folder_that_have_to_be_exported_first_are_counted(
     assert capsys.readouterr().err == f"{told}export them as JPEG or TIFF first.\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_a_broken_link_in_a_folder_is_told_and_the_others_are_painted(
+    folder: Path, tiny_style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    out = tmp_path / "out"
+    argv = ["stylize", str(folder), "-o", str(out), "--style", str(tiny_style)]
+    assert main(argv) == 1
+    assert len(list(out.iterdir())) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in told] == [
+        str(folder / "gone.jpg"),
+        str(folder / "loop.jpg"),
+    ]
+
+
 def test_a_note_about_a_file_of_a_folder_names_it(
     folder: Path,
     content_image: Image.Image,

@@ -36,6 +36,7 @@ from styleplug.images import (
     Picture,
     check_destination,
     load_mask,
+    pictures_in,
     read_picture,
     read_to_paint,
     write_picture,
@@ -1701,6 +1702,14 @@ _, status = os.waitpid(child, 0)
 raise SystemExit(status != 0)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_pictures_of_a_folder_are_found_by_their_suffix(tmp_path: Path) -> None:
+    names = ["a.jpg", "b.PNG", "c.mpo"]
+    for name in (*names, "text.txt", ".hidden.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    assert [path.name for path in pictures_in(tmp_path)] == names
 
 
 def test_reading_in_threads_is_safe(tmp_path: Path, content_image: Image.Image) -> None:

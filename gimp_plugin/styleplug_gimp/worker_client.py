@@ -23,8 +23,8 @@ from typing import Any
 PROTOCOL = 1
 PICTURE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe"),
-    *(".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi"),
-    *(".tga", ".tif", ".tiff", ".webp"),
+    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd"),
+    *(".qoi", ".tga", ".tif", ".tiff", ".webp"),
 )
 """Suffixes, in upper or lower case, of pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}

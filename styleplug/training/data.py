@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,11 +58,12 @@ class Photographs:
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
             )
         others = pictures_in(but, below=True) if but else []
-        elsewhere = {file.resolve() for file in others}
+        elsewhere = set(map(os.path.realpath, others))
         files = [
             file
             for file in found
-            if composed(file.name) not in left_out and file.resolve() not in elsewhere
+            if composed(file.name) not in left_out
+            and os.path.realpath(file) not in elsewhere
         ]
         if found and elsewhere and not files:
             raise TrainingError(
