@@ -81,22 +81,26 @@ class ColorSpace:
         for rows in bands(samples.shape):
             changed = (pixels[rows] != before[rows]).any(axis=-1, keepdims=True)
             converted = self._from_srgb(pixels[rows])
-            if self._wide:
-                again = self._from_srgb(before[rows]).astype(np.float32)
-                clipped = samples[rows] - again
-                kept = clipped * _likeness(pixels[rows], before[rows])
-                most = np.iinfo(samples.dtype).max
-                converted = np.rint(np.clip(converted + kept, 0, most))
             result[rows] = np.where(changed, converted, samples[rows])
+            if self._wide:
+                self._keep_clipped(
+                    result[rows], pixels[rows], before[rows], samples[rows]
+                )
         return result
 
-
-def _likeness(pixels: Array, before: Array) -> Array:
-    """Return 1 (H, W, 1) for equal pixels, 0 from half of white in any channel."""
-    white = np.iinfo(pixels.dtype).max
-    change = np.abs(pixels.astype(np.float32) - before).max(axis=-1, keepdims=True)
-    likeness: Array = np.maximum(1 - 2 / white * change, 0)
-    return likeness
+    def _keep_clipped(
+        self, result: Array, pixels: Array, before: Array, samples: Array
+    ) -> None:
+        """Give pixels back what sRGB clipped, the less, the more they have changed."""
+        white = np.iinfo(pixels.dtype).max
+        change = np.abs(pixels.astype(np.int32) - before).max(axis=-1)
+        clipped = ((before == 0) | (before == white)).any(axis=-1)
+        where = clipped & (change > 0) & (change < white / 2)
+        if where.any():
+            again = self._from_srgb(before[where][:, None])[:, 0].astype(np.float32)
+            share = 1 - 2 / white * change[where][:, None]
+            kept = result[where] + (samples[where] - again) * share
+            result[where] = np.rint(np.clip(kept, 0, np.iinfo(samples.dtype).max))
 
 
 def bands(shape: tuple[int, ...]) -> Iterator[slice]:
