@@ -605,7 +605,10 @@ def _download(
         if cached and cached.parent.name == remote.commit_hash:
             return cached
 
+        is_damaged = False
+
         def fetch() -> Path:
+            nonlocal is_damaged
             path = Path(
                 hf.hf_hub_download(
                     name,
@@ -613,11 +616,14 @@ def _download(
                     revision=remote.commit_hash,
                     cache_dir=cache,
                     token=token,
+                    # otherwise the damaged file can come from a store of shared blobs
+                    force_download=is_damaged,
                     tqdm_class=_utils().silent_tqdm,
                     **_caller(),
                 )
             )
             if path.stat().st_size != remote.size or not _is_intact(path, remote.etag):
+                is_damaged = True
                 remove(path)
                 raise _DamagedError
             try:

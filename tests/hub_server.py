@@ -39,6 +39,8 @@ class Blob:
     sha256: str = ""
     claimed_size: int | None = None
     """What the server says the size is; ``None`` tells the truth."""
+    xet_hash: str = ""
+    """The hash by which repositories can share a blob in a cache."""
 
     def __post_init__(self) -> None:
         if not self.sha256:
@@ -369,6 +371,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "Location": storage,
             }.items():
                 self.send_header(name, text)
+            if blob.xet_hash:
+                self.send_header("X-Xet-Hash", blob.xet_hash)
+                self.send_header("X-Xet-Refresh-Route", "/no-such-route")
             self.end_headers()
 
     def storage(self, repo: str, sha: str, file: str) -> None:

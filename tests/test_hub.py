@@ -19,7 +19,7 @@ import pytest
 from styleplug import hub
 from styleplug.errors import DownloadError, StyleNotFoundError
 from styleplug.style import StyleInfo
-from tests.hub_client import HASTY, ROOT, HubClient, RemoteError
+from tests.hub_client import HASTY, ROOT, HubClient, RemoteError, hub_environment
 from tests.hub_server import OWNER_TOKEN, Blob, Fault, HubServer, Repo
 
 GHOST_COMMIT = "0" * 40
@@ -430,7 +430,7 @@ def test_a_connection_that_breaks_below_http_is_no_damage(error: OSError) -> Non
         pytest.param(Fault("status", "HEAD", 503, times=3), "status 503", id="503"),
         pytest.param(Fault("status", "STORAGE", 404, times=3), "status 404", id="404"),
         pytest.param(Fault("redirect", "HEAD", times=0), "TooMany|redirect", id="loop"),
-        pytest.param(Fault("foreign", "HEAD"), "asks to log in first", id="portal"),
+        pytest.param(Fault("foreign", "HEAD"), "requires a login first", id="portal"),
         pytest.param(Fault("drop", "HEAD", times=3), "connection broke", id="drop"),
         pytest.param(
             Fault("reset", "STORAGE", times=3), "connection broke", id="reset"
@@ -627,6 +627,40 @@ def test_a_cached_file_that_rotted_is_fetched_again(
         calls = [("hub.pull", [f"{name}{revision}"], {})] * at_once
         assert client.together(calls) == [str(path)] * at_once
         assert path.read_bytes() == style_bytes(name)
+
+
+def test_a_rotten_file_that_repositories_share_is_fetched_again_for_all(
+    server: HubServer, tmp_path: Path
+) -> None:
+    """Xet itself is not at hand, so the files come by HTTP as if they came by Xet."""
+    content, commits = style_bytes("shared"), []
+    for name in ("owner/one", "owner/two"):
+        blob = Blob(content, xet_hash="ab" * 32)
+        commits.append(server.add(name, {"model.safetensors": blob}))
+    code = (
+        "import sys; from huggingface_hub import file_download, get_session\n"
+        "from styleplug import hub; url, one, two = sys.argv[1:]\n"
+        "def get(*, incomplete_path, **_):\n"
+        "    incomplete_path.write_bytes(get_session().get(url).content)\n"
+        "file_download.xet_get = get\n"
+        "file_download.is_xet_available = lambda: True\n"
+        "path = hub.pull('owner/one').resolve()\n"
+        "path.chmod(0o600)\n"
+        "path.write_bytes(b'x' * path.stat().st_size)\n"
+        "print(hub.pull(one), hub.pull(two), path, sep='\\n')\n"
+    )
+    url = f"{server.url}/owner/one/resolve/main/model.safetensors"
+    styles = ["owner/one", f"owner/two@{commits[1]}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, url, *styles],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**hub_environment(server.url, tmp_path), "HF_HUB_DISABLE_XET": "0"},
+    )
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert [path.read_bytes() for path in paths] == [content] * 3
 
 
 @pytest.mark.parametrize("before", [True, False])
