@@ -21,7 +21,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -156,17 +156,16 @@ def cache_info(*, cache_dir: str | os.PathLike[str] | None = None) -> list[Cache
     styles = []
     for path in _cache(cache_dir).glob(f"models--*--*/snapshots/*/{FILENAME}"):
         try:
-            info = style_info(path)
-        except InvalidStyleError:
+            info, size = style_info(path), path.stat().st_size
+        except (InvalidStyleError, OSError):
             continue
         folder = path.parents[2] / "refs"
-        refs = {
-            ref.relative_to(folder).as_posix(): ref.read_text(errors="replace").strip()
-            for ref in folder.rglob("*")
-            if ref.is_file()
-        }
-        names = sorted(name for name, commit in refs.items() if commit == info.revision)
-        styles.append(CachedStyle(info, path.stat().st_size, tuple(names)))
+        names = []
+        for ref in sorted(folder.rglob("*")):
+            with suppress(OSError):
+                if ref.read_text(errors="replace").strip() == info.revision:
+                    names.append(ref.relative_to(folder).as_posix())
+        styles.append(CachedStyle(info, size, tuple(names)))
     return sorted(styles, key=lambda s: (s.info.repo_id or "", s.info.revision or ""))
 
 
@@ -572,80 +571,90 @@ def _download(
     cache_dir: str | os.PathLike[str] | None,
     token: str | bool | None,
 ) -> Path:
-    import huggingface_hub as hf
+    from huggingface_hub import errors
 
     cache = _cache(cache_dir)
     what = name if revision == "main" else f"{name}@{revision}"
     with _explained(what):
-        httpx = _httpx()
         cached = _cached(name, revision, cache)
-        if cached and _COMMIT.fullmatch(revision):
-            return cached
-
-        def look_up() -> hf.HfFileMetadata:
-            url = hf.hf_hub_url(name, FILENAME, revision=revision)
-            return hf.get_hf_file_metadata(url, token=token, **_caller())
-
-        try:
-            if cached:
-                remote = look_up()
-            else:
-                remote = _patiently(look_up, httpx.ReadError, httpx.RemoteProtocolError)
-            _check_answer(remote, what)
-        except (hf.errors.RevisionNotFoundError, hf.errors.EntryNotFoundError):
+    if cached and _COMMIT.fullmatch(revision):
+        return cached
+    try:
+        with _explained(what):
+            return _newest(name, revision, cache, token, cached)
+    except StyleplugError as error:
+        gone = errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError
+        if not cached or isinstance(error.__cause__, gone):
             raise
-        except (httpx.HTTPError, OSError) as error:
-            if not cached:
-                raise
-            if not isinstance(error, hf.errors.OfflineModeIsEnabled):
-                logger.warning(
-                    "Using the cached copy of %s: %s", what, _explanation(error, what)
-                )
-            return cached
-        if cached and cached.parent.name == remote.commit_hash:
-            return cached
+        if not isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+            logger.warning("Using the cached copy of %s: %s", what, error)
+        return cached
 
-        is_damaged = False
 
-        def fetch() -> Path:
-            nonlocal is_damaged
-            path = Path(
-                hf.hf_hub_download(
-                    name,
-                    FILENAME,
-                    revision=remote.commit_hash,
-                    cache_dir=cache,
-                    token=token,
-                    # otherwise the damaged file can come from a store of shared blobs
-                    force_download=is_damaged,
-                    tqdm_class=_utils().silent_tqdm,
-                    **_caller(),
-                )
+def _newest(
+    name: str, revision: str, cache: Path, token: str | bool | None, cached: Path | None
+) -> Path:
+    """Return the file that ``revision`` has on the Hub, from the cache if it is there.
+
+    ``cached`` is the file that the revision had when it was last looked up.
+    """
+    import huggingface_hub as hf
+
+    httpx = _httpx()
+
+    def look_up() -> hf.HfFileMetadata:
+        url = hf.hf_hub_url(name, FILENAME, revision=revision)
+        return hf.get_hf_file_metadata(url, token=token, **_caller())
+
+    if cached:
+        remote = look_up()
+    else:
+        remote = _patiently(look_up, httpx.ReadError, httpx.RemoteProtocolError)
+    _check_answer(remote, name)
+    if cached and cached.parent.name == remote.commit_hash:
+        return cached
+
+    is_damaged = False
+
+    def fetch() -> Path:
+        nonlocal is_damaged
+        path = Path(
+            hf.hf_hub_download(
+                name,
+                FILENAME,
+                revision=remote.commit_hash,
+                cache_dir=cache,
+                token=token,
+                # otherwise the damaged file can come from a store of shared blobs
+                force_download=is_damaged,
+                tqdm_class=_utils().silent_tqdm,
+                **_caller(),
             )
-            if path.stat().st_size != remote.size or not _is_intact(path, remote.etag):
-                is_damaged = True
-                remove(path)
-                raise _DamagedError
-            try:
-                _read(path, what)
-            except InvalidStyleError:
-                remove(path)
-                raise
-            if revision != remote.commit_hash:
-                _remember(path, revision)
-            return path
+        )
+        if path.stat().st_size != remote.size or not _is_intact(path, remote.etag):
+            is_damaged = True
+            remove(path)
+            raise _DamagedError
+        try:
+            _read(path, name)
+        except InvalidStyleError:
+            remove(path)
+            raise
+        if revision != remote.commit_hash:
+            _remember(path, revision)
+        return path
 
-        cache.resolve().mkdir(parents=True, exist_ok=True)
+    cache.resolve().mkdir(parents=True, exist_ok=True)
 
-        def download() -> Path:
-            try:
-                return fetch()
-            except hf.errors.LocalEntryNotFoundError:
-                raise
-            except FileNotFoundError as error:  # another process has removed it
-                raise _DamagedError from error
+    def download() -> Path:
+        try:
+            return fetch()
+        except hf.errors.LocalEntryNotFoundError:
+            raise
+        except FileNotFoundError as error:  # another process has removed it
+            raise _DamagedError from error
 
-        return _patiently(download, httpx.ReadError, _DamagedError)
+    return _patiently(download, httpx.ReadError, _DamagedError)
 
 
 def _reach() -> None:
@@ -693,8 +702,9 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
 def _remember(path: Path, revision: str) -> None:
     """Record in the cache that ``revision`` points to the commit of ``path``."""
     ref = path.parents[2] / "refs" / revision
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    ref.write_text(path.parent.name)
+    with suppress(OSError):  # a cache that cannot be written can still be used
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(path.parent.name)
 
 
 def _check_answer(remote: Any, what: str) -> None:

@@ -286,6 +286,80 @@ def test_a_cached_style_goes_on_being_used_when_the_hub_refuses(
     assert client("hub.pull", "owner/gone") == path
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        pytest.param(style_bytes("new"), Fault("reset", "STORAGE", times=9), id="lost"),
+        pytest.param(
+            style_bytes("new"), Fault("corrupt", "STORAGE", times=9), id="damaged"
+        ),
+        pytest.param(
+            style_bytes("new").replace(b'\\"format\\": 1', b'\\"format\\": 2'),
+            None,
+            id="newer-format",
+        ),
+        pytest.param(b"no style", None, id="no-style"),
+        pytest.param(Blob(b"", claimed_size=10 << 30), None, id="huge"),
+    ],
+)
+def test_a_cached_style_is_used_when_its_update_cannot_be(
+    server: HubServer, client: HubClient, content: bytes | Blob, fault: Fault | None
+) -> None:
+    server.add("owner/stays", {"model.safetensors": style_bytes("old")})
+    path = client("hub.pull", "owner/stays")
+    faults = (fault,) if fault else ()
+    server.add("owner/stays", {"model.safetensors": content}, faults=faults)
+    assert client("hub.pull", "owner/stays") == path
+    server.add("owner/stays", {"model.safetensors": style_bytes("old")})
+    assert client("hub.pull", "owner/stays") != path
+
+
+def test_a_revision_that_no_longer_holds_a_style_is_told(
+    server: HubServer, client: HubClient
+) -> None:
+    server.add("owner/emptied", {"model.safetensors": style_bytes()})
+    client("hub.pull", "owner/emptied")
+    server.add("owner/emptied", {})
+    refused(client, "owner/emptied", "InvalidStyleError", "holds no model.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_cache_that_cannot_be_written_is_used_as_it_is(
+    server: HubServer, tmp_path: Path
+) -> None:
+    commit = server.add("owner/sealed", {"model.safetensors": style_bytes("sealed")})
+    client = HubClient(server.url, tmp_path)
+    path = client("hub.pull", f"owner/sealed@{commit}")
+    client.close()
+    sealed = HubClient(server.url, tmp_path, TEST_FILE_SIZE_LIMIT="0")
+    assert sealed("hub.pull", "owner/sealed") == path
+    refs = tmp_path / "hub" / "models--owner--sealed" / "refs"
+    (refs / "main").write_text(commit)
+    server.add("owner/sealed", {"model.safetensors": style_bytes("newer")})
+    assert sealed("hub.pull", "owner/sealed") == path
+    sealed.close()
+
+
+def test_what_cannot_be_read_in_the_cache_is_skipped(
+    server: HubServer,
+    client: HubClient,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.add("owner/secret", {"model.safetensors": style_bytes("secret")})
+    client("hub.pull", "owner/secret")
+    read = Path.read_text
+
+    def forbidden(path: Path, **keywords: Any) -> str:
+        if path.name == "main":
+            raise PermissionError(13, "Permission denied")
+        return read(path, **keywords)
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    cached = {c.info.repo_id: c for c in hub.cache_info(cache_dir=home / "hub")}
+    assert cached["owner/secret"].refs == ()
+
+
 def test_cached_styles_tell_repository_and_commit(
     server: HubServer, client: HubClient, tmp_path: Path
 ) -> None:
