@@ -658,10 +658,16 @@ def _newest(
 
 
 def _reach() -> None:
-    """Fail at once if the Hub is unreachable; its client would retry for long."""
+    """Fail at once if the Hub does not answer; its client would retry for long.
+
+    Later requests of that client, which waits for ever by default, have a limit too.
+    """
     from huggingface_hub import constants, get_session
 
-    get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    session = get_session()
+    if session.timeout.read is None:
+        session.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    session.get(f"{constants.ENDPOINT}/api/models", params={"limit": 1})
 
 
 def _api(token: str | None = None) -> HfApi:

@@ -124,6 +124,9 @@ class HubServer:
         self.requests: list[Request] = []
         self.sent = 0
         """Bytes of file content sent."""
+        self.silent_on = ""
+        """A path that is never answered."""
+        self._closed = threading.Event()
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._servers = [_Server(("127.0.0.1", 0), handler) for _ in range(2)]
@@ -168,6 +171,7 @@ class HubServer:
             self.sent = 0
 
     def close(self) -> None:
+        self._closed.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -198,6 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.query = parse_qs(parts.query)
         path = unquote(parts.path)
+        if path == self.hub.silent_on:
+            self.hub._closed.wait(10)
+            return
         for pattern, route in _ROUTES:
             if match := re.fullmatch(pattern, path):
                 route(self, **match.groupdict())

@@ -426,6 +426,26 @@ def test_styles_on_the_hub_are_listed_over_several_pages() -> None:
     server.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "function", "keywords"),
+    [
+        ("/api/models", "list_hub_styles", {}),
+        ("/api/repos/create", "publish", {"repo_id": "owner/quiet", "artwork": "mine"}),
+    ],
+)
+def test_a_hub_that_falls_silent_is_not_waited_for(
+    path: str, function: str, keywords: dict[str, str], tiny_style: Path, tmp_path: Path
+) -> None:
+    server = HubServer()
+    server.silent_on = path
+    client = HubClient(server.url, tmp_path, HF_TOKEN=OWNER_TOKEN, **HASTY)
+    with pytest.raises(RemoteError, match="did not answer in time") as caught:
+        client(f"hub.{function}", *[tiny_style] * bool(keywords), **keywords)
+    assert caught.value.kind == "DownloadError"
+    client.close()
+    server.close()
+
+
 def test_a_list_that_cannot_be_had_is_explained(tmp_path: Path) -> None:
     server = HubServer()
     server.close()
