@@ -36,7 +36,7 @@ def config(info: StyleInfo, sha256: str) -> str:
         "image": image,
         "sha256": sha256,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def headline(info: StyleInfo) -> str:

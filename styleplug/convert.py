@@ -25,7 +25,7 @@ from .errors import InvalidStyleError
 from .files import check_free, words
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import read_style_image
-from .style import StyleInfo, check_style_destination
+from .style import StyleInfo, check_style_destination, check_style_texts
 from .weights import save_style
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def convert(
     network, and ``OSError``.
     """
     old_path, new_path = Path(old_path), Path(new_path)
+    check_style_texts({"license": license, "artwork": artwork})
     for value, parameter in ((license, "license"), (artwork, "artwork")):
         if not value.strip():
             raise ValueError(f"{parameter} must not be empty, got {value!r}")

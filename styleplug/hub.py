@@ -36,7 +36,7 @@ from .errors import (
     TrainingError,
 )
 from .files import replacing
-from .style import StyleInfo, bundled_styles, read_info
+from .style import StyleInfo, bundled_styles, check_style_texts, read_info
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -266,13 +266,10 @@ def publish(
     name, _ = _parse(repo_id)
     if name != repo_id:
         raise ValueError(f"repo_id must be 'owner/name', got {repo_id!r}")
-    rights = {"license": license, "artwork": artwork}
-    files = _repository(
-        Path(path),
-        name,
-        [Path(sample) for sample in samples],
-        {field: text for field, text in rights.items() if text is not None},
-    )
+    given = {"license": license, "artwork": artwork}
+    rights = {field: text for field, text in given.items() if text is not None}
+    check_style_texts(rights)
+    files = _repository(Path(path), name, [Path(sample) for sample in samples], rights)
     url = f"{hf.constants.ENDPOINT}/{name}"
     if dry_run:
         return Publication(name, url, files, None)

@@ -44,6 +44,8 @@ STYLES_DIR = Path(__file__).parent / "styles"
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_SIDES = 8
 """Most dimensions of a tensor: kernels have four, and many take seconds to multiply."""
+_MAX_LEVELS = 4
+"""Most levels of a header field: trainings have two, and printing recurses."""
 _MAX_NAME = 100
 MAX_TEXT = 300
 """Longest text, in characters: more than a file name, often the title, can have."""
@@ -107,7 +109,7 @@ class StyleInfo:
         """Return the safetensors metadata that :func:`read_info` reads back.
 
         Invalid Unicode, as in some file names, is written as question marks. Raises
-        ``ValueError`` for a name, a text or a base size that :func:`read_info` refuses.
+        ``ValueError`` for a name, a text or a number that :func:`read_info` refuses.
         """
         check_style_name(self.name)
         check_style_texts(self.told())
@@ -116,7 +118,8 @@ class StyleInfo:
                 f"A style's base size is {_BASE_SIZES[0]} to {_BASE_SIZES[1]} pixels, "
                 f"got {self.base_size!r}"
             )
-        told = json.dumps({"format": FORMAT, **self.told()}, ensure_ascii=False)
+        fields = {"format": FORMAT, **self.told()}
+        told = json.dumps(fields, ensure_ascii=False, allow_nan=False)
         told = json.loads(told.encode(errors="replace"))
         return {METADATA_KEY: json.dumps(told, sort_keys=True)}
 
@@ -153,13 +156,15 @@ def check_style_name(name: str) -> None:
 
 
 def check_style_texts(fields: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` if one of the texts is too long for a style."""
+    """Raise ``TypeError`` or ``ValueError`` unless the texts can be a style's."""
     for name in TEXTS:
-        limit = _MAX_LENGTHS.get(name, MAX_TEXT)
-        if len(fields.get(name, "")) > limit:
+        text, limit = fields.get(name, ""), _MAX_LENGTHS.get(name, MAX_TEXT)
+        if not isinstance(text, str):
+            raise TypeError(f"A style's {name} is a text, got {text!r}")
+        if len(text) > limit:
             raise ValueError(
-                f"A style's {name} has at most {limit} characters, got "
-                f"{len(fields[name])}; shorten it."
+                f"A style's {name} has at most {limit} characters, got {len(text)}; "
+                "shorten it."
             )
 
 
@@ -279,16 +284,30 @@ def read_info(path: Path | str) -> StyleInfo:
             )
     try:
         info = StyleInfo(**fields, path=path, self_contained=_has_trunk(header))
-        json.dumps(fields, ensure_ascii=False).encode()  # JSON allows lone surrogates
-        check_style_texts(fields)
-        if not (is_style_name(info.name) and _is_base_size(info.base_size)):
+        if not (
+            is_style_name(info.name)
+            and _is_base_size(info.base_size)
+            and _is_shallow(fields)
+            and all(isinstance(value, int | float) for value in info.figures.values())
+        ):
             raise ValueError
-    except (TypeError, ValueError, RecursionError) as error:
+        check_style_texts(fields)
+        # Python's JSON allows lone surrogates and numbers that are not finite
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
         raise InvalidStyleError(
-            f"{path} has an invalid name, base size or text in its header; use "
-            "another style."
+            f"{path} has an invalid name, text or number in its header; use another "
+            "style."
         ) from error
     return info
+
+
+def _is_shallow(value: Any, levels: int = _MAX_LEVELS + 1) -> bool:
+    """Return whether lists and objects are nested in at most so many levels."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 def _has_trunk(header: Mapping[str, Any]) -> bool:

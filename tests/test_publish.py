@@ -346,6 +346,11 @@ def test_a_style_without_rights_is_refused(tmp_path: Path, field: str) -> None:
         hub.publish(path, "owner/wave", dry_run=True)
 
 
+def test_rights_must_be_texts(style: Path) -> None:
+    with pytest.raises(TypeError, match="license is a text, got 5"):
+        hub.publish(style, "owner/wave", dry_run=True, license=5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_rights_that_a_file_does_not_name_can_be_told_when_it_is_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype

@@ -145,7 +145,23 @@ def test_text_that_is_no_unicode_is_written_so_that_it_can_be_read(tmp_path):
     assert read.training["command"] == "train caf?.jpg"
 
 
+def test_numbers_that_are_not_read_are_not_written():
+    with pytest.raises(ValueError, match="JSON"):
+        StyleInfo("x", figures={"distance": float("nan")}).to_metadata()
+
+
+def test_a_header_of_many_levels_is_refused_as_any_other_invalid_one(tmp_path):
+    """The levels are fewer than Python can read, and more than it can print."""
+    nested = '{"a":' * 700 + "0" + "}" * 700
+    told = f'{{"format": 1, "name": "x", "training": {nested}}}'
+    header = {"__metadata__": {"styleplug": told}, "style": tensor(4)}
+    with pytest.raises(InvalidStyleError, match="in its header"):
+        read_info(write(tmp_path / "s.safetensors", header, bytes(8)))
+
+
 def test_texts_that_are_not_read_are_not_written(tmp_path):
+    with pytest.raises(TypeError, match="A style's artist is a text, got 5"):
+        StyleInfo("x", artist=5).to_metadata()
     with pytest.raises(ValueError, match="year has at most 300 characters, got 301"):
         StyleInfo("x", year="y" * 301).to_metadata()
     long = StyleInfo("x", title="y" * 300, artwork="y" * 2000)
@@ -173,6 +189,16 @@ def test_a_base_size_that_is_not_read_is_not_written(size):
         pytest.param({"format": 1, "name": "x", "artwork": "y" * 2001}, id="long"),
         pytest.param({"format": 1, "name": "x", "novel": 1}, id="unknown"),
         pytest.param({"format": 1, "name": "x", "path": "/etc"}, id="derived"),
+        pytest.param({"format": 1, "name": "x", "figures": {"a": "b"}}, id="figure"),
+        pytest.param(
+            {"format": 1, "name": "x", "figures": {"a": float("nan")}}, id="nan"
+        ),
+        pytest.param(
+            {"format": 1, "name": "x", "training": {"a": [-float("inf")]}}, id="inf"
+        ),
+        pytest.param(
+            {"format": 1, "name": "x", "training": {"a": [[[[0]]]]}}, id="nested"
+        ),
     ],
 )
 def test_header_fields_are_checked(tmp_path, fields):

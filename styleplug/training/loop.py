@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -471,8 +472,8 @@ def _measure(
     photographs: Sequence[Tensor],
     grams: dict[str, Tensor],
 ) -> dict[str, float]:
-    """Return the figures of the style in a file, measured on photographs; if that
-    fails, log a warning and return none."""
+    """Return the finite figures of the style in a file, measured on photographs; if
+    that fails, log a warning and return none."""
     largest = max(photographs, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
     try:
         figures = _figures(network, loss_network, style, photographs, grams)
@@ -485,7 +486,7 @@ def _measure(
         return {}
     figures |= controls.figures()
     _check(path.stem, figures, controls)
-    return figures
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
 def _check(name: str, figures: dict[str, float], controls: Controls) -> None:

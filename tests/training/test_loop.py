@@ -282,6 +282,18 @@ def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     assert caplog.messages == [told]
 
 
+def test_a_figure_that_is_not_finite_is_left_out(
+    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+):
+    names = "content_distance", "style_distance", "style_distance_of_photographs"
+    figures = dict(zip(names, (0.5, float("nan"), float("inf")), strict=True))
+    monkeypatch.setattr(loop, "_figures", lambda *_: figures)
+    (path,) = train([artwork], photographs, vgg, tmp_path, config=quick)
+    kept = load_style(path).info.figures
+    assert kept["content_distance"] == 0.5
+    assert "style_distance" not in kept
+
+
 def test_an_interruption_while_measuring_leaves_no_style_without_figures(
     quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
