@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,7 +161,8 @@ class Tensors(dict[str, Tensor]):
 def _read(path: Path) -> Tensors:
     """Return the tensors of a safetensors file or a pickle."""
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"
     except OSError as error:
         raise InvalidStyleError(
             f"{path} cannot be read ({error.strerror}); check the path."
@@ -169,13 +171,15 @@ def _read(path: Path) -> Tensors:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
+            if is_archive:
+                _check_unpacked_size(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything, even OSError
         raise InvalidStyleError(
-            f"{path} is damaged or holds more than weights, and nothing in it is "
-            "executed; if you trust it, load it and save only its state_dict."
+            f"{path} is damaged, compressed or holds more than weights, and nothing in "
+            "it is executed; if you trust it, load it and save only its state_dict."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -189,6 +193,13 @@ def _read(path: Path) -> Tensors:
             if isinstance(value, Tensor) and not _STALE.fullmatch(str(key))
         }
     )
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raise ``ValueError`` for an archive larger than its file; PyTorch writes none."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("the archive is compressed")
 
 
 def _is_plain(value: Tensor) -> bool:

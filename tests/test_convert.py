@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -492,6 +493,29 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 
+@pytest.mark.parametrize("kind", ["compressed", "overlapping"])
+def test_an_archive_that_unpacks_to_more_than_its_size_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    checkpoint = new_fast_neural_style()
+    checkpoint["conv1.conv2d.bias"] = torch.zeros(1_000_000)
+    checkpoint.save(tmp_path / "old.pth")
+    bomb = tmp_path / "bomb.pth"
+    method = zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED
+    with (
+        zipfile.ZipFile(tmp_path / "old.pth") as old,
+        zipfile.ZipFile(bomb, "w", method) as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+        if kind == "overlapping":
+            largest = max(new.infolist(), key=lambda entry: entry.file_size)
+            new.filelist.extend([largest] * 10)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(InvalidStyleError, match="is damaged, compressed or"):
+        convert(bomb, tmp_path / "new.safetensors", **RIGHTS)
+
+
 def test_an_unknown_network_is_refused_by_its_tensors(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "old.pth")
     with pytest.raises(InvalidStyleError, match=r"layer.weight.*known are"):
@@ -650,10 +674,10 @@ def test_a_style_is_named_in_the_letters_of_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["license", "artwork"])
 def test_rights_must_be_said(tmp_path: Path, missing: str) -> None:
-    with pytest.raises(ValueError, match=missing):
-        convert(
-            tmp_path / "a.pth", tmp_path / "b.safetensors", **{**RIGHTS, missing: ""}
-        )
+    for value, error in (("", ValueError), (None, TypeError)):
+        rights: dict[str, Any] = {**RIGHTS, missing: value}
+        with pytest.raises(error, match=rf"{missing} .*got {value!r}"):
+            convert(tmp_path / "a.pth", tmp_path / "b.safetensors", **rights)
 
 
 # Checkpoints that people trained
