@@ -107,12 +107,17 @@ def _are_factors(a: Tensor, b: Tensor, kernel: torch.Size) -> bool:
 
 def _trunk_of(path: Path, info: StyleInfo) -> StyleNetwork:
     """Return the trunk that lies beside the style file, or the bundled one."""
+    fault = None
     for trunk in (path.with_name(bundled_trunk().name), bundled_trunk()):
         if trunk.is_file():
-            network = load_trunk(trunk)
+            try:
+                network = load_trunk(trunk)
+            except InvalidStyleError as error:
+                fault = fault or error
+                continue
             if hash_trunk(network) == info.trunk:
                 return network
-    raise InvalidStyleError(
+    raise fault or InvalidStyleError(
         f"{path} belongs to the trunk {info.trunk[:12]}, which is neither beside it "
         f"nor bundled; put that {bundled_trunk().name} into its folder, or get the "
         "self-contained file of the style."

@@ -1,6 +1,8 @@
 import copy
 import dataclasses
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from styleplug.networks import (
     stack_styles,
     with_changes,
 )
-from styleplug.style import StyleInfo, read_info
+from styleplug.style import StyleInfo, bundled_styles, read_info
 from styleplug.weights import (
     hash_trunk,
     load_style,
@@ -338,6 +340,20 @@ def test_a_style_finds_the_trunk_beside_it(network, tmp_path):
     vector = random_style(network)
     save_style(path, vector, network, StyleInfo(name="dusk"), self_contained=False)
     assert hash_trunk(load_style(path).network) == hash_trunk(network)
+
+
+def test_an_unusable_file_beside_a_style_does_not_hide_the_bundled_trunk(
+    network, tmp_path
+):
+    path = Path(shutil.copy(bundled_styles()["udnie"], tmp_path))
+    beside = tmp_path / "trunk.safetensors"
+    for tensors in ({}, {"weight": torch.zeros(3)}):
+        save_file(tensors, beside)
+        assert load_style(path).info.name == "udnie"
+    vector = random_style(network)
+    save_style(path, vector, network, StyleInfo("x"), self_contained=False)
+    with pytest.raises(InvalidStyleError, match=r"trunk\.safetensors has no styleplug"):
+        load_style(path)
 
 
 def test_a_style_cannot_claim_the_trunk_of_another(damaged):
