@@ -603,7 +603,9 @@ def _load(
 def _load_file(path: Path) -> LoadedStyle:
     if names_picture(path):
         return _capture(path, STYLES_DIR)
-    return load_style(path)._replace(info=hub.style_info(path))
+    with hub.naming_repository(path):
+        loaded = load_style(path)
+    return loaded._replace(info=hub.style_info(path))
 
 
 def _capture(path: Path, predictor: Path) -> LoadedStyle:

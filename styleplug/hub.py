@@ -120,7 +120,7 @@ def pull(
     """
     name, revision = _parse(repo_id)
     path = _download(name, revision, cache_dir, token)
-    _read(path, repo_id)
+    style_info(path)
     return path
 
 
@@ -129,15 +129,35 @@ def style_info(path: Path) -> StyleInfo:
 
     A file in the Hub cache lies in ``models--owner--repo/snapshots/<commit>/``.
     """
-    info = read_info(path)
+    repo_id, revision = _origin(path)
+    with naming_repository(path):
+        info = read_info(path)
+    return dataclasses.replace(info, repo_id=repo_id, revision=revision)
+
+
+def _origin(path: Path) -> tuple[str, str] | tuple[None, None]:
     folders = path.absolute().parts[-4:-1]
     if len(folders) == 3 and folders[1] == "snapshots":
         kind, *name = folders[0].split("--")
         if kind == "models" and len(name) == 2:
-            return dataclasses.replace(
-                info, repo_id="/".join(name), revision=folders[2]
-            )
-    return info
+            return "/".join(name), folders[2]
+    return None, None
+
+
+@contextmanager
+def naming_repository(path: Path) -> Iterator[None]:
+    """Let an error about the style in a cached file name its repository instead, and
+    not advise to download it again, which would bring the same file."""
+    try:
+        yield
+    except InvalidStyleError as error:
+        repo_id, _ = _origin(path)
+        if repo_id is None:
+            raise
+        message = str(error).replace(str(path), repo_id)
+        raise InvalidStyleError(
+            message.replace("download it again", "use another revision or style")
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -554,14 +574,6 @@ def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
     return Path(cache_dir or constants.HF_HUB_CACHE)
 
 
-def _read(path: Path, repo_id: str) -> StyleInfo:
-    try:
-        return style_info(path)
-    except InvalidStyleError as error:
-        message = str(error).replace(str(path), repo_id)
-        raise InvalidStyleError(message) from error
-
-
 def _download(
     name: str,
     revision: str,
@@ -633,7 +645,7 @@ def _newest(
             remove(path)
             raise _DamagedError
         try:
-            _read(path, name)
+            style_info(path)
         except InvalidStyleError:
             remove(path)
             raise

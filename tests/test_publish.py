@@ -137,6 +137,23 @@ def test_a_stylizer_opens_a_private_style_with_its_token_in_its_cache(
     )
 
 
+@pytest.mark.parametrize("part", ["header", "weights"])
+def test_what_is_wrong_with_a_style_of_the_hub_is_not_mended_by_downloading_it_again(
+    tmp_path: Path, part: str
+) -> None:
+    path = tmp_path / "models--owner--wave" / "snapshots" / ("0" * 40) / hub.FILENAME
+    path.parent.mkdir(parents=True)
+    write_style(path)
+    if part == "header":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        tensors = {**load_file(path), "more": torch.zeros(1)}
+        save_file(tensors, path, read_info(path).to_metadata())
+    message = "^owner/wave .*; use another revision or style"
+    with pytest.raises(InvalidStyleError, match=message):
+        Stylizer(path, device="cpu")
+
+
 def test_a_folder_with_a_style_in_it_is_a_pretrained_one(tmp_path: Path) -> None:
     write_style(tmp_path / "model.safetensors")
     assert Stylizer.from_pretrained(str(tmp_path), device="cpu").info.name == "wave"
