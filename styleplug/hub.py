@@ -76,12 +76,12 @@ def locate(
     name = os.fspath(style)
     if not isinstance(name, str):
         raise TypeError(f"style must be a name or a path, got {style!r}")
-    is_path = not isinstance(style, str) or name.endswith(".safetensors")
+    is_path = not isinstance(style, str) or name.lower().endswith(".safetensors")
     if (is_path or os.path.dirname(name)) and os.path.isfile(name):
         return Path(name)
-    if is_path:
+    if is_path and "://" not in name:
         raise StyleNotFoundError(f"There is no file {name}; check the path.")
-    if name.partition("@")[0].count("/") == 1:
+    if "://" in name or name.partition("@")[0].count("/") == 1:
         return pull(name, cache_dir=cache_dir, token=token)
     bundled = bundled_styles()
     if name not in bundled and os.path.isfile(f"{name}.safetensors"):
@@ -553,6 +553,11 @@ def _hub_license(license: str) -> str | None:
 def _parse(repo_id: str) -> tuple[str, str]:
     """Split ``owner/repo[@revision]`` and check both parts."""
     name, at, revision = repo_id.partition("@")
+    if "://" in name:
+        raise StyleNotFoundError(
+            f"{repo_id!r:.300} is an address; write only the repository in it, as "
+            "'owner/name' or 'owner/name@revision'."
+        )
     if not _REPO_ID.fullmatch(name) or re.search(r"--|\.\.|\.git$", name):
         raise StyleNotFoundError(
             f"{name!r} is neither a file nor the name of a Hub repository; write "
@@ -857,6 +862,11 @@ def _explanation(error: BaseException, what: str) -> StyleplugError:
             return DownloadError(
                 f"The server at {hub} is not the Hub; check HF_ENDPOINT, and whether "
                 "this network requires a login first."
+            )
+        case UnicodeEncodeError():
+            return DownloadError(
+                "The access token has characters that no token has; correct HF_TOKEN, "
+                "or log in again with 'hf auth login'."
             )
         case httpx.ProxyError():
             return DownloadError(

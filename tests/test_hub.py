@@ -69,6 +69,28 @@ def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
     assert hub.locate(str(path)) == path
 
 
+def test_a_suffix_in_capitals_makes_a_path_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("UP.SAFETENSORS").write_bytes(style_bytes())
+    assert hub.locate("UP.SAFETENSORS") == Path("UP.SAFETENSORS")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://host.example/owner/name",
+        "https://host.example/owner/name/blob/main/model.safetensors",
+        "hf://owner/name",
+        "hf://owner/name@v1",
+    ],
+)
+def test_an_address_is_told_to_be_none_of_the_names(address: str) -> None:
+    with pytest.raises(StyleNotFoundError, match=r"an address; write .*'owner/name'"):
+        hub.locate(address)
+
+
 def test_a_file_of_a_bare_name_is_not_taken_for_a_style(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +522,16 @@ def test_a_gated_repository_says_how_to_get_in(
 def test_a_wrong_token_is_named(server: HubServer, client: HubClient) -> None:
     server.add("owner/open", {"model.safetensors": style_bytes()})
     refused(client, "owner/open", "DownloadError", "access token", token="hf_expired")
+
+
+def test_a_token_that_cannot_be_sent_is_named_and_what_is_cached_is_used(
+    server: HubServer, client: HubClient
+) -> None:
+    server.add("owner/typo", {"model.safetensors": style_bytes()})
+    told = "access token has characters.*HF_TOKEN"
+    refused(client, "owner/typo", "DownloadError", told, token="hf_s\xe9cret")
+    path = client("hub.pull", "owner/typo")
+    assert client("hub.pull", "owner/typo", token="hf_s\xe9cret") == path
 
 
 @pytest.mark.parametrize(
