@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -52,9 +53,9 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
 
     ``samples`` are the names of picture files in the repository.
     """
-    paragraphs = [f"# {headline(info)}"]
+    paragraphs = [f"# {_line(headline(info))}"]
     if info.description:
-        paragraphs.append(info.description)
+        paragraphs.append(_text(info.description))
     paragraphs += [f"![a stylized picture]({quote(name)})" for name in samples]
     paragraphs += [
         "A style for styleplug: photographs become paintings, on your own machine.",
@@ -70,8 +71,8 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
         "After the first use no network is needed. The file holds weights only, in "
         "safetensors; nothing in it is executed.",
         "## Rights",
-        f"The artwork: {info.artwork}",
-        f"The weights: {info.license}.",
+        f"The artwork: {_text(info.artwork)}",
+        f"The weights: {_line(info.license)}.",
     ]
     if info.figures:
         paragraphs += ["## Figures", _FIGURES, _table(info.figures)]
@@ -91,10 +92,21 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
+def _line(text: str) -> str:
+    return re.sub(r"[\r\n]+", " ", text)
+
+
+def _text(text: str) -> str:
+    """Return text that opens no code and no HTML that would swallow what follows."""
+    return re.sub(r"(^|[\r\n])( *)(?=```|~~~|<)", r"\1\2\\", text)
+
+
 def _table(rows: Mapping[str, Any]) -> str:
     lines = ["| | |", "|---|---|"]
     for name, value in rows.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        cell = text.replace("|", r"\|").replace("\n", " ")
-        lines.append(f"| {name.replace('_', ' ')} | {cell} |")
+        cells = (
+            _line(cell).replace("|", r"\|") for cell in (name.replace("_", " "), text)
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
