@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -269,7 +269,8 @@ def publish(
     """Upload a style file to the Hub repository ``owner/name``, created if needed.
 
     Uploads ``model.safetensors`` with its trunk, ``config.json``, a model card and
-    the pictures ``samples`` in one commit. ``license`` (of the weights) and ``artwork``
+    the pictures ``samples`` in one commit. Without samples, the card shows those that
+    the repository has. ``license`` (of the weights) and ``artwork``
     (the rights in the artwork) override or complete what the file says; the local
     file is not changed. Samples are re-encoded without EXIF, XMP, IPTC and comments,
     which can reveal where and when a photograph was taken; the colour profile is kept.
@@ -281,7 +282,7 @@ def publish(
     cannot be read, ``ValueError`` for samples with the same file name or without an
     image suffix, and :class:`DownloadError` if the Hub cannot be reached or refuses.
     """
-    import huggingface_hub as hf
+    from huggingface_hub import CommitOperationAdd, constants
 
     name, _ = _parse(repo_id)
     if name != repo_id:
@@ -289,9 +290,11 @@ def publish(
     given = {"license": license, "artwork": artwork}
     rights = {field: text for field, text in given.items() if text is not None}
     check_style_texts(rights)
-    files = _repository(Path(path), name, [Path(sample) for sample in samples], rights)
-    url = f"{hf.constants.ENDPOINT}/{name}"
+    info, files = _repository(Path(path), [Path(sample) for sample in samples], rights)
+    shown = [file for file in files if file.startswith("samples/")]
+    url = f"{constants.ENDPOINT}/{name}"
     if dry_run:
+        files["README.md"] = model_card(info, name, shown).encode()
         return Publication(name, url, files, None)
     with _explained(name):
         _reach()
@@ -302,18 +305,39 @@ def publish(
                 f"{name} exists and is public; make it private on {url}/settings, or "
                 "publish under another name."
             )
+        tree = api.list_repo_tree(name, recursive=True, expand=True)
+        there = {entry.path: entry.last_commit for entry in tree}
+        shown = shown or [file for file in there if _is_sample(file)]
+        files["README.md"] = model_card(info, name, shown).encode()
+        last = there.get("README.md")
+        if last and last.title != _MESSAGE:
+            logger.warning(
+                "The README.md of %s was edited on the Hub and is replaced; its text "
+                "is still in the history on %s/commits/main.",
+                *(name, url),
+            )
         commit = api.create_commit(
             name,
-            [hf.CommitOperationAdd(file, content) for file, content in files.items()],
-            commit_message="Publish with styleplug",
+            [CommitOperationAdd(file, content) for file, content in files.items()],
+            commit_message=_MESSAGE,
         )
     return Publication(name, url, files, commit.oid)
 
 
+_MESSAGE = "Publish with styleplug"
+
+
+def _is_sample(file: str) -> bool:
+    from .images import IMAGE_SUFFIXES
+
+    path = PurePosixPath(file)
+    return path.parts[0] == "samples" and path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def _repository(
-    path: Path, name: str, samples: Sequence[Path], rights: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Return the files of a style's repository."""
+    path: Path, samples: Sequence[Path], rights: Mapping[str, Any]
+) -> tuple[StyleInfo, dict[str, bytes]]:
+    """Return a style's header and the files of its repository but the model card."""
     from .images import IMAGE_SUFFIXES
     from .weights import complete_style, load_style
 
@@ -352,12 +376,8 @@ def _repository(
             "samples must have different file names, got "
             + ", ".join(map(str, samples))
         )
-    return {
-        FILENAME: content,
-        "config.json": cards.config(info, hashlib.sha256(content).hexdigest()).encode(),
-        "README.md": model_card(info, name, pictures).encode(),
-        **pictures,
-    }
+    config = cards.config(info, hashlib.sha256(content).hexdigest())
+    return info, {FILENAME: content, "config.json": config.encode(), **pictures}
 
 
 def _bare_image(path: Path) -> bytes:

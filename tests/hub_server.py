@@ -95,6 +95,8 @@ class Repo:
     private: bool = False
     gated: bool = False
     faults: list[Fault] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
+    """Titles of the commits that last changed the files."""
 
     def commit(self, files: Mapping[str, Blob]) -> str:
         listing = [[n, b.etag] for n, b in files.items()] + [len(self.commits)]
@@ -463,8 +465,19 @@ class _Handler(BaseHTTPRequestHandler):
                     "path": name,
                     "size": blob.size,
                     "oid": blob.etag[:40],
+                    "lastCommit": {
+                        "id": sha,
+                        "title": found.titles.get(name, "Edit"),
+                        "date": "2026-01-01T00:00:00.000Z",
+                    },
                     **(
-                        {"lfs": {"oid": blob.sha256, "size": blob.size}}
+                        {
+                            "lfs": {
+                                "oid": blob.sha256,
+                                "size": blob.size,
+                                "pointerSize": 130,
+                            }
+                        }
                         if blob.large
                         else {}
                     ),
@@ -552,6 +565,10 @@ class _Handler(BaseHTTPRequestHandler):
         for line in self.body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
+            if entry["key"] == "header":
+                title = value["summary"]
+            else:
+                found.titles[value["path"]] = title
             if entry["key"] == "file":
                 content = base64.b64decode(value["content"])
                 files[value["path"]] = Blob(content, large=False)

@@ -25,7 +25,7 @@ from styleplug.networks import StyleNetwork
 from styleplug.style import StyleInfo, read_info
 from styleplug.weights import load_style, save_style, save_trunk
 from tests.hub_client import ROOT, HubClient, RemoteError, hub_environment
-from tests.hub_server import OWNER_TOKEN, HubServer
+from tests.hub_server import OWNER_TOKEN, Blob, HubServer
 
 INFO = StyleInfo(
     "wave",
@@ -192,6 +192,46 @@ def test_publishing_again_makes_a_new_commit(
     assert read_info(client("hub.pull", "owner/wave")).title == "Second"
 
 
+def test_publishing_again_keeps_the_pictures_and_tells_of_an_edited_card(
+    server: HubServer,
+    style: Path,
+    tmp_path: Path,
+) -> None:
+    sample = tmp_path / "after.png"
+    Image.new("RGB", (8, 8)).save(sample)
+    code = (
+        "import sys; from styleplug import hub; style, *samples = sys.argv[1:]; "
+        "hub.publish(style, 'owner/wave', samples=samples)"
+    )
+
+    def publish(*samples: Path) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, style, *samples],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={
+                **hub_environment(server.url, tmp_path / "huggingface"),
+                "HF_TOKEN": OWNER_TOKEN,
+            },
+        )
+        repo = server.repos["owner/wave"]
+        with repo.commits[repo.refs["main"]]["README.md"].open() as file:
+            return file.read().decode(), done.stderr
+
+    first = publish(sample)
+    assert "](samples/after.png)" in first[0]
+    assert publish() == first == (first[0], "")
+    repo = server.repos["owner/wave"]
+    edited = Blob(first[0].encode() + b"My notes.", large=False)
+    repo.commit({**repo.commits[repo.refs["main"]], "README.md": edited})
+    repo.titles.clear()
+    card, told = publish()
+    assert card == first[0]
+    assert "README.md of owner/wave was edited on the Hub" in told
+
+
 def test_a_dry_run_shows_the_files_and_asks_the_hub_nothing(
     server: HubServer, client: HubClient, style: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +285,24 @@ def test_the_card_explains_its_figures_and_leaves_out_what_did_not_count() -> No
     assert not re.search("activations|any share|identity", text)
     training["command"] += " --any --styles artworks"
     assert "| any share | 0.5 |" in hub.model_card(info, "owner/wave")
+
+
+@pytest.mark.parametrize("mark", ["```", "~~~ a", "<!--", "  <pre>"])
+def test_no_text_of_a_header_breaks_the_card(mark: str) -> None:
+    info = StyleInfo(
+        "wave",
+        title="The\r\n# Wave",
+        license="ask\n# me",
+        artwork=f"mine\n{mark}",
+        description=f"A wave.\r{mark}\nof paper",
+        training={"a|b\r_c": "d|e\rf"},
+    )
+    text = hub.model_card(info, "owner/wave")
+    assert re.findall("(?m)^# .*", text) == ["# The # Wave"]
+    assert "\n| a\\|b  c | d\\|e f |\n" in text
+    assert "The weights: ask # me.\n" in text
+    assert text.count(f"\\{mark.strip()}") == 2
+    assert not re.search(rf"(?m)^ *{re.escape(mark.strip())}$", text.partition("##")[0])
 
 
 @pytest.mark.parametrize(
