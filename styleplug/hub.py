@@ -649,6 +649,10 @@ def _newest(
         return cached
 
     is_damaged = False
+    # A damaged file is replaced in one step, as other processes may be doing the same.
+    held = hf.try_to_load_from_cache(name, FILENAME, cache, remote.commit_hash)
+    with suppress(FileNotFoundError):
+        is_damaged = isinstance(held, str) and not _is_intact(Path(held), remote.etag)
 
     def fetch() -> Path:
         nonlocal is_damaged
@@ -722,7 +726,7 @@ def _caller() -> dict[str, Any]:
 
 
 def _cached(name: str, revision: str, cache: Path) -> Path | None:
-    """Return the cached file of ``revision`` or None; remove a damaged file."""
+    """Return the cached file of ``revision``, or None if it is missing or damaged."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -733,7 +737,6 @@ def _cached(name: str, revision: str, cache: Path) -> Path | None:
         _check_size(path.stat().st_size, name)
         if _is_intact(path):
             return path
-        remove(path)
     except (FileNotFoundError, UnicodeDecodeError):
         pass  # another process has just removed it, or the ref file is damaged
     return None
