@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .hub import list_styles
-    from .optimize import StyleImage, optimize, optimize_file
+    from .optimization import StyleImage, optimize, optimize_file
     from .style import StyleInfo
 
     __version__: str
@@ -55,11 +55,11 @@ __all__ = [
 
 _HOMES = {
     "Stylizer": "engine",
-    "StyleImage": "optimize",
+    "StyleImage": "optimization",
     "StyleInfo": "style",
     "list_styles": "hub",
-    "optimize": "optimize",
-    "optimize_file": "optimize",
+    "optimize": "optimization",
+    "optimize_file": "optimization",
     "stylize": "engine",
     "stylize_file": "engine",
 }
@@ -73,9 +73,7 @@ def __getattr__(name: str) -> Any:
     else:
         home = _HOMES.get(name, "errors")
         module = importlib.import_module(f".{home}", __name__)
-        # All of the module's names: its import set optimize to the module itself.
-        for each in (name, *(n for n in _HOMES if _HOMES[n] == home)):
-            globals()[each] = getattr(module, each)
+        globals()[name] = getattr(module, name)
     return globals()[name]
 
 

@@ -475,7 +475,7 @@ def _add_optimize(commands: Commands) -> None:
         "original algorithm, which takes a minute where 'stylize' takes a moment. "
         "Ctrl-C writes the best picture so far.",
         argument_default=argparse.SUPPRESS,
-        formatter_class=functools.partial(_ApiHelp, "optimize", "optimize"),
+        formatter_class=functools.partial(_ApiHelp, "optimization", "optimize"),
     )
     add = parser.add_argument
     add("content", type=_path, metavar="CONTENT", help="image to paint")
@@ -599,7 +599,7 @@ def _optimize(args: argparse.Namespace) -> int:
             )
 
     with imports.quickly():
-        from .optimize import StyleImage, optimize_file
+        from .optimization import StyleImage, optimize_file
 
     styles = [
         StyleImage(name, weight, mask, region)

@@ -38,21 +38,6 @@ def test_every_public_name_resolves() -> None:
         assert name in dir(styleplug)
 
 
-@pytest.mark.parametrize(
-    "imports",
-    ["from styleplug import StyleImage, optimize", "import styleplug.optimize"],
-)
-def test_optimize_is_called_alike_however_it_is_imported(imports: str) -> None:
-    loaded_by(f"{imports}\nimport styleplug\nassert callable(styleplug.optimize)")
-
-
-def test_optimize_is_a_function_whichever_name_is_imported_first() -> None:
-    loaded_by(
-        "import pickle\nfrom styleplug import StyleImage, optimize\n"
-        "assert pickle.loads(pickle.dumps(optimize)) is optimize"
-    )
-
-
 def test_every_type_hint_resolves() -> None:
     public = [getattr(styleplug, name) for name in styleplug.__all__]
     stylizer = styleplug.Stylizer

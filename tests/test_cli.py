@@ -31,7 +31,7 @@ from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, main
 from styleplug.engine import stylize, stylize_file
 from styleplug.hub import LOSS_NETWORK
 from styleplug.images import MAX_PIXELS, Picture, read_picture
-from styleplug.optimize import _BLEND, _MEMORY, optimize
+from styleplug.optimization import _BLEND, _MEMORY, optimize
 from styleplug.rendering import SMALLEST_TILE
 from styleplug.style import bundled_trunk, read_info
 

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ABOVE = {
     *("cli", "worker", "gimp", "demo", "imports"),
-    *("training", "optimize", "objective"),
+    *("training", "optimization", "objective"),
 }
 FRONT_ENDS = {"cli", "worker", "gimp", "demo"}
 

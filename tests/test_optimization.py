@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import styleplug
-from styleplug import images
+from styleplug import images, optimization
 from styleplug.errors import (
     DownloadError,
     ImageTooLargeError,
@@ -29,14 +28,14 @@ from styleplug.errors import (
 )
 from styleplug.losses import LossNetwork, gram_loss, moments
 from styleplug.objective import STYLE_LOSSES, Objective
-from styleplug.optimize import StyleImage, optimize, optimize_file
+from styleplug.optimization import StyleImage, optimize, optimize_file
 from tests.conftest import require
 
 
 @pytest.fixture
 def shallow(shallow_vgg, monkeypatch) -> dict[str, object]:
     """Keywords with which an optimization takes a moment."""
-    monkeypatch.setattr(sys.modules["styleplug.optimize"], "_CALIBRATION", 64)
+    monkeypatch.setattr(optimization, "_CALIBRATION", 64)
     return {
         "loss_network": shallow_vgg,
         "content_layers": "relu2_1",
@@ -715,7 +714,7 @@ def test_it_stops_when_nothing_improves(content_image, shallow):
 def test_a_coarse_level_ends_at_ten_times_the_tolerance(
     stripes, shallow, monkeypatch, caplog
 ):
-    monkeypatch.setattr(sys.modules["styleplug.optimize"], "_COARSEST", 32)
+    monkeypatch.setattr(optimization, "_COARSEST", 32)
     caplog.set_level(logging.INFO, "styleplug")
 
     def coarse_iterations(side, tolerance):
@@ -762,7 +761,7 @@ def test_a_snapshot_without_memory_tells_what_to_do(
     def pixels(run):
         raise MemoryError
 
-    monkeypatch.setattr(sys.modules["styleplug.optimize"]._Run, "pixels", pixels)
+    monkeypatch.setattr(optimization._Run, "pixels", pixels)
     with pytest.raises(MemoryLimitError, match="lower --memory"):
         optimize(content_image, stripes, callback=lambda _, shot: shot(), **shallow)
 
@@ -856,13 +855,6 @@ def test_a_file_made_in_the_meantime_is_not_replaced_unasked(
     with pytest.raises(FileExistsError, match="already exists"):
         optimize_file(source, target, stripes, callback=callback, **shallow)
     assert target.read_bytes() == b"precious"
-
-
-def test_the_function_has_the_name_of_its_module(content_image, stripes, shallow):
-    assert callable(styleplug.optimize)
-    module = sys.modules["styleplug.optimize"]
-    result = module(content_image, stripes, **shallow)
-    assert result.size == content_image.size
 
 
 @pytest.mark.assets

@@ -24,7 +24,6 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -839,12 +838,3 @@ def _loss_network(options: Options, device: torch.device) -> LossNetwork:
     ]
     network.calibrate(torch.cat(photographs))
     return network
-
-
-class _Callable(ModuleType):
-    """Lets ``styleplug.optimize(...)`` call the function once this module is loaded."""
-
-    __call__ = staticmethod(optimize)
-
-
-sys.modules[__name__].__class__ = _Callable
