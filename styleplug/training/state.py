@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -42,11 +41,6 @@ over which gradients shrink. With the usual 0.999, the first gradients would slo
 down to the end."""
 _KEEP_EVERY = 50
 """Steps between the states that are kept to return to if the loss is not finite."""
-_LATER = (
-    *("start of the trunk", "start of the predictor"),
-    *("files of the archive", "files of the photographs"),
-)
-"""Entries that an identity of earlier versions lacks; they are taken to be equal."""
 _OURS = tuple(
     b'{"__metadata__":{"%s":' % key.encode() for key in ("identity", "progress")
 )
@@ -153,17 +147,14 @@ class State:
     def _load(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self._learned.items():
             parameter.data.copy_(tensors[name])
-            optimizer = self._optimizers[name]
-            # Earlier checkpoints have Adam's moments of what Muon now trains.
-            moments = () if isinstance(optimizer, Muon) else ("step", "exp_avg_sq")
             known = {
-                key: tensors[f"{name}#{key}"].clone()
-                for key in ("exp_avg", *moments)
-                if f"{name}#{key}" in tensors
+                key.removeprefix(f"{name}#"): tensor.clone()
+                for key, tensor in tensors.items()
+                if key.startswith(f"{name}#")
             }
             for key in known.keys() - {"step"}:
                 known[key] = known[key].to(parameter.device)
-            optimizer.state[parameter] = known
+            self._optimizers[name].state[parameter] = known
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; if that fails, log a warning and keep the last one."""
@@ -202,12 +193,12 @@ class State:
             name.removeprefix(_GOOD): tensor
             for name, tensor in tensors.items()
             if name.startswith(_GOOD)
-        } or tensors  # an earlier version saved none
+        }
         try:
             self._load(good)
             self._load(tensors)
             self.step = int(progress["step"])
-            self.steps = int(progress.get("steps", self.steps))  # not in earlier ones
+            self.steps = int(progress["steps"])
             self._slowdown = float(progress["slowdown"])
             self._average = float(progress["average"])
             self._best = float(progress["best"])
@@ -278,7 +269,6 @@ def load_checkpoint(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     wanted = _flat(json.loads(json.dumps(identity)))
-    found = {name: wanted[name] for name in _LATER if name in wanted} | found
     if found != wanted:
         names = sorted(
             name for name in found | wanted if found.get(name) != wanted.get(name)
@@ -292,12 +282,8 @@ def load_checkpoint(
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return an identity with the settings of its config among its other entries.
-
-    Settings that an earlier version did not have get their defaults.
-    """
-    defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
-    return {**defaults, **identity, **identity.get("config", {}), "config": None}
+    """Return an identity with the settings of its config among its other entries."""
+    return {**identity, **identity.get("config", {}), "config": None}
 
 
 def _damaged(path: Path, error: Exception) -> TrainingError:
