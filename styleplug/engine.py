@@ -211,14 +211,7 @@ class Stylizer:
         pixels: NDArray[Any],
         *,
         out: NDArray[Any] | None = None,
-        strength: float = 1.0,
-        style_scale: float = 1.0,
-        preserve_color: bool = False,
-        grain: float = 1.0,
-        mask: Any = None,
-        tile_size: int | None = None,
-        memory_limit: int | None = None,
-        progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> NDArray[Any]:
         """Return ``pixels`` stylized: (H, W, 3) uint8, uint16 or float.
 
@@ -242,20 +235,7 @@ class Stylizer:
             )
         elif np.may_share_memory(out, pixels):
             pixels = pixels.copy()
-        self._render(
-            pixels,
-            out,
-            progress,
-            **checked_options(
-                strength=strength,
-                style_scale=style_scale,
-                preserve_color=preserve_color,
-                grain=grain,
-                mask=mask,
-                tile_size=tile_size,
-                memory_limit=memory_limit,
-            ),
-        )
+        self._render(pixels, out, **checked_options(**options))
         return out
 
     def _share_in(self, pixels: NDArray[Any]) -> float:
@@ -275,15 +255,15 @@ class Stylizer:
         self,
         pixels: NDArray[Any],
         out: NDArray[Any],
-        progress: Progress | None,
         *,
-        strength: float,
-        style_scale: float,
-        preserve_color: bool,
-        grain: float,
-        mask: Any,
-        tile_size: int | None,
-        memory_limit: int | None,
+        strength: float = 1.0,
+        style_scale: float = 1.0,
+        preserve_color: bool = False,
+        grain: float = 1.0,
+        mask: Any = None,
+        tile_size: int | None = None,
+        memory_limit: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if mask is not None:
             mask = load_mask(mask, pixels.shape[:2])
