@@ -47,7 +47,6 @@ from .predictor import capture
 from .rendering import (
     SMALLEST_TILE,
     Canvas,
-    Region,
     Renderer,
     is_out_of_memory,
     is_raised_by_caller,
@@ -63,6 +62,7 @@ from .style import (
     check_style_destination,
     read_info,
 )
+from .tiling import Region
 from .weights import LoadedStyle, load_style, once_per_file, save_style
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from .networks import (
     BYTES_PER_PIXEL,
     EPS,
-    Box,
     FrozenNetwork,
     NormStatistics,
     StyleNetwork,
     measure_statistics,
     reflected,
 )
+from .tiling import Region
 
 _WIDTHS = range(1, 513)
 _FULL, _HALF = range(1, 65), range(1, 129)
@@ -189,7 +189,7 @@ class _FrozenForeign(FrozenNetwork):
         style = network.affine(vector)
         self._run = _Pass(weights, style, lambda name, _: statistics[name])
 
-    def __call__(self, content: Tensor, box: Box | None = None) -> Tensor:
+    def __call__(self, content: Tensor, box: Region | None = None) -> Tensor:
         top, left, bottom, right = box or (0, 0, *content.shape[2:])
         painted = self._paint(self._run, content)[..., top:bottom, left:right].float()
         return torch.logit(painted, eps=1e-7)

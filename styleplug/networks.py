@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .tiling import Region
+
 EPS = 1e-5
 BYTES_PER_PIXEL = {torch.float32: 260, torch.bfloat16: 170, torch.float16: 170}
 """Working memory in bytes per pixel painted at once, by the type that is computed in.
@@ -56,8 +58,6 @@ class StyleNetwork(nn.Module):
     NAME = "conditional"
     STRIDE = 8
     """Height and width of the input must be multiples of this."""
-    MARGIN = 8
-    """Pixels of context that the input should have around the wanted area."""
     LIGHT = 0.5
     """Strength below which a painting fades into the photograph."""
     GRAIN = 4 / 255
@@ -406,10 +406,6 @@ def mix(content: Tensor, stylized: Tensor, opacity: Tensor | float) -> Tensor:
     return content.lerp(stylized, amount.reshape(-1, 1, 1, 1))
 
 
-Box = tuple[int, int, int, int]
-"""A part of an image: top, left, bottom and right, the last two excluded."""
-
-
 class FrozenNetwork:
     """A style network whose normalisations are folded into its convolutions.
 
@@ -437,20 +433,14 @@ class FrozenNetwork:
         }
         self._biases = {name: bias.detach().to(dtype) for name, bias in biases.items()}
 
-    def __call__(self, content: Tensor, box: Box | None = None) -> Tensor:
-        box = box or (0, 0, *content.shape[2:])
-        top, bottom = _seen_at_8(box[0], box[2] - 1, self._blocks[0])
-        left, right = _seen_at_8(box[1], box[3] - 1, self._blocks[0])
-        top, left = max(top, 0), max(left, 0)
-        seen = top, left, bottom + 1, right + 1
+    def __call__(self, content: Tensor, box: Region | None = None) -> Tensor:
+        box = box or Region(0, 0, *content.shape[2:])
+        top, bottom = _seen_at_8(box.top, box.bottom - 1, self._blocks[0])
+        left, right = _seen_at_8(box.left, box.right - 1, self._blocks[0])
+        seen = Region(max(top, 0), max(left, 0), bottom + 1, right + 1)
         x = _wire(self._blocks, self._convolve, content, seen)
         x = _double(x, self._weights["leave"], self._biases["leave"])
-        origin = 8 * top, 8 * left
-        return x[
-            ...,
-            box[0] - origin[0] : box[2] - origin[0],
-            box[1] - origin[1] : box[3] - origin[1],
-        ]
+        return x[box.within(Region(*(8 * side for side in seen)))]
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         kernel, bias = self._weights[name], self._biases[name]
@@ -496,7 +486,7 @@ def _wire(
     blocks: Sequence[int],
     convolve: Callable[[str, Tensor], Tensor],
     content: Tensor,
-    seen: Box | None = None,
+    seen: Region | None = None,
 ) -> Tensor:
     """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2).
 

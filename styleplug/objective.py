@@ -33,7 +33,7 @@ from .losses import (
     tv_loss,
     wasserstein_loss,
 )
-from .rendering import GRID, Region
+from .tiling import GRID, Region
 
 Statistics = dict[str, Moments]
 

@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "color": set(),
     "files": set(),
     "images": {"color", "errors", "files", "__init__"},
-    "networks": set(),
-    "foreign": {"networks"},
+    "tiling": set(),
+    "networks": {"tiling"},
+    "foreign": {"networks", "tiling"},
     "weights": {"errors", "files", "foreign", "networks", "style"},
 }
 ABOVE = {
@@ -99,7 +100,7 @@ def test_only_hub_imports_huggingface_hub(module: Path) -> None:
     "module",
     [
         *("__init__", "cli", "color", "errors", "files", "hub", "images", "imports"),
-        "style",
+        *("style", "tiling"),
     ],
 )
 def test_what_must_start_fast_imports_no_torch(module: str) -> None:

@@ -23,6 +23,7 @@ from styleplug.networks import (
     with_changes,
 )
 from styleplug.style import StyleInfo, bundled_styles, read_info
+from styleplug.tiling import Region
 from styleplug.weights import (
     hash_trunk,
     load_style,
@@ -112,7 +113,7 @@ def test_a_box_is_that_part_of_the_whole(network):
     with torch.inference_mode():
         network(content, vector, statistics)
         frozen = network.freeze(vector, statistics, torch.float32)
-        part, whole = frozen(content, (37, 29, 61, 90)), frozen(content)
+        part, whole = frozen(content, Region(37, 29, 61, 90)), frozen(content)
     torch.testing.assert_close(part, whole[..., 37:61, 29:90])
 
 
