@@ -101,13 +101,13 @@ networks that take more memory per pixel the limit is lower."""
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Compute on the CPU as if no caller had set autocast or a default device."""
-    with torch.autocast("cpu", enabled=False):
-        if torch.get_default_device().type == "cpu":
-            yield
-        else:
-            with torch.device("cpu"):  # slows every call a little
-                yield
+    """Compute as if no caller had set autocast for any device, or a default device."""
+    with contextlib.ExitStack() as stack:
+        for kind in {"cpu", pick_device(None).type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))  # slows every call a little
+        yield
 
 
 class Stylizer:

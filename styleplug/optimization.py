@@ -437,8 +437,7 @@ class _Run:
         if options.preserve_color:
             for part in self.styles:
                 part.image = _match_statistics(part, self.content)
-        with torch.autocast(self.device.type, enabled=False):
-            self.network = _loss_network(options, self.device)
+        self.network = _loss_network(options, self.device)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -449,8 +448,7 @@ class _Run:
                 "The mask, or every region in it, is black: the picture stays as it is."
             )
             return
-        # Ignore a caller's autocast on any device.
-        with self._memory_watched(), torch.autocast(self.device.type, enabled=False):
+        with self._memory_watched():
             self._descend()
 
     @contextlib.contextmanager

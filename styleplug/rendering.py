@@ -206,9 +206,7 @@ class Renderer:
         """
         _keep_freed_memory()
         try:
-            # Ignore a caller's autocast.
-            with torch.autocast(self.device.type, enabled=False):
-                self._render(content, result, finish)
+            self._render(content, result, finish)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
