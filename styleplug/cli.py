@@ -1054,11 +1054,11 @@ def _capture(args: argparse.Namespace) -> int:
 
     with imports.quickly():
         from .engine import Stylizer
-    from .images import read_style_image
+    from .images import as_style_image
 
     header.setdefault("title", picture.stem)
     look = {"predictor": header.pop("predictor")} if "predictor" in header else {}
-    stylizer = Stylizer(read_style_image(picture), device="cpu", **look)
+    stylizer = Stylizer(as_style_image(picture), device="cpu", **look)
     check_free(output, overwrite=overwrite)  # it may have appeared meanwhile
     stylizer.save(output, **header)
     print(output)

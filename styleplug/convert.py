@@ -25,7 +25,7 @@ from . import color
 from .errors import InvalidStyleError
 from .files import check_free, words
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
-from .images import read_style_image
+from .images import as_style_image
 from .style import StyleInfo, check_style_destination, check_style_texts
 from .weights import save_style
 
@@ -383,7 +383,7 @@ def _style_image(path: str | os.PathLike[str]) -> Tensor:
 
     Transparent parts are laid over white.
     """
-    pixels = color.change_depth(read_style_image(path).over_white, np.float32)
+    pixels = color.change_depth(as_style_image(path).over_white, np.float32)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     size = (_STYLE_IMAGE_SIZE, _STYLE_IMAGE_SIZE)
     return F.interpolate(image, size, mode="bilinear", antialias=True).clamp_(0, 1)

@@ -29,10 +29,10 @@ from .errors import (
 )
 from .images import (
     Picture,
+    as_style_image,
     check_finite,
     load_mask,
     names_picture,
-    read_style_image,
     read_to_paint,
     write_picture,
 )
@@ -561,16 +561,10 @@ def _load(
     cache_dir: str | os.PathLike[str] | None,
     token: str | None,
 ) -> LoadedStyle:
-    if isinstance(style, Picture):
-        return capture(style, "picture", predictor)
     if not isinstance(style, str | os.PathLike):
-        if not isinstance(style, PIL.Image.Image | np.ndarray | Tensor):
+        if not isinstance(style, Picture | PIL.Image.Image | np.ndarray | Tensor):
             raise _no_style(style)
-        try:
-            picture = Picture.from_image(style)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"style: {error}") from error
-        return capture(picture, "picture", predictor)
+        return capture(as_style_image(style), "picture", predictor)
     path = Path(style)
     if not names_picture(path):
         return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
@@ -589,7 +583,7 @@ def _load_file(path: Path) -> LoadedStyle:
 
 
 def _capture(path: Path, predictor: Path) -> LoadedStyle:
-    return capture(read_style_image(path), path.stem, predictor)
+    return capture(as_style_image(path), path.stem, predictor)
 
 
 @functools.lru_cache(maxsize=4)

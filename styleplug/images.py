@@ -539,13 +539,23 @@ def pictures_in(folder: Path, *, below: bool = False) -> list[Path]:
     )
 
 
-def read_style_image(path: str | os.PathLike[str]) -> Picture:
-    """Read a picture whose style is wanted, as :func:`read_picture` does."""
+def as_style_image(image: Any) -> Picture:
+    """Return the :class:`Picture` of a style image: a path or any type of image.
+
+    Raises what :func:`read_picture` and :meth:`Picture.from_image` raise.
+    """
+    if isinstance(image, Picture):
+        return image
+    if not isinstance(image, str | os.PathLike):
+        try:
+            return Picture.from_image(image)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"style: {error}") from error
     try:
-        return read_picture(path)
+        return read_picture(image)
     except ImageTooLargeError as error:
         raise ImageTooLargeError(
-            f"{path} is too large to take its style; make it smaller first, a few "
+            f"{image} is too large to take its style; make it smaller first, a few "
             "megapixels are enough."
         ) from error
 

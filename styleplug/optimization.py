@@ -41,9 +41,9 @@ from .errors import (
 )
 from .images import (
     Picture,
+    as_style_image,
     load_mask,
     read_picture,
-    read_style_image,
     read_to_paint,
     write_picture,
 )
@@ -656,7 +656,7 @@ class _Run:
         return x if free is None else torch.where(free, x, content)
 
     def _load(self, part: StyleImage) -> Style:
-        picture = _open(part.image)
+        picture = as_style_image(part.image)
         mask = region = None
         if part.mask is not None:
             mask = self._map(part.mask, picture)
@@ -743,15 +743,6 @@ def _has_stalled(least: Sequence[float], tolerance: float) -> bool:
 
 def _show(pixels: NDArray[Any]) -> PIL.Image.Image:
     return color.to_image(color.change_depth(pixels, np.uint8), "RGB")
-
-
-def _open(image: Any) -> Picture:
-    if isinstance(image, str | os.PathLike):
-        return read_style_image(image)
-    try:
-        return Picture.from_image(image)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"style: {error}") from error
 
 
 def _tensor(pixels: NDArray[Any], device: torch.device) -> Tensor:

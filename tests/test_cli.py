@@ -665,7 +665,7 @@ def test_a_style_that_came_while_one_was_captured_is_not_replaced(
         style.write_text("precious")
         return read_picture(path)
 
-    monkeypatch.setattr("styleplug.images.read_style_image", read)
+    monkeypatch.setattr("styleplug.images.as_style_image", read)
     fails(capsys, "capture", photo, "-o", style, expect=".*already exists; allow")
     assert style.read_text() == "precious"
 

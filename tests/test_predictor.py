@@ -578,7 +578,7 @@ def test_a_default_type_of_another_library_changes_no_style(folder, artwork, dty
 def test_a_file_is_looked_at_again_only_when_it_has_changed(
     painting, content_image, monkeypatch
 ):
-    read, seen = engine.read_style_image, []
+    read, seen = engine.as_style_image, []
 
     def watched(path):
         seen.append(path)
@@ -587,7 +587,7 @@ def test_a_file_is_looked_at_again_only_when_it_has_changed(
     def vector():
         return Stylizer(painting, device="cpu")._vector
 
-    monkeypatch.setattr(engine, "read_style_image", watched)
+    monkeypatch.setattr(engine, "as_style_image", watched)
     first = vector()
     assert torch.equal(vector(), first)
     assert len(seen) == 1

@@ -706,7 +706,7 @@ def test_an_own_painting_is_looked_at_once(
     def refuse(*_: object) -> None:
         raise AssertionError("looked at again")
 
-    monkeypatch.setattr(engine, "read_style_image", refuse)
+    monkeypatch.setattr(engine, "as_style_image", refuse)
     studio.preview(content, dataclasses.replace(settings, strength=0.7))
 
 
