@@ -686,16 +686,6 @@ def _pillow_allowing(pixels: int) -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = limit
 
 
-def _renew_limit_lock() -> None:
-    """Replace the lock in a forked process, which lacks the thread that held it."""
-    global _limit_lock
-    _limit_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_limit_lock)
-
-
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     """Open with the plug-in that recognises the file, as ``Image.open`` does.
 

@@ -59,7 +59,7 @@ from .objective import (
     overlap_of,
 )
 from .predictor import PHOTOGRAPHS
-from .rendering import call_back, is_out_of_memory, luma
+from .rendering import SMALLEST_TILE, call_back, is_out_of_memory, luma
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -79,7 +79,6 @@ _COARSEST = 256
 costs a third of the time and brings no lower loss (measured at 256 pixels)."""
 _CALIBRATION = 256
 """Sides in pixels of the photographs on which the loss network is calibrated."""
-_SMALLEST_TILE = 256
 _MEMORY = 4 << 30
 """Default limit of working memory, in bytes."""
 _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
@@ -477,9 +476,9 @@ class _Run:
         for level, (tile_size, history) in zip(levels, reversed(plans), strict=True):
             tile_size = min(tile_size, largest)
             while not self._has_room(level, descent, tile_size, history):
-                if tile_size <= _SMALLEST_TILE:
+                if tile_size <= SMALLEST_TILE:
                     raise self._short_of_memory()
-                tile_size = largest = max(_SMALLEST_TILE, tile_size // 2)
+                tile_size = largest = max(SMALLEST_TILE, tile_size // 2)
                 logger.warning(
                     "Memory ran out at %d x %d pixels; they go on in tiles of %d.",
                     *(*reversed(level.size), tile_size),
@@ -596,7 +595,7 @@ class _Run:
         fixed += sum(
             4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
         )
-        fixed_with_tile = fixed + per_pixel * (_SMALLEST_TILE + border) ** 2
+        fixed_with_tile = fixed + per_pixel * (SMALLEST_TILE + border) ** 2
         least = fixed_with_tile + 2 * 2 * vector
         room = min(limit // 4, limit - fixed_with_tile)
         pairs = min(_HISTORY, max(2, int(room // (2 * vector))))
@@ -608,7 +607,7 @@ class _Run:
                 f"A memory limit of {limit / 1e6:.0f} MB is too small for this "
                 f"picture; allow at least {math.ceil(least / 1e6)} MB."
             )
-        tile_size = max(_SMALLEST_TILE, int((left / per_pixel) ** 0.5) - border)
+        tile_size = max(SMALLEST_TILE, int((left / per_pixel) ** 0.5) - border)
         if not self.tiled:
             logger.warning(
                 "%d x %d pixels at once do not fit in %.0f MB; they are computed in "
@@ -685,31 +684,23 @@ class _Run:
 
 def _style_images(style: Any) -> list[StyleImage]:
     """Return the style images, their weights checked."""
-    if isinstance(style, StyleImage):
-        parts = [style]
-    elif isinstance(style, str) or not isinstance(style, Sequence):
-        parts = [StyleImage(style)]
-    else:
-        try:
-            parts = [
-                one if isinstance(one, StyleImage) else StyleImage(*one)
-                for one in style
-            ]
-        except TypeError as error:
-            raise _no_style(style) from error
+    given: Sequence[Any] = [style]
+    if isinstance(style, Sequence) and not isinstance(style, str):
+        given = style
+    elif not isinstance(style, StyleImage):
+        given = [StyleImage(style)]
     try:
+        parts = [
+            one if isinstance(one, StyleImage) else StyleImage(*one) for one in given
+        ]
         weights = [float(part.weight) for part in parts]
     except (TypeError, ValueError, OverflowError) as error:
-        raise _no_style(style) from error
+        raise TypeError(
+            "style must be a picture, a StyleImage, or a sequence of these or of "
+            f"(picture, weight) pairs, got {reprlib.repr(style)}"
+        ) from error
     check_weights(weights)
     return parts
-
-
-def _no_style(what: Any) -> TypeError:
-    return TypeError(
-        "style must be a picture, a StyleImage, or a sequence of these or of "
-        f"(picture, weight) pairs, got {reprlib.repr(what)}"
-    )
 
 
 def _share_out(styles: Sequence[Style]) -> None:

@@ -418,7 +418,3 @@ def main(
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a stray print of any library must not get into the stream
     _Server(source, sink, load, list_styles).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import struct
-import subprocess
 import sys
 import threading
 import tracemalloc
@@ -1680,28 +1679,6 @@ def test_a_picture_is_read_while_another_is_written(
     writer.join()
     reader.join()
     assert not waits
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_process_forked_while_a_huge_image_is_read_can_read_another(
-    tmp_path: Path, content_image: Image.Image
-) -> None:
-    path = tmp_path / "in.png"
-    content_image.save(path)
-    code = f"""
-import os, warnings
-from PIL import Image
-from styleplug.images import _pillow_allowing, read_picture
-warnings.simplefilter("ignore")  # of threads, of which there are none of ours
-with _pillow_allowing(10**9):
-    child = os.fork()
-    if not child:
-        Image.MAX_IMAGE_PIXELS = 1000
-        os._exit(read_picture({str(path)!r}).size != (96, 64))
-_, status = os.waitpid(child, 0)
-raise SystemExit(status != 0)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_pictures_of_a_folder_are_found_by_their_suffix(tmp_path: Path) -> None:

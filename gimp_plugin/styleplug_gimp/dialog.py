@@ -359,7 +359,7 @@ class StyleDialog:
             self._mark, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION
         )
         row.add(box)
-        row.style_id, row.image = style["id"], image
+        row.style_id = style["id"]
         if style["title"] == _title(style["id"]):
             row.set_tooltip_text(style["id"])
         row.get_accessible().set_name(f"{style['title']} {by}".strip())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 from zlib import crc32
@@ -66,10 +66,6 @@ class Settings:
             second_style=config.get_property("second-style") or "",
             mix=config.get_property("mix"),
         )
-
-    def with_style(self, style: str) -> Settings:
-        """Return the same with another style."""
-        return replace(self, style=style)
 
     def request(self) -> dict[str, Any]:
         """Return the part of a request that holds these settings."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -74,7 +75,7 @@ def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
     try:
         styles = worker.hello()
         if not settings.style:
-            settings = settings.with_style(first_of(styles))
+            settings = replace(settings, style=first_of(styles))
         layers.stylize(worker, image, layer, settings, progress=Gimp.progress_update)
     finally:
         worker.close()

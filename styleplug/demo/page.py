@@ -588,7 +588,7 @@ class _Desk:
             return gr.skip()  # the full painting is there, or will be
         start = time.monotonic()
         try:
-            preview = self.studio.preview(content, _settings(settings, own), mask)
+            preview = self.studio.preview(content, Settings(*settings, own=own), mask)
         except (StyleplugError, ValueError) as error:
             return None, gr.skip(), _say(str(error), wrong=True), *_buttons()
         if self._has_job(request, _ONE):  # begun while this waited for others
@@ -614,7 +614,7 @@ class _Desk:
             with self._report(job, progress) as report:
                 painting = self.studio.paint(
                     content.path,
-                    _settings(settings, own),
+                    Settings(*settings, own=own),
                     mask=mask,
                     progress=report,
                 )
@@ -736,7 +736,7 @@ class _Desk:
         try:
             with self._report(job, progress) as report:
                 batch = self.studio.paint_all(
-                    files or [], _settings(settings, own), report
+                    files or [], Settings(*settings, own=own), report
                 )
         except StoppedError:
             return gr.skip()
@@ -906,9 +906,9 @@ class _Desk:
         self, style_image: str | None, style: str, *settings: Any
     ) -> Settings:
         if style_image is None:
-            return _settings([style, *settings], {})
+            return Settings(style, *settings)
         own = self.studio.own_style(style_image)
-        return _settings([own.id, *settings], {own.id: own})
+        return Settings(own.id, *settings, own={own.id: own})
 
     def _mask(self, path: str | None) -> Mask:
         return None if path is None else self.studio.mask(path)
@@ -930,10 +930,6 @@ def _path_of(payload: Any) -> str | None:
 def _undrawn(content: Content) -> dict[str, Any]:
     """Return a photo for the editor, with nothing drawn on it."""
     return {"background": content.preview, "layers": [], "composite": None}
-
-
-def _settings(values: Sequence[Any], own: OwnStyles) -> Settings:
-    return Settings(*values, own=own)
 
 
 def _given(path: str | None) -> str:

@@ -32,9 +32,9 @@ class Photographs:
     """All photographs of a folder, held in memory as uint8.
 
     Each is reduced to a shorter side of ``size`` pixels at most. Files that cannot be
-    read, or have a side below 16 pixels, are skipped, counted in ``skipped`` and
-    logged. Files whose names are in ``held_out``, or that also lie in the folder
-    ``but``, are left out. ``files`` is a hash that identifies the remaining files.
+    read, or have a side below 16 pixels, are skipped and logged. Files whose names are
+    in ``held_out``, or that also lie in the folder ``but``, are left out. ``files`` is
+    a hash that identifies the remaining files.
 
     Raises :class:`~styleplug.errors.TrainingError` when none is left.
     """
@@ -80,10 +80,10 @@ class Photographs:
         ]
         told_of = "\n".join(told).encode(errors="surrogatepass")
         self.files = hashlib.sha256(told_of).hexdigest()
-        self.skipped = len(files) - len(self.images)
-        if self.skipped:
+        skipped = len(files) - len(self.images)
+        if skipped:
             logger.warning(
-                "%d of %d pictures in %s were skipped", self.skipped, len(files), folder
+                "%d of %d pictures in %s were skipped", skipped, len(files), folder
             )
         if not self.images:
             raise TrainingError(

@@ -157,15 +157,15 @@ class Sampler:
         return self._archive_grams[pick]
 
     @torch.no_grad()
-    def examples(self, predictor: StylePredictor, count: int = 6) -> Tensor:
-        """Return the predicted vectors (count, K) of a few artworks."""
+    def examples(self, predictor: StylePredictor) -> Tensor:
+        """Return the predicted vectors (6, K) of a few artworks."""
         assert self._archive is not None
         images = self._archive.images
         seen = [
             glimpse(
-                images[i * len(images) // count], self._artworks_seen_at, step_rng(7, i)
+                images[i * len(images) // 6], self._artworks_seen_at, step_rng(7, i)
             )
-            for i in range(count)
+            for i in range(6)
         ]
         return torch.cat([predictor(image.to(self._device)) for image in seen])
 
