@@ -23,10 +23,15 @@ from torch import Tensor
 
 from . import color
 from .errors import InvalidStyleError
-from .files import check_free, words
+from .files import check_free
 from .foreign import ForeignNetwork, JohnsonNetwork, MsgNetwork
 from .images import as_style_image
-from .style import StyleInfo, check_style_destination, check_style_texts
+from .style import (
+    StyleInfo,
+    check_style_destination,
+    check_style_texts,
+    hyphenated,
+)
 from .weights import save_style
 
 logger = logging.getLogger(__name__)
@@ -116,7 +121,7 @@ def convert(
         assert style_image is not None
         vector = network.aim(_style_image(style_image), vector)
     info = StyleInfo(
-        name=name or _name(new_path),
+        name=name or hyphenated(new_path.stem.lower()) or "converted",
         title=title,
         artist=artist,
         year=year,
@@ -136,10 +141,6 @@ def _unlike(path: Path, error: Exception) -> InvalidStyleError:
         f"{path} looks like a known network, but {which} is missing or of another "
         "shape or type; use another checkpoint."
     )
-
-
-def _name(path: Path) -> str:
-    return "-".join(words(path.stem.lower())) or "converted"
 
 
 class Tensors(dict[str, Tensor]):

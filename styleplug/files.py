@@ -1,4 +1,4 @@
-"""Safe writing of files, orderly termination, and the words that make up names.
+"""Safe writing of files, and orderly termination.
 
 A file appears complete or not at all, even if the process is stopped, and replaces
 another one only on request.
@@ -11,7 +11,6 @@ import os
 import signal
 import stat
 import threading
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -127,20 +126,3 @@ def end_in_order() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
-
-
-def composed(name: str) -> str:
-    """Return a file name with composed accents; some Macs store them separately."""
-    return unicodedata.normalize("NFC", name)
-
-
-def words(text: str, *, also: str = "") -> list[str]:
-    """Return the runs of letters and digits in a text, with their combining marks.
-
-    Characters in ``also`` count as letters.
-    """
-    kept = " "
-    for c in composed(text):
-        is_mark = unicodedata.category(c).startswith("M") and not kept.endswith(" ")
-        kept += c if c.isalnum() or c in also or is_mark else " "
-    return kept.split()

@@ -27,6 +27,7 @@ import hashlib
 import json
 import math
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,23 @@ def check_style_name(name: str) -> None:
             f"A style's name has 1 to {_MAX_NAME} printable characters, no slashes "
             f"and no leading dot, got {name[: 2 * _MAX_NAME]!r}"
         )
+
+
+def hyphenated(text: str, *, also: str = "") -> str:
+    """Return the runs of letters and digits in a text, joined by hyphens.
+
+    Letters keep their combining marks. Characters in ``also`` count as letters.
+    """
+    kept = " "
+    for c in to_nfc(text):
+        is_mark = unicodedata.category(c).startswith("M") and not kept.endswith(" ")
+        kept += c if c.isalnum() or c in also or is_mark else " "
+    return "-".join(kept.split())
+
+
+def to_nfc(name: str) -> str:
+    """Return a file name with composed accents; some Macs store them separately."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_style_texts(fields: Mapping[str, Any]) -> None:

@@ -43,10 +43,10 @@ from ..errors import (
     StyleNotFoundError,
     StyleplugError,
 )
-from ..files import replacing, words
+from ..files import replacing
 from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
-from ..style import StyleInfo, bundled_styles
+from ..style import StyleInfo, bundled_styles, hyphenated
 
 logger = logging.getLogger(__name__)
 
@@ -703,7 +703,7 @@ def _naming(path: str, message: str) -> str:
 
 def _plain(stem: str) -> str:
     """Return a name that is safe in a file name, of 60 bytes at most."""
-    name = "-".join(words(stem, also="_.-"))
+    name = hyphenated(stem, also="_.-")
     return name.encode()[:60].decode(errors="ignore").strip("-.") or "picture"
 
 

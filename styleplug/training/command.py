@@ -32,12 +32,11 @@ import torch.distributed as dist
 from .. import hub
 from ..engine import pick_device
 from ..errors import DeviceError, TrainingError
-from ..files import composed
 from ..images import names_picture
 from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
-from ..style import FACTORS, TEXTS, bundled_trunk, read_header
+from ..style import FACTORS, TEXTS, bundled_trunk, read_header, to_nfc
 from .amortize import USED, train_predictor
 from .config import TrainConfig
 from .data import folder_images
@@ -310,7 +309,7 @@ def _read_about(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} must hold an object of fields for each artwork, such as "
             '{"sunflowers.jpg": {"title": "Sunflowers"}}.'
         )
-    return {composed(name): fields for name, fields in about.items()}
+    return {to_nfc(name): fields for name, fields in about.items()}
 
 
 def _read_names(path: Path) -> list[str]:
@@ -383,7 +382,7 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             raise TrainingError(
                 f"A style cannot be called {out.stem!r}; name another --output."
             )
-        told = about.setdefault(composed(artworks[0].name), {})
+        told = about.setdefault(to_nfc(artworks[0].name), {})
         if told.setdefault("name", out.stem) != out.stem:
             raise TrainingError(
                 f"--about calls the style {told['name']!r}, and --output {out.stem!r}; "

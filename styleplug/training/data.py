@@ -18,9 +18,9 @@ from torch import Generator, Tensor
 
 from .. import color
 from ..errors import ImageTooLargeError, StyleplugError, TrainingError
-from ..files import composed
 from ..images import Array, pictures_in, read_picture
 from ..predictor import visible
+from ..style import to_nfc
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ class Photographs:
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of pictures.")
         self._size = size
-        left_out = set(map(composed, held_out))
+        left_out = set(map(to_nfc, held_out))
         found = pictures_in(folder, below=True)
-        missing = left_out - {composed(file.name) for file in found}
+        missing = left_out - {to_nfc(file.name) for file in found}
         if missing:
             logger.warning(
                 "to be held out, but not in %s: %s", folder, ", ".join(sorted(missing))
@@ -62,7 +62,7 @@ class Photographs:
         files = [
             file
             for file in found
-            if composed(file.name) not in left_out
+            if to_nfc(file.name) not in left_out
             and os.path.realpath(file) not in elsewhere
         ]
         if found and elsewhere and not files:

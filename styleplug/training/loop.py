@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
 from ..errors import StyleplugError, TrainingError
-from ..files import composed, words
 from ..images import read_picture
 from ..losses import (
     CONTENT_LAYERS,
@@ -36,8 +35,10 @@ from ..style import (
     bundled_predictor,
     bundled_trunk,
     check_style_texts,
+    hyphenated,
     is_style_name,
     read_info,
+    to_nfc,
 )
 from ..weights import hash_trunk, load_style, save_style, save_trunk
 from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
@@ -558,16 +559,16 @@ def _describe(
     artworks: Sequence[Path], config: TrainConfig, about: dict[str, dict[str, Any]]
 ) -> list[StyleInfo]:
     """Return the headers of the styles, as far as they are known before training."""
-    about = {composed(name): fields for name, fields in about.items()}
-    left = about.keys() - {composed(artwork.name) for artwork in artworks}
+    about = {to_nfc(name): fields for name, fields in about.items()}
+    left = about.keys() - {to_nfc(artwork.name) for artwork in artworks}
     if left:
         logger.warning(
             "in --about, but not among the artworks: %s", ", ".join(sorted(left))
         )
     infos = []
     for artwork in artworks:
-        told = about.get(composed(artwork.name), {})
-        fields = {"name": _name(artwork.stem), **told}
+        told = about.get(to_nfc(artwork.name), {})
+        fields = {"name": hyphenated(artwork.stem.lower()), **told}
         for name, value in fields.items():
             if name not in TEXTS:
                 raise TrainingError(
@@ -592,7 +593,7 @@ def _describe(
                 "artwork, or name the style with --about."
             )
     advice = "rename the artworks"
-    if len({composed(artwork.name) for artwork in artworks}) == len(artworks):
+    if len({to_nfc(artwork.name) for artwork in artworks}) == len(artworks):
         advice += ", or name the styles with --about"
     check_names(names, advice)
     return infos
@@ -610,7 +611,3 @@ def check_names(names: Sequence[str], advice: str) -> None:
         raise TrainingError(
             f"The styles need names that differ, not {', '.join(names)}; {advice}."
         )
-
-
-def _name(stem: str) -> str:
-    return "-".join(words(stem.lower()))
