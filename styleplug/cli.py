@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import imports
 from .errors import InvalidImageError, StyleplugError
-from .files import check_free, end_in_order, replacing
+from .files import check_free, end_in_order, write_or_warn
 from .style import check_style_destination, check_style_name, check_style_texts
 
 if TYPE_CHECKING:
@@ -614,7 +614,8 @@ def _optimize(args: argparse.Namespace) -> int:
             bar(fraction)
             if folder is not None and fraction * 10 >= written + 1:
                 written = int(fraction * 10)
-                _save_snapshot(snapshot(), _snapshot(folder, written))
+                path, image = _snapshot(folder, written), snapshot()
+                write_or_warn(path, lambda file: image.save(file, "PNG"), str(path))
 
         size = optimize_file(content, output, styles, callback=callback, **options)
     seconds = time.perf_counter() - started
@@ -624,15 +625,6 @@ def _optimize(args: argparse.Namespace) -> int:
 
 def _snapshot(folder: Path, tenth: int) -> Path:
     return folder / f"{tenth * 10:03d}.png"
-
-
-def _save_snapshot(image: Any, path: Path) -> None:
-    """Write a picture; only log a warning if that fails."""
-    try:
-        with replacing(path) as file:
-            image.save(file, "PNG")
-    except OSError as error:
-        logger.warning("%s was not written (%s).", path, error.strerror or error)
 
 
 def _masks(option: str, given: Sequence[str], count: int) -> list[str | None]:

@@ -7,13 +7,16 @@ another one only on request.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -112,6 +115,18 @@ def _take_free_place(part: Path, target: Path) -> None:
     else:
         with contextlib.suppress(OSError):  # the target is already complete
             part.unlink()
+
+
+def write_or_warn(path: Path, write: Callable[[BinaryIO], object], called: str) -> None:
+    """Let ``write`` fill a file; if that fails, log a warning and keep the last one."""
+    try:
+        with replacing(path) as file:
+            write(file)
+    except OSError as error:
+        kept = "; the last one stays" if os.path.exists(path) else ""
+        logger.warning(
+            "%s was not written (%s)%s", called, error.strerror or error, kept
+        )
 
 
 def end_in_order() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from styleplug import cli
 from styleplug.cli import main
+from styleplug.images import read_picture
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_snapshots_replace_nothing_unasked_and_end_nothing(
     def refuse(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli, "replacing", refuse)
+    monkeypatch.setattr("styleplug.files.replacing", refuse)
     assert main([*line, "--overwrite"]) == 0
     assert "was not written (No space left on device)" in capsys.readouterr().err
-    assert (files / "out.png").exists()
+    assert read_picture(files / "out.png").size == (96, 64)
 
 
 @pytest.mark.parametrize(

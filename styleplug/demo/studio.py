@@ -43,7 +43,7 @@ from ..errors import (
     StyleNotFoundError,
     StyleplugError,
 )
-from ..files import replacing
+from ..files import write_or_warn
 from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
 from ..style import StyleInfo, bundled_styles, hyphenated
@@ -289,7 +289,10 @@ class Studio:
                 self._thumbnails[path] = path.read_bytes()
             except OSError:
                 self._thumbnails[path] = self._paint_thumbnail(info)
-                _keep(self._thumbnails[path], path)
+                with suppress(OSError):
+                    cache.mkdir(parents=True, exist_ok=True)
+                content = self._thumbnails[path]
+                write_or_warn(path, lambda file: file.write(content), "A thumbnail")
         return self._thumbnails[path]
 
     def _paint_thumbnail(self, info: StyleInfo) -> bytes:
@@ -666,16 +669,6 @@ def _webp(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=82)
     return file.getvalue()
-
-
-def _keep(content: bytes, path: Path) -> None:
-    """Write a file that others may be writing too; only log a warning on failure."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
-    except OSError as error:
-        logger.warning("A thumbnail is not kept: %s", error)
 
 
 def _folder(style: OwnStyle) -> str:

@@ -37,16 +37,14 @@ from .config import TrainConfig
 from .data import Archive, Photographs, glimpse, recoloured
 from .learner import load_loss_network, load_own_trunk
 from .lessons import Teacher, missed
+from .outputs import all_or_none, belongs, check_places
 from .state import (
     SAVE_EVERY,
     State,
-    all_or_none,
-    belongs,
-    check_places,
     hash_tensors,
     load_checkpoint,
     one_cycle,
-    place,
+    process_and_count,
     save_checkpoint,
     step_rng,
 )
@@ -227,7 +225,7 @@ def taught_predictor(
     state = State(learned, settings, {**identity, "lessons": _LESSONS})
     if lessons:
         state.resume(lessons)
-    process, _ = place(config)
+    process, _ = process_and_count(config)
     saves = lessons if process == 0 else None
     saved = began = time.monotonic()
     while state.step < _LESSONS:

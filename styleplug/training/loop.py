@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ..engine import Stylizer, pick_device
 from ..errors import StyleplugError, TrainingError
+from ..files import write_or_warn
 from ..images import read_picture
 from ..losses import (
     CONTENT_LAYERS,
@@ -54,17 +54,14 @@ from .learner import (
     thinned_loss_network,
     total_loss,
 )
+from .outputs import SHEET, all_or_none, check_places
 from .sampler import Sampler, of_artwork, targets
 from .state import (
     SAVE_EVERY,
-    SHEET,
     State,
-    all_or_none,
-    check_places,
     hash_tensors,
     identify,
-    place,
-    replace_file,
+    process_and_count,
     step_rng,
 )
 
@@ -135,7 +132,7 @@ def train(
     """
     config = config or TrainConfig()
     device = pick_device(device)
-    process, _ = place(config)
+    process, _ = process_and_count(config)
     train_trunk = train_trunk or trunk is None or archive is not None
     if config.rank and train_trunk:
         raise TrainingError(NO_RANK)
@@ -300,7 +297,7 @@ def descend(
     process saves its state in ``checkpoint`` every minute and at the end, and calls
     ``draw`` every few minutes.
     """
-    process, processes = place(config)
+    process, processes = process_and_count(config)
     if config.minutes and state.step == 0:
         fitting = _steps_within(config, learner, sampler, loss_network)
         if fitting < config.steps:
@@ -346,7 +343,7 @@ def _steps_within(
     The time of a step is estimated from the gradients of a few, on the slowest process.
     With a pool, the first steps also compute the features of its crops.
     """
-    process, processes = place(config)
+    process, processes = process_and_count(config)
     looks, rests = [], []
     for step in range(5):
         began = time.monotonic()
@@ -549,10 +546,10 @@ def draw_sheet(
         for style in styles:
             rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
-    png, told = io.BytesIO(), PngInfo()
+    told = PngInfo()
     told.add_text(*SHEET)
-    Image.fromarray(pixels.cpu().numpy()).save(png, "PNG", pnginfo=told)
-    replace_file(path, png.getvalue(), "the sheet")
+    image = Image.fromarray(pixels.cpu().numpy())
+    write_or_warn(path, lambda file: image.save(file, "PNG", pnginfo=told), "the sheet")
 
 
 def _describe(

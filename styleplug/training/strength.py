@@ -32,8 +32,9 @@ from .loop import (
     record,
     styles_to_begin_from,
 )
+from .outputs import all_or_none, check_places
 from .sampler import Sampler, targets
-from .state import State, all_or_none, check_places, hash_tensors, identify, place
+from .state import State, hash_tensors, identify, process_and_count
 
 
 def train_strength(
@@ -67,7 +68,7 @@ def train_strength(
     if not artworks:
         raise TrainingError(NO_ARTWORK)
     device = pick_device(device)
-    process, _ = place(config)
+    process, _ = process_and_count(config)
     styles = [read_style(path) for path in start]
     for path, (info, _) in zip(start, styles, strict=True):
         if not is_free_name(info.name):

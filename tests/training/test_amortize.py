@@ -213,7 +213,7 @@ def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
 def test_of_several_processes_the_first_one_saves_the_lessons(
     learn, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(amortize, "place", lambda config: (1, 2))
+    monkeypatch.setattr(amortize, "process_and_count", lambda config: (1, 2))
     learn(tmp_path / "out", checkpoint=tmp_path / "run.ckpt")
     assert not (tmp_path / "run.ckpt.lessons").exists()
 

@@ -26,7 +26,7 @@ from styleplug.training.config import TrainConfig
 from styleplug.training.controls import Controls
 from styleplug.training.data import Photographs
 from styleplug.training.loop import draw_sheet, train
-from styleplug.training.state import State, place, step_rng
+from styleplug.training.state import State, process_and_count, step_rng
 from styleplug.weights import load_style, load_trunk, save_style, save_trunk
 
 pytestmark = pytest.mark.usefixtures("quick_calibration")
@@ -839,7 +839,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     with pytest.raises(TrainingError, match="multiple of 3"):
-        place(TrainConfig(batch_size=4))
+        process_and_count(TrainConfig(batch_size=4))
 
 
 def test_a_trained_style_renders(trained, content_image, tmp_path):
