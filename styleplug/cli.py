@@ -228,7 +228,8 @@ def _add_stylize(commands: Commands) -> None:
         help="image to paint, or a folder of images (subfolders are left out)",
     )
     add(
-        *("-o", "--output"),
+        "-o",
+        "--output",
         type=_name,
         required=True,
         metavar="OUT",
@@ -486,7 +487,8 @@ def _add_optimize(commands: Commands) -> None:
         help="picture whose style to paint in; several are blended by their weights",
     )
     add(
-        *("-o", "--output"),
+        "-o",
+        "--output",
         type=_path,
         required=True,
         metavar="OUT",
@@ -956,7 +958,8 @@ def _add_convert(commands: Commands) -> None:
     add = parser.add_argument
     add("old_path", type=_path, metavar="OLD", help="the checkpoint")
     add(
-        *("-o", "--output"),
+        "-o",
+        "--output",
         dest="new_path",
         type=_path,
         required=True,
@@ -1017,7 +1020,8 @@ def _add_capture(commands: Commands) -> None:
     add = parser.add_argument
     add("picture", type=_path, metavar="PICTURE", help="picture whose style to capture")
     add(
-        *("-o", "--output"),
+        "-o",
+        "--output",
         type=_path,
         required=True,
         metavar="NEW.safetensors",

@@ -69,7 +69,7 @@ class StyleEncoder(nn.Module):
         found = {}
         origins = self.origins.split([rank + 1 for rank in self.ranks])
         for layer, each, scale, origin in zip(
-            *(STYLE_LAYERS, components, self.scales, origins), strict=True
+            STYLE_LAYERS, components, self.scales, origins, strict=True
         ):
             x = F.pad(each * scale, (0, 0, 0, 0, 0, 1))
             found[layer] = x + origin.to(x.dtype)[:, None, None]

@@ -613,7 +613,7 @@ def _convolve_and_rectify(
 ) -> Tensor:
     """Convolve and rectify with the oneDNN operator that torch's compiler uses."""
     rectified: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        *(x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], "")
+        x, kernel, bias, padding, stride, (1, 1), 1, "relu", [], ""
     )
     return rectified
 

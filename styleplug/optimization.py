@@ -481,7 +481,8 @@ class _Run:
                 tile_size = largest = max(SMALLEST_TILE, tile_size // 2)
                 logger.warning(
                     "Memory ran out at %d x %d pixels; they go on in tiles of %d.",
-                    *(*reversed(level.size), tile_size),
+                    *reversed(level.size),
+                    tile_size,
                 )
 
     def _has_room(
@@ -612,7 +613,10 @@ class _Run:
             logger.warning(
                 "%d x %d pixels at once do not fit in %.0f MB; they are computed in "
                 "tiles of %d.",
-                *(size[1], size[0], limit / 1e6, tile_size),
+                size[1],
+                size[0],
+                limit / 1e6,
+                tile_size,
             )
         self.tiled = True
         return tile_size, pairs

@@ -387,7 +387,9 @@ class Renderer:
             seen = window.clip(level.bounds)
             x = _by_blocks(seen, self.device, see)
             painted = self._run(
-                *(x, forward, window.margins_around(seen)),
+                x,
+                forward,
+                window.margins_around(seen),
                 painted_box.relative_to(window),
             ).sigmoid_()  # not earlier, as it would hide infinite values
             near = tile.grow(_NEAR).clip(level.bounds)

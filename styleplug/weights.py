@@ -145,8 +145,11 @@ def once_per_file(
                 return load(path)  # its error says what is wrong
             return kept(
                 path.absolute(),
-                *(is_now.st_dev, is_now.st_ino, is_now.st_size),
-                *(is_now.st_mtime_ns, is_now.st_ctime_ns),
+                is_now.st_dev,
+                is_now.st_ino,
+                is_now.st_size,
+                is_now.st_mtime_ns,
+                is_now.st_ctime_ns,
             )
 
         return loaded

@@ -806,7 +806,12 @@ class _Desk:
         """
         settings = self._given_settings(
             style_image,
-            *(style, strength, style_scale, preserve_color, second_style, mix),
+            style,
+            strength,
+            style_scale,
+            preserve_color,
+            second_style,
+            mix,
         )
         return self.studio.paint(_given(image), settings, mask=self._mask(mask)).path
 
@@ -842,7 +847,12 @@ class _Desk:
         """
         settings = self._given_settings(
             style_image,
-            *(style, strength, style_scale, preserve_color, second_style, mix),
+            style,
+            strength,
+            style_scale,
+            preserve_color,
+            second_style,
+            mix,
         )
         content = self.studio.open(_given(image))
         return self.studio.preview(content, settings, self._mask(mask))
@@ -877,7 +887,12 @@ class _Desk:
         """
         settings = self._given_settings(
             style_image,
-            *(style, strength, style_scale, preserve_color, second_style, mix),
+            style,
+            strength,
+            style_scale,
+            preserve_color,
+            second_style,
+            mix,
         )
         return self.studio.paint_all(images or [], settings).path
 

@@ -128,7 +128,13 @@ def train_predictor(
     if predictor is None:
         loss_net = load_loss_network(loss_network, photographs, config, device)
         predictor = taught_predictor(
-            *(trunk, network, photographs, pictures, loss_net, identity, config),
+            trunk,
+            network,
+            photographs,
+            pictures,
+            loss_net,
+            identity,
+            config,
             checkpoint,
         )
     predictor = predictor.to(device)
@@ -209,7 +215,9 @@ def taught_predictor(
         strength = light + (1 - light) * torch.rand(painted, generator=rng)
         with torch.no_grad():
             paintings = paint(
-                *(network, contents.to(device), between.to(device)),
+                network,
+                contents.to(device),
+                between.to(device),
                 strength.to(device),
                 dtype=loss_network.dtype,
             )
@@ -237,7 +245,8 @@ def taught_predictor(
         if state.step % 100 == 0:
             logger.info(
                 "lesson %d/%d  missed %s  %.0f s",
-                *(state.step, _LESSONS),
+                state.step,
+                _LESSONS,
                 " ".join(f"{share:.3f}" for share in found.tolist()),
                 time.monotonic() - began,
             )
@@ -373,7 +382,8 @@ def _fit(
         if fits.batches % 10 == 0:
             logger.info(
                 "batch %d/%d  moved by %.3f  %.0f s",
-                *(fits.batches, config.steps),
+                fits.batches,
+                config.steps,
                 (refined - vectors).square().mean().sqrt().item(),
                 time.monotonic() - began,
             )

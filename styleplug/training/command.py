@@ -147,7 +147,9 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         help="picture whose style to learn, or a folder of such pictures",
     )
     add(
-        *("-o", "--output", "--out"),
+        "-o",
+        "--output",
+        "--out",
         type=path,
         default=Path(),
         metavar="OUT",

@@ -58,7 +58,8 @@ class TrainConfig:
         # it, and so become crisper.
         "size to which artworks are scaled, as the square root of their pixels; it "
         "sets the size of the strokes",
-        *(64, 4096),
+        64,
+        4096,
     )
     content_weight: float = _setting(1.0, "weight of the content loss")
     style_weight: float = _setting(60.0, "weight of the style loss")

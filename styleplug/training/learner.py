@@ -206,7 +206,10 @@ class Learner(nn.Module):
             return losses
         noisy = batch.crops + batch.noise
         again = paint(
-            *(self.network, noisy, styles, batch.strength),
+            self.network,
+            noisy,
+            styles,
+            batch.strength,
             dtype=dtype,
             shift=batch.shift,
         )

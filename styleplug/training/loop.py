@@ -156,7 +156,10 @@ def train(
         results.append(out_predictor)
     lessons = checkpoint_of_lessons(checkpoint) if archive else None
     check_places(
-        *(out, results, (checkpoint, lessons), sheet),
+        out,
+        results,
+        (checkpoint, lessons),
+        sheet,
         pictures=(content, archive, measure),
         overwrite=overwrite,
     )
@@ -173,7 +176,7 @@ def train(
     learned_from, grams = loss_net, wanted
     if not train_trunk:
         learned_from = thinned_loss_network(
-            *(loss_net, photographs, images, config, device)
+            loss_net, photographs, images, config, device
         )
         grams = targets(images, learned_from, device)
 
@@ -204,7 +207,13 @@ def train(
         predictor = predictor_beside(trunk)
         if predictor is None:
             predictor = taught_predictor(
-                *(trunk, network, photographs, pictures, loss_net, identity, config),
+                trunk,
+                network,
+                photographs,
+                pictures,
+                loss_net,
+                identity,
+                config,
                 checkpoint,
             )
         predictor = predictor.to(device)
@@ -304,7 +313,9 @@ def descend(
             state.steps = fitting
             logger.info(
                 "%d of %d steps fit in %g minutes here; --steps sets their number",
-                *(fitting, config.steps, config.minutes),
+                fitting,
+                config.steps,
+                config.minutes,
             )
     parallel: nn.Module = learner
     if processes > 1:
@@ -479,7 +490,8 @@ def _measure(
     except (StyleplugError, RuntimeError) as error:
         logger.warning(
             "%s could not be measured (%s), and is kept without figures",
-            *(path.stem, error),
+            path.stem,
+            error,
         )
         return {}
     figures |= controls.figures()
@@ -498,7 +510,8 @@ def _check(name: str, figures: dict[str, float], controls: Controls) -> None:
         logger.warning(
             "%s is %s nearer to its artwork than the photographs are; train it for "
             "more --steps, or with a higher --style-weight.",
-            *(name, much),
+            name,
+            much,
         )
     for fault in controls.faults():
         logger.warning("%s %s; more --steps may help.", name, fault)
@@ -518,7 +531,7 @@ def _figures(
         height, width = (side // 8 * 8 for side in photograph.shape[1:])
         content = photograph[None, :, :height, :width].to(style.device).float() / 255
         painted = paint(
-            *(network, content, style, content.new_ones(1)), dtype=loss_network.dtype
+            network, content, style, content.new_ones(1), dtype=loss_network.dtype
         )
         found, photo = loss_network(painted), loss_network(content)
         wanted = {layer: photo[layer] for layer in CONTENT_LAYERS}

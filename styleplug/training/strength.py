@@ -97,7 +97,7 @@ def train_strength(
     if predictor is not None:
         results.append(out_predictor)
     check_places(
-        *(out, results, [checkpoint], sheet), pictures=[content], overwrite=overwrite
+        out, results, [checkpoint], sheet, pictures=[content], overwrite=overwrite
     )
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device)
