@@ -340,14 +340,6 @@ def test_the_last_octave_of_a_large_picture_is_the_photographs(network):
     assert finest_change(384 / 4) < 0.5 * finest_change(384 / 3.9)
 
 
-def test_an_exception_from_progress_ends_the_rendering(network):
-    def cancel(fraction):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        render(network, picture(100, 100), progress=cancel)
-
-
 def test_an_overflow_is_redone_in_float32(network):
     network.weights["enter"].data *= 1e6
     pixels = picture(200, 200, "float32")
