@@ -22,7 +22,9 @@ from PIL import Image
 from speed import photograph
 
 from styleplug import Stylizer
+from styleplug.rendering import _overlap
 from styleplug.style import bundled_styles
+from styleplug.tiling import Region
 from styleplug.training.controls import ssim
 
 SIZES = {1: (1000, 1000), 8: (2400, 3400), 33: (4320, 7680), 100: (8660, 11550)}
@@ -82,7 +84,8 @@ def seams(style: str) -> dict[str, float]:
     whole = stylizer.render(pixels, tile_size=4096).astype(np.float32)
     tiled = stylizer.render(pixels, tile_size=512).astype(np.float32)
     steps = np.abs(np.diff(tiled, axis=0)).mean(axis=(1, 2))
-    borders = np.arange(512, 2000, 512) - 1
+    tiles = Region(0, 0, 2000, 2000).cut(512, _overlap(stylizer._network))
+    borders = np.array(sorted({tile.top for tile in tiles} - {0})) - 1
     elsewhere = np.delete(steps, borders)
     return {
         "largest difference of 255": float(np.abs(tiled - whole).max()),
