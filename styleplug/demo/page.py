@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
@@ -231,13 +231,19 @@ class _Brush(gr.ImageEditor, metaclass=_Unannounced):
         return layer if isinstance(layer, bytes) else _path_of(layer)
 
 
+class _Job(NamedTuple):
+    session: str | None
+    kind: str
+    token: str
+
+
 class _Desk:
     """The components of the page and their events."""
 
     def __init__(self, studio: Studio, thumbnails: Path) -> None:
         self.studio = studio
         self.thumbnails = thumbnails
-        self.jobs: set[str] = set()
+        self.jobs: set[_Job] = set()
         """Paintings in progress or in the queue, without those that were stopped."""
 
     # Layout
@@ -520,7 +526,7 @@ class _Desk:
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
         ).then(**preview)  # for changes made while no preview was wanted
 
-    def _open(self, path: str | None, job: str | None) -> tuple[Any, ...]:
+    def _open(self, path: str | None, job: _Job | None) -> tuple[Any, ...]:
         if path is None:
             return self._closed(gr.skip(), photo=gr.update(visible=True))
         self.jobs.discard(job or "")  # of the previous photo: an example was chosen
@@ -546,8 +552,9 @@ class _Desk:
         compare = gr.update(value=None, visible=False)
         return None, None, photo, compare, status, hidden, hidden, None, *_buttons()
 
-    def _put_away(self, job: str | None) -> tuple[None, str]:
-        self.jobs.discard(job or "")
+    def _put_away(self, job: _Job | None) -> tuple[None, str]:
+        if job:
+            self.jobs.discard(job)
         return None, _say(_INVITATION)
 
     def _make_way(self, content: Content | None) -> Any:
@@ -602,7 +609,7 @@ class _Desk:
 
     def _paint(
         self,
-        job: str | None,
+        job: _Job | None,
         own: OwnStyles,
         asked: list[Any],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
@@ -657,21 +664,22 @@ class _Desk:
         """Return a job, what to paint as of now, the status and the buttons."""
         if self._has_job(request, kind):  # the button was pressed twice
             return gr.skip()
-        job = f"{request.session_hash} {kind} {secrets.token_hex(8)}"
+        job = _Job(request.session_hash, kind, secrets.token_hex(8))
         self.jobs.add(job)
         return job, list(asked), _say(""), *_buttons("stop")
 
     def _has_job(self, request: gr.Request, kind: str) -> bool:
         """Return whether a visitor has a job of this kind in progress or queued."""
         return any(
-            job.startswith(f"{request.session_hash} {kind} ") for job in list(self.jobs)
+            (job.session, job.kind) == (request.session_hash, kind)
+            for job in list(self.jobs)
         )
 
-    def _stop(self, job: str) -> tuple[Any, ...]:
+    def _stop(self, job: _Job) -> tuple[Any, ...]:
         self.jobs.discard(job)
         return _say("Stopped."), *_buttons("full")
 
-    def _give_up(self, job: str) -> tuple[Any, ...]:
+    def _give_up(self, job: _Job) -> tuple[Any, ...]:
         """Report that a job found no place in the queue."""
         self.jobs.discard(job)
         text = "Nothing was painted, as too many are waiting; try again in a minute."
@@ -680,11 +688,11 @@ class _Desk:
     def leave(self, request: gr.Request) -> None:
         """Stop the jobs of a visitor who has left."""
         for job in list(self.jobs):
-            if job.startswith(f"{request.session_hash} "):
+            if job.session == request.session_hash:
                 self.jobs.discard(job)
 
     @contextmanager
-    def _report(self, job: str, progress: gr.Progress) -> Iterator[Progress]:
+    def _report(self, job: _Job, progress: gr.Progress) -> Iterator[Progress]:
         """Yield a callback for the engine that shows progress and ends stopped jobs."""
 
         def report(fraction: float) -> None:
@@ -727,7 +735,7 @@ class _Desk:
 
     def _paint_all(
         self,
-        job: str,
+        job: _Job,
         own: OwnStyles,
         asked: list[Any],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
