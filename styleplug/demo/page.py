@@ -141,16 +141,16 @@ def build(
     studio = Studio(styles, limits=limits, hub_styles=hub_styles, folder=uploads)
     if not os.path.basename(uploads).startswith(PREFIX):  # else of an earlier page
         os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
-    desk = _Desk(studio, thumbnails)
-    page = gr.Blocks(
+    page = _Page(studio, thumbnails)
+    blocks = gr.Blocks(
         title="styleplug", delete_cache=(_CLEAN_EVERY, _KEEP), analytics_enabled=False
     )
-    with page:
-        desk.lay_out()
-        page.unload(desk.leave)
+    with blocks:
+        page.lay_out()
+        blocks.unload(page.leave)
     studio.warm_up()
     threading.Thread(target=_clean_regularly, args=[studio], daemon=True).start()
-    return page
+    return blocks
 
 
 def _clean_regularly(studio: Studio) -> NoReturn:
@@ -237,7 +237,7 @@ class _Job(NamedTuple):
     token: str
 
 
-class _Desk:
+class _Page:
     """The components of the page and their events."""
 
     def __init__(self, studio: Studio, thumbnails: Path) -> None:
@@ -331,7 +331,7 @@ class _Desk:
         self.job = gr.State(None)
         self.asked = gr.State(None)
         self.painted = gr.State(None)
-        self.on_easel = gr.State(None)
+        self.in_editor = gr.State(None)
         self.photo = _Photo(
             label="Photo", height=420, sources=["upload", "clipboard", "webcam"],
             buttons=[], elem_id="photo",
@@ -491,8 +491,8 @@ class _Desk:
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
         self.part.expand(
-            self._put_on_easel, [self.content, self.on_easel],
-            [self.editor, self.on_easel], **_QUIET,
+            self._load_into_editor, [self.content, self.in_editor],
+            [self.editor, self.in_editor], **_QUIET,
         )  # fmt: skip
         gr.on(
             [self.editor.input, self.region.change],
@@ -567,9 +567,9 @@ class _Desk:
         names = list(self.studio.styles)
         return str(EXAMPLES[index]), names[(index + 1) * 3 % len(names)]
 
-    def _put_on_easel(self, content: Content | None, on_easel: str | None) -> Any:
+    def _load_into_editor(self, content: Content | None, in_editor: str | None) -> Any:
         """Give the editor the photo unless it has it; it takes one only while open."""
-        if content is None or content.preview == on_easel:
+        if content is None or content.preview == in_editor:
             return gr.skip(), gr.skip()
         return _undrawn(content), content.preview
 

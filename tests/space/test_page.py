@@ -24,22 +24,22 @@ from tests.space.conftest import server_environment
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path) -> Callable[[Studio], Any]:
+def open_page(tmp_path: Path) -> Callable[[Studio], Any]:
     require(find_spec("gradio"), "needs gradio")
-    from styleplug.demo.page import _Desk
+    from styleplug.demo.page import _Page
 
-    return lambda studio: _Desk(studio, tmp_path / "thumbnails")
+    return lambda studio: _Page(studio, tmp_path / "thumbnails")
 
 
-def _begin(desk: Any, visitor: Any) -> Any:
+def _begin(page: Any, visitor: Any) -> Any:
     """Press the button below a photo; returns what the page is given."""
     photo = Content("", "", 1, 1)
-    return desk._begin(visitor, None, "Paint what I mark", photo, "udnie")
+    return page._begin(visitor, None, "Paint what I mark", photo, "udnie")
 
 
 def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
     styles: list[StyleInfo],
-    open_desk: Callable[[Studio], Any],
+    open_page: Callable[[Studio], Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -54,7 +54,7 @@ def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
     info = save_style(lone, vector, network, StyleInfo("lone"), self_contained=False)
     save_trunk(trunk, network, StyleInfo("trunk"))
     lone_info = dataclasses.replace(info, path=lone)
-    open_desk(Studio([lone_info]))._groups({})  # which keeps its thumbnail
+    open_page(Studio([lone_info]))._groups({})  # which keeps its thumbnail
     trunk.rename(tmp_path / "renamed.safetensors")
     os.utime(lone)  # so that it is loaded anew
     bad = [
@@ -64,136 +64,136 @@ def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
         ),
         dataclasses.replace(styles[0], name="gone", path=tmp_path / "gone.safetensors"),
     ]
-    desk = open_desk(Studio([*bad, *styles]))
+    page = open_page(Studio([*bad, *styles]))
     good = ["melencolia", "starry-night", "udnie"]
-    shown = [style["id"] for group in desk._groups({}) for style in group["styles"]]
+    shown = [style["id"] for group in page._groups({}) for style in group["styles"]]
     assert shown == good
-    assert [name for _, name in desk._choices({})] == ["", *good]
-    assert [style["name"] for style in desk._api_list_styles()] == good
+    assert [name for _, name in page._choices({})] == ["", *good]
+    assert [style["name"] for style in page._api_list_styles()] == good
     for info in bad:
         assert f"The style {info.name} is left out" in caplog.text
 
 
 def test_the_page_tells_what_a_batch_may_hold_before_it_is_chosen(
     styles: list[StyleInfo],
-    open_desk: Callable[[Studio], Any],
+    open_page: Callable[[Studio], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    desk = open_desk(Studio(styles, limits=Limits(files=7, file_bytes=9 << 20)))
+    page = open_page(Studio(styles, limits=Limits(files=7, file_bytes=9 << 20)))
     told: list[str] = []
     monkeypatch.setattr("gradio.Markdown", told.append)
-    desk._lay_out_batch()
+    page._lay_out_batch()
     assert "up to 7 at a time, each of up to 9 MB." in told[0]
 
 
 def test_a_job_that_never_ran_leaves_nothing_once_stopped_or_left(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any]
 ) -> None:
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     visitors = [SimpleNamespace(session_hash=name) for name in ("one", "other")]
-    stopped, stays = (_begin(desk, visitor)[0] for visitor in visitors)
-    left = desk._begin_batch(visitors[0])[0]
-    desk._stop(stopped)
-    assert desk.jobs == {left, stays}
-    desk.leave(visitors[0])
-    assert desk.jobs == {stays}
-    with pytest.raises(StoppedError), desk._report(left, None) as report:
+    stopped, stays = (_begin(page, visitor)[0] for visitor in visitors)
+    left = page._begin_batch(visitors[0])[0]
+    page._stop(stopped)
+    assert page.jobs == {left, stays}
+    page.leave(visitors[0])
+    assert page.jobs == {stays}
+    with pytest.raises(StoppedError), page._report(left, None) as report:
         report(0.0)
-    assert desk.jobs == {stays}
-    desk._give_up(stays)
-    assert desk.jobs == set()
+    assert page.jobs == {stays}
+    page._give_up(stays)
+    assert page.jobs == set()
 
 
 def test_nothing_is_begun_once_the_photo_is_put_away(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any]
 ) -> None:
     import gradio as gr
 
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    job, asked, _, *buttons = desk._begin(one, None, "Paint what I mark", None)
-    assert desk.jobs == set()
+    job, asked, _, *buttons = page._begin(one, None, "Paint what I mark", None)
+    assert page.jobs == set()
     assert not any(button["visible"] for button in buttons)
-    assert desk._paint(job, {}, asked) == gr.skip()
+    assert page._paint(job, {}, asked) == gr.skip()
 
 
 def test_a_painting_that_was_put_away_as_it_was_written_is_not_shown(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any]
 ) -> None:
     import gradio as gr
 
     studio = Studio(styles)
-    desk = open_desk(studio)
-    job, asked, *_ = _begin(desk, SimpleNamespace(session_hash="one"))
-    studio.paint = lambda *args, **options: desk._put_away(job)  # type: ignore[method-assign]
-    assert desk._paint(job, {}, asked) == gr.skip()
+    page = open_page(studio)
+    job, asked, *_ = _begin(page, SimpleNamespace(session_hash="one"))
+    studio.paint = lambda *args, **options: page._put_away(job)  # type: ignore[method-assign]
+    assert page._paint(job, {}, asked) == gr.skip()
 
 
 def test_a_button_pressed_twice_begins_one_job(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any]
 ) -> None:
     import gradio as gr
 
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    jobs = {_begin(desk, one)[0], desk._begin_batch(one)[0]}
-    assert _begin(desk, one) == gr.skip()
-    assert desk._begin_batch(one) == gr.skip()
-    assert desk.jobs == jobs
+    jobs = {_begin(page, one)[0], page._begin_batch(one)[0]}
+    assert _begin(page, one) == gr.skip()
+    assert page._begin_batch(one) == gr.skip()
+    assert page.jobs == jobs
 
 
 def test_a_new_photo_ends_the_painting_of_the_one_before(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any], tmp_path: Path
 ) -> None:
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     one = SimpleNamespace(session_hash="one")
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
-    job, batch = _begin(desk, one)[0], desk._begin_batch(one)[0]
-    content, *_, stop, download = desk._open(str(photo), job)
+    job, batch = _begin(page, one)[0], page._begin_batch(one)[0]
+    content, *_, stop, download = page._open(str(photo), job)
     assert content.path == str(photo)
     assert not stop["visible"]
     assert not download["visible"]
-    assert desk.jobs == {batch}
+    assert page.jobs == {batch}
 
 
 def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any], tmp_path: Path
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any], tmp_path: Path
 ) -> None:
     import gradio as gr
 
     studio = Studio(styles)
-    desk = open_desk(studio)
+    page = open_page(studio)
     one, other = (SimpleNamespace(session_hash=name) for name in ("one", "other"))
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
     given = studio.open(str(photo)), None, styles[0].name
 
     def waits(*args: Any) -> str:
-        _begin(desk, one)
+        _begin(page, one)
         return str(photo)
 
     skipped = gr.skip()
     studio.preview = waits  # type: ignore[method-assign]
-    assert desk._preview(one, None, {}, *given) == skipped
-    assert desk._preview(one, None, {}, *given) == skipped
-    desk.jobs.clear()
+    assert page._preview(one, None, {}, *given) == skipped
+    assert page._preview(one, None, {}, *given) == skipped
+    page.jobs.clear()
     studio.preview = lambda *args: str(photo)  # type: ignore[method-assign]
-    desk._begin_batch(one)
-    _begin(desk, other)
-    assert desk._preview(one, None, {}, *given)[1] == (given[0].preview, str(photo))
+    page._begin_batch(one)
+    _begin(page, other)
+    assert page._preview(one, None, {}, *given)[1] == (given[0].preview, str(photo))
 
 
 def test_an_answer_about_no_photo_leaves_what_came_since(
-    styles: list[StyleInfo], open_desk: Callable[[Studio], Any]
+    styles: list[StyleInfo], open_page: Callable[[Studio], Any]
 ) -> None:
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    assert "value" not in desk._open(None, None)[2]  # the next photo may be there
-    assert "Choose a photo" in desk._preview(one, None, {}, None, None)[2]
-    assert desk._offer_batch(one)[1]["visible"]
-    desk._begin_batch(one)
-    assert "visible" not in desk._offer_batch(one)
+    assert "value" not in page._open(None, None)[2]  # the next photo may be there
+    assert "Choose a photo" in page._preview(one, None, {}, None, None)[2]
+    assert page._offer_batch(one)[1]["visible"]
+    page._begin_batch(one)
+    assert "visible" not in page._offer_batch(one)
 
 
 def test_what_visitors_leave_is_removed_in_time(
