@@ -159,7 +159,9 @@ def test_a_checkpoint_without_its_lessons_is_refused_before_there_are_others(
     learn(tmp_path / "out", checkpoint=checkpoint)
     checkpoint.with_name("run.ckpt.lessons").unlink()
     monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
-    with pytest.raises(TrainingError, match=r"only with .*run\.ckpt\.lessons, which"):
+    with pytest.raises(
+        TrainingError, match=r"only be resumed with .*run\.ckpt\.lessons, which"
+    ):
         learn(tmp_path / "other", checkpoint=checkpoint)
 
 
