@@ -30,14 +30,14 @@ import numpy as np
 import peers
 import torch
 from PIL import Image
-from quality import ASSETS, Rod, artwork_of, at_content, by_strength, load, photos
+from quality import ASSETS, Metric, artwork_of, at_content, by_strength, load, photos
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from styleplug import Stylizer
 from styleplug.images import read_picture
 from styleplug.losses import STYLE_LAYERS
-from styleplug.predictor import apart, glance_at
+from styleplug.predictor import fingerprint, fingerprint_distance
 from styleplug.style import bundled_predictor, bundled_styles
 from styleplug.training.data import load_artwork
 
@@ -57,9 +57,9 @@ def style_files() -> list[Path]:
     return [*unseen[::2], *held_out][:12]
 
 
-def moments(rod: Rod, image: Tensor) -> Tensor:
+def moments(metric: Metric, image: Tensor) -> Tensor:
     """Return the mean and deviation of every channel of every style layer."""
-    features = rod.network(image)
+    features = metric.network(image)
     found = []
     for layer in STYLE_LAYERS:
         variance, mean = torch.var_mean(features[layer].float(), dim=(2, 3))
@@ -90,7 +90,7 @@ def painters(
 
 
 def distances(
-    rod: Rod,
+    metric: Metric,
     painter: Painter,
     content: Tensor,
     grams: dict[str, Tensor],
@@ -99,12 +99,12 @@ def distances(
 ) -> tuple[float, ...]:
     """Return the content distance, and the style distances by Gram and moments."""
     picture = painter(content, amount)
-    moment = moment_distance(moments(rod, picture), wanted)
-    return *rod(picture, content, grams), moment
+    moment = moment_distance(moments(metric, picture), wanted)
+    return *metric(picture, content, grams), moment
 
 
 def compare(
-    rod: Rod, microast: peers.MicroAST, adain: peers.AdaIN, size: int
+    metric: Metric, microast: peers.MicroAST, adain: peers.AdaIN, size: int
 ) -> dict[str, object]:
     """Return mean style distances at the content distance of each peer at full amount.
 
@@ -114,13 +114,15 @@ def compare(
     contents = [load(path, size) for path in photos()[::4]]
     rows: dict[str, list[dict[str, float]]] = {"MicroAST": [], "AdaIN": []}
     for path in style_files():
-        grams = rod.grams(path)
-        wanted = moments(rod, load_artwork(path, 512))
+        grams = metric.grams(path)
+        wanted = moments(metric, load_artwork(path, 512))
         paint = painters(path, microast, adain)
         for content in contents:
             at = {
                 name: functools.cache(
-                    functools.partial(distances, rod, painter, content, grams, wanted)
+                    functools.partial(
+                        distances, metric, painter, content, grams, wanted
+                    )
                 )
                 for name, painter in paint.items()
             }
@@ -141,15 +143,15 @@ def compare(
     }
 
 
-def beside_house_styles(rod: Rod) -> dict[str, float]:
+def beside_house_styles(metric: Metric) -> dict[str, float]:
     """Return the style distances captured / house, at equal content distance."""
     contents = [load(path, 384) for path in photos()[::4]]
     ratios = {}
     for name in bundled_styles():
         artwork = artwork_of(name)
-        grams = rod.grams(artwork)
+        grams = metric.grams(artwork)
         house, captured = (
-            by_strength(rod, style, contents, grams) for style in (name, artwork)
+            by_strength(metric, style, contents, grams) for style in (name, artwork)
         )
         nearest = at_content(captured, house(1.0)[0])
         ratios[name] = nearest[1] / at_content(house, nearest[0])[1]
@@ -232,8 +234,8 @@ def resemblance() -> dict[str, list[float]]:
     for kind in ("content", "styles"):
         folders = (ASSETS / kind / part for part in PARTS[kind])
         files = sorted(itertools.chain(*(f.glob("*.jpg") for f in folders)))
-        glances = torch.cat([glance_at(read_picture(path).pixels) for path in files])
-        distances = apart(glances, glances)
+        prints = torch.cat([fingerprint(read_picture(path).pixels) for path in files])
+        distances = fingerprint_distance(prints, prints)
         pairs = torch.triu_indices(len(files), len(files), offset=1)
         nearer = torch.minimum(distances, distances.T)[pairs[0], pairs[1]]
         found = nearer[nearer > 0.31].sort().values
@@ -323,11 +325,11 @@ def main() -> None:
             name = f"flicker, moved by {shift} pixels a frame"
             figures[name] = flicker(microast, adain, shift)
         print(json.dumps(figures, indent=2), flush=True)
-        rod = Rod()
-        figures["captured / house"] = beside_house_styles(rod)
+        metric = Metric()
+        figures["captured / house"] = beside_house_styles(metric)
         print(figures["captured / house"], flush=True)
         for size in SIZES:
-            found = compare(rod, microast, adain, size)
+            found = compare(metric, microast, adain, size)
             figures[f"distances at {size} pixels"] = found
             print(size, json.dumps(found, indent=2), flush=True)
     if args.json:

@@ -361,7 +361,7 @@ def quantiles(values: Tensor, count: int) -> Tensor:
     return torch.nn.functional.interpolate(ordered, count, mode="linear")
 
 
-class Rod:
+class Metric:
     """Measures distances in float32."""
 
     def __init__(self) -> None:
@@ -395,7 +395,7 @@ def fidelity(
     until: float,
 ) -> Iterator[dict[str, Any]]:
     """Compare distances to the style at equal content loss."""
-    rod = Rod()
+    metric = Metric()
     fast = loss_network(OURS)
     plain = loss_network(dtype)
     for name, artwork in pairs:
@@ -407,13 +407,13 @@ def fidelity(
         path = cache and cache / f"{name}-{artwork}-{size}-{iterations}-{dtype}.pt"
         peer = Peer(plain, content, style)
         picture, _ = peer.optimize(content, iterations, path, until)
-        theirs = rod(picture, content, style)
+        theirs = metric(picture, content, style)
         pictures, curve = [], []
         for weight in STYLE_WEIGHTS:
             pictures.append(
                 optimize(content, style, style_weight=weight, loss_network=fast)
             )
-            curve.append(rod(pictures[-1], content, style))
+            curve.append(metric(pictures[-1], content, style))
             if curve[-1]["content"] > theirs["content"]:
                 break
         ours = at_content(curve, theirs["content"])

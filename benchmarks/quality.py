@@ -72,7 +72,7 @@ PEERS = [
 OPTIMIZED = ["starry-night", "great-wave", "the-scream", "engraving"]
 
 
-class Rod:
+class Metric:
     """Measures content and style distances."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -115,14 +115,16 @@ def mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def by_strength(
-    rod: Rod, style: str | Path, contents: list[Tensor], grams: dict[str, Tensor]
+    metric: Metric, style: str | Path, contents: list[Tensor], grams: dict[str, Tensor]
 ) -> Callable[[float], tuple[float, float]]:
     """Return a function that measures our mean distances at a strength."""
     stylizer = Stylizer(style, device="cpu")
 
     @functools.cache
     def distances(strength: float) -> tuple[float, float]:
-        return mean([rod(stylizer(c, strength=strength), c, grams) for c in contents])
+        return mean(
+            [metric(stylizer(c, strength=strength), c, grams) for c in contents]
+        )
 
     return distances
 
@@ -158,41 +160,41 @@ def artwork_of(name: str) -> Path:
     return ASSETS / "styles" / "public_domain" / file
 
 
-def compare_with_peers(rod: Rod, contents: list[Tensor]) -> dict[str, object]:
+def compare_with_peers(metric: Metric, contents: list[Tensor]) -> dict[str, object]:
     figures: dict[str, object] = {}
     for name, peer, own_file in PEERS:
         artwork = artwork_of(name)
         if own_file:
             artwork = ASSETS / "styles" / "measure_only" / f"{own_file}.jpg"
-        grams = rod.grams(artwork)
+        grams = metric.grams(artwork)
         run: Callable[[Path, Tensor], Tensor] = getattr(
             peers, "lengstrom" if peer.startswith("lengstrom") else "fast_neural_style"
         )
         path = ASSETS / "peers" / f"{peer}.safetensors"
         with torch.inference_mode():
-            theirs = mean([rod(run(path, c), c, grams) for c in contents])
-        distances = by_strength(rod, name, contents, grams)
+            theirs = mean([metric(run(path, c), c, grams) for c in contents])
+        distances = by_strength(metric, name, contents, grams)
         ours = at_content(distances, theirs[0])
         figures[f"{name} / {peer}"] = {
             "peer": theirs,
             "ours at the peer's content distance": ours,
             "ours / peer": ours[1] / theirs[1],
             "ours at strength 1": distances(1.0),
-            "photographs": mean([rod(c, c, grams) for c in contents])[1],
+            "photographs": mean([metric(c, c, grams) for c in contents])[1],
         }
         print(f"{name} / {peer}", figures[f"{name} / {peer}"], flush=True)
     return figures
 
 
 def objective(
-    rod: Rod,
+    metric: Metric,
     image: Tensor,
     content: dict[str, Tensor],
     grams: dict[str, Tensor],
     settings: Mapping[str, Any],
 ) -> Tensor:
     """Return the loss minimised with these settings, except ``far``, for one image."""
-    features = rod.network(image)
+    features = metric.network(image)
     return (
         settings["content_weight"] * content_loss(features, content)
         + settings["style_weight"] * style_loss(features, grams)
@@ -201,17 +203,17 @@ def objective(
 
 
 def compare_with_lbfgs(
-    rod: Rod, fast: Rod, name: str, content: Tensor, iterations: int = 500
+    metric: Metric, fast: Metric, name: str, content: Tensor, iterations: int = 500
 ) -> dict[str, float]:
     """Return our objective and that of L-BFGS, which starts from the photograph."""
     settings = read_info(bundled_styles()[name]).training
     with torch.no_grad():
         aims = {
             r: (r.content(content), r.grams(artwork_of(name)), settings)
-            for r in (rod, fast)
+            for r in (metric, fast)
         }
         painted = Stylizer(name, device="cpu")(content)
-        ours = objective(rod, painted, *aims[rod]).item()
+        ours = objective(metric, painted, *aims[metric]).item()
     image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     descent = torch.optim.LBFGS(
         [image], max_iter=iterations, tolerance_grad=0, tolerance_change=0
@@ -225,22 +227,24 @@ def compare_with_lbfgs(
 
     descent.step(closure)
     with torch.no_grad():
-        theirs = objective(rod, image.clamp(0, 1), *aims[rod]).item()
+        theirs = objective(metric, image.clamp(0, 1), *aims[metric]).item()
     return {"ours": ours, "L-BFGS": theirs, "ours / L-BFGS": ours / theirs}
 
 
-def compare_with_new(rod: Rod, name: str, contents: list[Tensor]) -> dict[str, float]:
+def compare_with_new(
+    metric: Metric, name: str, contents: list[Tensor]
+) -> dict[str, float]:
     """Return the objectives of a house style and of one trained again, and its time."""
     settings = read_info(bundled_styles()[name]).training
-    grams = rod.grams(artwork_of(name))
+    grams = metric.grams(artwork_of(name))
     with torch.inference_mode():
-        wanted = [rod.content(content) for content in contents]
+        wanted = [metric.content(content) for content in contents]
 
     @torch.inference_mode()
     def reached(style: str | Path) -> float:
         stylizer = Stylizer(style, device="cpu")
         found = [
-            objective(rod, stylizer(content), features, grams, settings)
+            objective(metric, stylizer(content), features, grams, settings)
             for content, features in zip(contents, wanted, strict=True)
         ]
         return torch.stack(found).mean().item()
@@ -292,7 +296,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     contents = [load(path, 512) for path in photos()[: args.photographs]]
-    rod = Rod()
+    metric = Metric()
     with torch.inference_mode():
         if args.sheets:
             for name in bundled_styles():
@@ -302,16 +306,16 @@ def main() -> None:
             found = controls(name)
             figures[name] = {**found._asdict(), "faults": found.faults()}
             print(name, found.figures(), *found.faults(), flush=True)
-        figures |= compare_with_peers(rod, contents)
+        figures |= compare_with_peers(metric, contents)
     if args.lbfgs:
         dtype = training_dtype(torch.device("cpu"))
-        fast = rod if dtype == torch.float32 else Rod(dtype)
+        fast = metric if dtype == torch.float32 else Metric(dtype)
         for name, content in itertools.product(OPTIMIZED, contents[: args.lbfgs]):
-            found = compare_with_lbfgs(rod, fast, name, content)
+            found = compare_with_lbfgs(metric, fast, name, content)
             figures[f"{name} / L-BFGS"] = found
             print(name, found, flush=True)
     for name in args.new:
-        found = compare_with_new(rod, name, contents)
+        found = compare_with_new(metric, name, contents)
         figures[f"{name} learned anew"] = found
         print(name, found, flush=True)
     for path in bundled_styles().values():

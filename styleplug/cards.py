@@ -33,7 +33,7 @@ def config(info: StyleInfo, sha256: str) -> str:
     content = {
         "library_name": "styleplug",
         "format": FORMAT,
-        **info.told(),
+        **info.header_fields(),
         "image": image,
         "sha256": sha256,
     }

@@ -66,7 +66,7 @@ as the size of the picture, and is hardly better."""
 _MOMENTUM = 0.8
 """Share of past gradients that a step keeps. They are forgotten in a few steps, as
 there are only a few."""
-_GLANCE = 128
+_FINGERPRINT = 128
 """Side, in pixels, at which a content image is compared with the style's picture."""
 _SAME, _OTHER = 0.3, 0.5
 """Distances, in deviations, up to which the content image is wholly the style's
@@ -303,37 +303,37 @@ def capture(
         base_size=size,
         training={"captured": True},
     )
-    found_in = functools.partial(_likeness, glance_at(picture.pixels))
+    found_in = functools.partial(_likeness, fingerprint(picture.pixels))
     return LoadedStyle(header, network, vector, found_in)
 
 
-def _likeness(glance: Tensor, pixels: Array) -> float:
-    """Return how far (H, W, 3) pixels are the picture of a glance, in [0, 1].
+def _likeness(known: Tensor, pixels: Array) -> float:
+    """Return how far (H, W, 3) pixels are the picture of a fingerprint, in [0, 1].
 
     Copies of it in other sizes and formats give 1; darker copies and parts of it give
     less, or 0.
     """
-    distance = apart(glance, glance_at(pixels)).item()
+    distance = fingerprint_distance(known, fingerprint(pixels)).item()
     return min(1.0, max(0.0, (_OTHER - distance) / (_OTHER - _SAME)))
 
 
-def glance_at(pixels: Array) -> Tensor:
-    """Return a glance of (H, W, 3) pixels, to recognise a picture by.
+def fingerprint(pixels: Array) -> Tensor:
+    """Return a fingerprint of (H, W, 3) pixels, to recognise a picture by.
 
     It is (1, 3, 128, 128) in [0, 1].
     """
     with torch.inference_mode(False):
-        return _shrunk(pixels, [_GLANCE, _GLANCE])
+        return _shrunk(pixels, [_FINGERPRINT, _FINGERPRINT])
 
 
-def apart(glances: Tensor, others: Tensor) -> Tensor:
-    """Return the distances (N, M) of glances (N, 3, h, w) from others (M, 3, h, w).
+def fingerprint_distance(fingerprints: Tensor, others: Tensor) -> Tensor:
+    """Return distances (N, M) of fingerprints (N, 3, h, w) from others (M, 3, h, w).
 
-    They are root mean squares, in standard deviations of the first glances.
+    They are root mean squares, in standard deviations of the first fingerprints.
     """
-    deviations = glances.std(dim=(2, 3)).square().mean(dim=1, keepdim=True).sqrt()
-    differences: Tensor = torch.cdist(glances.flatten(1), others.flatten(1))
-    return differences / math.sqrt(glances[0].numel()) / (deviations + 0.01)
+    deviations = fingerprints.std(dim=(2, 3)).square().mean(dim=1, keepdim=True).sqrt()
+    differences: Tensor = torch.cdist(fingerprints.flatten(1), others.flatten(1))
+    return differences / math.sqrt(fingerprints[0].numel()) / (deviations + 0.01)
 
 
 @functools.lru_cache(maxsize=16)

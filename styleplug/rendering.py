@@ -246,7 +246,7 @@ class Renderer:
         if not levels:
             softened = float(np.interp(ratio, _ALIKE, (0.0, _SOFT, _SOFT, 0.0)))
             change = _with_neighbours(change, softened) if softened else change
-            change = _recut(change, content.bounds)
+            change = _resize_bicubic(change, content.bounds)
             for block in _blocks(content.bounds, self.device):
                 pixels = content.read(block)
                 here = change[block.within(content.bounds)]
@@ -263,7 +263,7 @@ class Renderer:
             else:
                 self._paint_octave(level, below, use)
             if painted is not None:
-                below = _Octave(level, painted, self._muted)
+                below = _Octave(level, painted, self._desaturated)
 
     def _kept(self, half: _Half) -> Canvas:
         """Return a copy of ``half`` in memory, so that it is averaged only once."""
@@ -283,15 +283,15 @@ class Renderer:
         x = content.clamped(content.read(content.bounds))
         bounds = Region(0, 0, *size)
         smaller = content.bounds.area < bounds.area
-        x = _recut(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
+        x = _resize_bicubic(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
         live = functools.partial(self._live, statistics={})
         stylized = self._run(self._grained(x), live)
         self._report(size[0] * size[1])
         painted = mix(x, stylized, self.opacity)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
         colorful = torch.eye(3, dtype=torch.float32, device=self.device)
-        self._muting = _gray(self.device).lerp(colorful, min(1.0, color))
-        return painted - self._muted(x)
+        self._desaturation = _gray(self.device).lerp(colorful, min(1.0, color))
+        return painted - self._desaturated(x)
 
     def _grained(self, x: Tensor) -> Tensor:
         """Return the base (1, 3, h, w) with noise added to flat areas."""
@@ -302,18 +302,18 @@ class Renderer:
         noise = _grain((height, width)).to(self.device)
         return x.addcmul(noise, _flatness(x), value=amount)
 
-    def _muted(self, pixels: Tensor) -> Tensor:
+    def _desaturated(self, pixels: Tensor) -> Tensor:
         """Return the photograph with no more colour than the painting has.
 
         Only its detail that is finer than the painting remains visible.
         """
         if self.device.type == "cpu":  # five times as fast as the product
-            return F.conv2d(pixels, self._muting.T[..., None, None])
-        return (pixels.permute(0, 2, 3, 1) @ self._muting).permute(0, 3, 1, 2)
+            return F.conv2d(pixels, self._desaturation.T[..., None, None])
+        return (pixels.permute(0, 2, 3, 1) @ self._desaturation).permute(0, 3, 1, 2)
 
     def _so_far(self, level: Canvas, pixels: Tensor, change: Tensor) -> Tensor:
         """Return ``pixels`` of a level with the change so far applied, in [0, 1]."""
-        return self._muted(level.clamped(pixels)).add_(change).clamp_(0, 1)
+        return self._desaturated(level.clamped(pixels)).add_(change).clamp_(0, 1)
 
     def _paint_first(self, level: Canvas, change: Tensor, emit: _Emit) -> None:
         """Paint the level that the base's ``change`` (1, 3, h, w) is magnified onto."""
@@ -333,7 +333,7 @@ class Renderer:
         for block in _blocks(level.bounds, self.device):
             within = block.within(level.bounds)
             x = self._so_far(level, level.read(block), magnified[within])
-            stylized = mix(x, _upon(x, finer[within]), self.opacity)
+            stylized = mix(x, _add_detail(x, finer[within]), self.opacity)
             emit(block, stylized.clamp_(0, 1))
 
     def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
@@ -345,7 +345,7 @@ class Renderer:
             finer -= low[..., : x.shape[2], : x.shape[3]]
             for block in _blocks(tile, self.device):
                 here = block.within(near)
-                stylized = mix(x[here], _upon(x[here], finer[here]), self.opacity)
+                stylized = mix(x[here], _add_detail(x[here], finer[here]), self.opacity)
                 emit(block, stylized.clamp_(0, 1))
 
         self._paint(level, magnify, take_back)
@@ -566,7 +566,7 @@ def tile_size_within(
     return int(((memory_limit - between) / per_pixel) ** 0.5) - border
 
 
-def _upon(x: Tensor, finer: Tensor) -> Tensor:
+def _add_detail(x: Tensor, finer: Tensor) -> Tensor:
     """Return ``x`` with a level's detail ``finer`` added; overwrites ``finer``."""
     return torch.add(x, finer, alpha=_FINE_WEIGHT, out=finer)
 
@@ -710,7 +710,7 @@ def _resize(x: Tensor, bounds: Region) -> Tensor:
     return _interpolated(x, size, "bilinear", antialias=smaller)
 
 
-def _recut(x: Tensor, bounds: Region) -> Tensor:
+def _resize_bicubic(x: Tensor, bounds: Region) -> Tensor:
     """Resize (1, 3, h, w) by bicubic interpolation.
 
     Strokes stay crisp but become jagged. Where they are magnified for a network, it

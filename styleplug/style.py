@@ -43,7 +43,7 @@ FACTORS = ".lora_A", ".lora_B"
 STYLES_DIR = Path(__file__).parent / "styles"
 
 _MAX_HEADER_BYTES = 1_000_000
-_MAX_SIDES = 8
+_MAX_DIMENSIONS = 8
 """Most dimensions of a tensor: kernels have four, and many take seconds to multiply."""
 _MAX_LEVELS = 4
 """Most levels of a header field: trainings have two, and printing recurses."""
@@ -98,7 +98,7 @@ class StyleInfo:
         """The style's identifier: its name, or ``owner/repo@revision``."""
         return f"{self.repo_id}@{self.revision}" if self.repo_id else self.name
 
-    def told(self) -> dict[str, Any]:
+    def header_fields(self) -> dict[str, Any]:
         """Return the fields that are stored in a file, all but the derived ones."""
         return {
             f.name: getattr(self, f.name)
@@ -113,13 +113,13 @@ class StyleInfo:
         ``ValueError`` for a name, a text or a number that :func:`read_info` refuses.
         """
         check_style_name(self.name)
-        check_style_texts(self.told())
+        check_style_texts(self.header_fields())
         if not _is_base_size(self.base_size):
             raise ValueError(
                 f"A style's base size is {_BASE_SIZES[0]} to {_BASE_SIZES[1]} pixels, "
                 f"got {self.base_size!r}"
             )
-        fields = {"format": FORMAT, **self.told()}
+        fields = {"format": FORMAT, **self.header_fields()}
         told = json.dumps(fields, ensure_ascii=False, allow_nan=False)
         told = json.loads(told.encode(errors="replace"))
         return {METADATA_KEY: json.dumps(told, sort_keys=True)}
@@ -241,7 +241,10 @@ def read_header(path: Path) -> dict[str, Any]:
             begin, end = tensor["data_offsets"]
             shape, itemsize = tensor["shape"], _DTYPE_BYTES[tensor["dtype"]]
             if (
-                not (len(shape) <= _MAX_SIDES and all(0 <= s < 1 << 40 for s in shape))
+                not (
+                    len(shape) <= _MAX_DIMENSIONS
+                    and all(0 <= s < 1 << 40 for s in shape)
+                )
                 or not 0 <= begin <= end <= data_size
                 or end - begin != itemsize * math.prod(shape)
             ):
@@ -330,10 +333,10 @@ def _is_shallow(value: Any, levels: int = _MAX_LEVELS + 1) -> bool:
 
 def _has_trunk(header: Mapping[str, Any]) -> bool:
     """Return whether a file has tensors other than those of a style without trunk."""
-    return not all(name == "__metadata__" or is_style_s_own(name) for name in header)
+    return not all(name == "__metadata__" or is_own_tensor(name) for name in header)
 
 
-def is_style_s_own(name: str) -> bool:
+def is_own_tensor(name: str) -> bool:
     """Return whether a tensor of that name belongs to the style, not to the trunk."""
     return name == "style" or name.endswith(FACTORS)
 

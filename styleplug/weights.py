@@ -22,7 +22,7 @@ from .style import (
     FACTORS,
     StyleInfo,
     bundled_trunk,
-    is_style_s_own,
+    is_own_tensor,
     read_info,
     trunk_hash,
 )
@@ -166,7 +166,7 @@ def load_trunk(path: Path) -> StyleNetwork:
     Raises :class:`~styleplug.errors.InvalidStyleError` when the file is damaged.
     """
     tensors = load_tensors(path).items()
-    trunk = {name: tensor for name, tensor in tensors if not is_style_s_own(name)}
+    trunk = {name: tensor for name, tensor in tensors if not is_own_tensor(name)}
     return _build(read_info(path), trunk)
 
 
@@ -231,7 +231,7 @@ def read_style(path: Path) -> tuple[StyleInfo, dict[str, Tensor]]:
     own = {
         name: tensor.half()
         for name, tensor in load_tensors(path).items()
-        if is_style_s_own(name)
+        if is_own_tensor(name)
     }
     return info, own
 

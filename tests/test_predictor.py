@@ -28,8 +28,8 @@ from styleplug.losses import CONTENT_LAYERS, content_loss, style_loss
 from styleplug.networks import StyleNetwork
 from styleplug.predictor import (
     StylePredictor,
-    apart,
     capture,
+    fingerprint_distance,
     load_predictor,
     refine,
     save_predictor,
@@ -673,7 +673,12 @@ def test_a_picture_and_a_style_of_another_trunk_do_not_blend(painting, tiny_styl
 def test_pictures_are_apart_by_deviations_of_the_first():
     faint = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     strong = 4 * faint
-    of_faint, of_strong = apart(faint, strong), apart(strong, faint)
+    of_faint, of_strong = (
+        fingerprint_distance(faint, strong),
+        fingerprint_distance(strong, faint),
+    )
     assert of_faint.shape == (2, 2)
     assert (of_faint > 3 * of_strong.T).all()
-    torch.testing.assert_close(apart(faint, faint).diagonal(), torch.zeros(2))
+    torch.testing.assert_close(
+        fingerprint_distance(faint, faint).diagonal(), torch.zeros(2)
+    )

@@ -13,8 +13,8 @@ from styleplug.rendering import (
     _doubled,
     _Half,
     _halved,
-    _recut,
     _resize,
+    _resize_bicubic,
     _smoothed,
     tile_size_within,
     usual_tile_size,
@@ -225,18 +225,20 @@ def test_the_grain_of_two_resolutions_agrees(network):
     assert likeness > 0.9
 
 
-def test_recutting_keeps_fine_waves_and_what_is_flat():
+def test_bicubic_resizing_keeps_fine_waves_and_what_is_flat():
     wave = torch.sin(torch.arange(96.0) * 2 * torch.pi / 5).expand(1, 3, 48, 96)
     for size in (36, 72), (72, 144):
         bounds = Region(0, 0, *size)
         kept, blurred = (
-            resized(wave, bounds).std() / wave.std() for resized in (_recut, _resize)
+            resized(wave, bounds).std() / wave.std()
+            for resized in (_resize_bicubic, _resize)
         )
         assert kept > 0.7
         assert kept > blurred + 0.1
     card = torch.full((1, 3, 20, 30), 0.3)
     assert torch.equal(
-        _recut(card, Region(0, 0, 26, 39)), card[..., :1, :1].expand(1, 3, 26, 39)
+        _resize_bicubic(card, Region(0, 0, 26, 39)),
+        card[..., :1, :1].expand(1, 3, 26, 39),
     )
 
 
@@ -251,7 +253,7 @@ def test_pictures_near_the_base_in_size_keep_its_detail(
         return np.abs(np.diff(change, axis=1)).mean()
 
     crisp = detail()
-    monkeypatch.setattr("styleplug.rendering._recut", _resize)
+    monkeypatch.setattr("styleplug.rendering._resize_bicubic", _resize)
     assert crisp > 1.03 * detail()
 
 

@@ -146,7 +146,7 @@ class Worker:
         self._body_read = threading.Event()
         self._threads = [
             threading.Thread(target=work, daemon=True)
-            for work in (self._listen, self._overhear)
+            for work in (self._listen, self._read_stderr)
         ]
         for thread in self._threads:
             thread.start()
@@ -319,7 +319,7 @@ class Worker:
                     self._body_read.wait()
         self._messages.put(None)
 
-    def _overhear(self) -> None:
+    def _read_stderr(self) -> None:
         for line in self._stderr:
             self._last_words.append(line.decode(errors="replace").rstrip())
 
