@@ -34,7 +34,7 @@ from ..predictor import (
 from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 from ..weights import hash_trunk, load_style, save_trunk
 from .config import TrainConfig
-from .data import Archive, Photographs, glimpse, recoloured
+from .data import Archive, Photographs, random_part, recoloured
 from .learner import load_loss_network, load_own_trunk
 from .lessons import Teacher, missed
 from .outputs import all_or_none, belongs, check_places
@@ -360,7 +360,7 @@ def _fit(
     while fits.batches < config.steps:
         rng = step_rng(config.seed, fits.batches)
         glimpses = (
-            glimpse(pictures.draw(rng), 1.0, rng) for _ in range(config.batch_size)
+            random_part(pictures.draw(rng), 1.0, rng) for _ in range(config.batch_size)
         )
         seen = [recoloured(image, rng).to(device) for image in glimpses]
         far = fits.anew and fits.batches < _FIRST

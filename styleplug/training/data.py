@@ -159,7 +159,7 @@ class Archive(Photographs):
             return None
 
 
-def glimpse(image: Tensor, scale: float, rng: Generator) -> Tensor:
+def random_part(image: Tensor, scale: float, rng: Generator) -> Tensor:
     """Return a large part of a picture (3, H, W) uint8, as (1, 3, h, w) in [0, 1].
 
     It has at least 0.7 of each side, mirrored at random and magnified by ``scale``.

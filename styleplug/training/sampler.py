@@ -12,7 +12,7 @@ from ..losses import CONTENT_LAYERS, STYLE_LAYERS, Features, LossNetwork, gram_m
 from ..networks import StyleNetwork
 from ..predictor import StylePredictor
 from .config import TrainConfig
-from .data import Archive, Photographs, crop, glimpse
+from .data import Archive, Photographs, crop, random_part
 from .learner import Batch
 from .state import step_rng
 
@@ -75,7 +75,7 @@ class Sampler:
             if kind < config.identity_share:
                 itself[i], strength[i] = True, 1.0
                 crops[i] = crop(picture, config.crop_size, scales, rng)
-            glimpses.append(glimpse(picture, seen_at, rng))
+            glimpses.append(random_part(picture, seen_at, rng))
             grams.append(self._targets(pick) if i in mine else {})
         own = list(mine)
         own_crops = crops[own].to(self._device)
@@ -162,7 +162,7 @@ class Sampler:
         assert self._archive is not None
         images = self._archive.images
         seen = [
-            glimpse(
+            random_part(
                 images[i * len(images) // 6], self._artworks_seen_at, step_rng(7, i)
             )
             for i in range(6)

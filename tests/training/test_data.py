@@ -14,8 +14,8 @@ from styleplug.training.data import (
     Archive,
     Photographs,
     folder_images,
-    glimpse,
     load_artwork,
+    random_part,
 )
 
 
@@ -52,7 +52,7 @@ def test_crops_and_glimpses_are_mirrored_at_random(tmp_path):
     data = Photographs(tmp_path)
     rng = torch.Generator().manual_seed(0)
     crops = data.crops(16, 48, (1, 1), rng)
-    glimpses = [glimpse(data.images[0], 1, rng) for _ in range(16)]
+    glimpses = [random_part(data.images[0], 1, rng) for _ in range(16)]
     for pictures in (crops, glimpses):
         mirrored = {bool(x[..., 0].mean() > x[..., -1].mean()) for x in pictures}
         assert mirrored == {False, True}
