@@ -59,6 +59,8 @@ ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """Errors that Pillow raises for data that is not a PNG."""
+_LASTING = (FileNotFoundError, InvalidStyleError, StyleNotFoundError)
+"""Errors of styles for which to try again is no use."""
 _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
@@ -259,7 +261,8 @@ class Studio:
     def thumbnails(self, cache: Path) -> list[tuple[StyleInfo, bytes]]:
         """Return the styles with their thumbnails.
 
-        Styles that cannot be used are no longer offered.
+        Styles that are gone or damaged are no longer offered; those that fail for
+        another reason are only left out this time.
         """
         gallery, unusable = [], set()
         for name, info in self.styles.items():
@@ -267,7 +270,8 @@ class Studio:
                 gallery.append((info, self.thumbnail(info, cache)))
             except (StyleplugError, OSError) as error:
                 logger.warning("The style %s is left out: %s", name, error)
-                unusable.add(name)
+                if isinstance(error, _LASTING):
+                    unusable.add(name)
         with self._adding:
             self.styles = {n: i for n, i in self.styles.items() if n not in unusable}
         return gallery

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from styleplug.demo.studio import Content, Limits, StoppedError, Studio
+from styleplug.errors import MemoryLimitError
 from styleplug.style import StyleInfo
 from tests.conftest import require
 from tests.space.conftest import server_environment
@@ -72,6 +73,24 @@ def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
     assert [style["name"] for style in page._api_list_styles()] == good
     for info in bad:
         assert f"The style {info.name} is left out" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryLimitError])
+def test_a_moment_s_trouble_costs_no_style(
+    error: type[Exception],
+    styles: list[StyleInfo],
+    open_desk: Callable[[Studio], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*args: Any) -> bytes:
+        raise error("Too many open files")
+
+    desk = open_desk(Studio(styles))
+    with monkeypatch.context() as busy:
+        busy.setattr(desk.studio, "thumbnail", fails)
+        assert desk._groups({}) == []
+    assert len(desk._choices({})) == 1 + len(styles)
+    assert sum(len(group["styles"]) for group in desk._groups({})) == len(styles)
 
 
 def test_the_page_tells_what_a_batch_may_hold_before_it_is_chosen(
