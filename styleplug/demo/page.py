@@ -473,7 +473,7 @@ class _Page:
         buttons = [self.full, self.stop, self.download]
         self.photo.change(
             self._open,
-            [self.photo, self.job],
+            self.photo,
             [
                 *(self.content, self.mask, self.photo, self.compare, self.status),
                 *(self.another, self.part, self.editor, *buttons),
@@ -481,7 +481,7 @@ class _Page:
             **_QUIET,
         )
         self.another.click(
-            self._put_away, self.job, [self.photo, self.status], queue=False, **_QUIET
+            self._put_away, None, [self.photo, self.status], queue=False, **_QUIET
         )
         self.examples.click(
             self._make_way, self.content, self.photo, queue=False,
@@ -526,15 +526,17 @@ class _Page:
             self._stop, self.job, [self.status, *buttons], queue=False, **_QUIET
         ).then(**preview)  # for changes made while no preview was wanted
 
-    def _open(self, path: str | None, job: _Job | None) -> tuple[Any, ...]:
+    def _open(self, request: gr.Request, path: str | None) -> tuple[Any, ...]:
+        self._end_jobs(request, _ONE)  # of the previous photo: an example was chosen
         if path is None:
             return self._closed(gr.skip(), photo=gr.update(visible=True))
-        self.jobs.discard(job or "")  # of the previous photo: an example was chosen
         try:
             content = self.studio.open(path)
         except (StyleplugError, ValueError) as error:
             no_photo = gr.update(value=None, visible=True)
             return self._closed(_say(str(error), wrong=True), photo=no_photo)
+        finally:
+            self._end_jobs(request, _ONE)  # begun while this waited for others
         before = (content.preview, content.preview)
         return (
             *(content, None, gr.update(visible=False)),
@@ -552,9 +554,8 @@ class _Page:
         compare = gr.update(value=None, visible=False)
         return None, None, photo, compare, status, hidden, hidden, None, *_buttons()
 
-    def _put_away(self, job: _Job | None) -> tuple[None, str]:
-        if job:
-            self.jobs.discard(job)
+    def _put_away(self, request: gr.Request) -> tuple[None, str]:
+        self._end_jobs(request, _ONE)
         return None, _say(_INVITATION)
 
     def _make_way(self, content: Content | None) -> Any:
@@ -670,10 +671,17 @@ class _Page:
 
     def _has_job(self, request: gr.Request, kind: str) -> bool:
         """Return whether a visitor has a job of this kind in progress or queued."""
-        return any(
-            (job.session, job.kind) == (request.session_hash, kind)
-            for job in list(self.jobs)
-        )
+        return any(self._jobs_of(request, kind))
+
+    def _jobs_of(self, request: gr.Request, *kinds: str) -> Iterator[_Job]:
+        """Yield a visitor's jobs, perhaps only those of some kinds."""
+        for job in list(self.jobs):
+            if job.session == request.session_hash and (not kinds or job.kind in kinds):
+                yield job
+
+    def _end_jobs(self, request: gr.Request, *kinds: str) -> None:
+        """Stop a visitor's jobs, perhaps only those of some kinds."""
+        self.jobs.difference_update(self._jobs_of(request, *kinds))
 
     def _stop(self, job: _Job) -> tuple[Any, ...]:
         self.jobs.discard(job)
@@ -687,9 +695,7 @@ class _Page:
 
     def leave(self, request: gr.Request) -> None:
         """Stop the jobs of a visitor who has left."""
-        for job in list(self.jobs):
-            if job.session == request.session_hash:
-                self.jobs.discard(job)
+        self._end_jobs(request)
 
     @contextmanager
     def _report(self, job: _Job, progress: gr.Progress) -> Iterator[Progress]:

@@ -79,18 +79,18 @@ def test_a_style_that_cannot_be_painted_with_is_offered_nowhere(
 def test_a_moment_s_trouble_costs_no_style(
     error: type[Exception],
     styles: list[StyleInfo],
-    open_desk: Callable[[Studio], Any],
+    open_page: Callable[[Studio], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(*args: Any) -> bytes:
         raise error("Too many open files")
 
-    desk = open_desk(Studio(styles))
+    page = open_page(Studio(styles))
     with monkeypatch.context() as busy:
-        busy.setattr(desk.studio, "thumbnail", fails)
-        assert desk._groups({}) == []
-    assert len(desk._choices({})) == 1 + len(styles)
-    assert sum(len(group["styles"]) for group in desk._groups({})) == len(styles)
+        busy.setattr(page.studio, "thumbnail", fails)
+        assert page._groups({}) == []
+    assert len(page._choices({})) == 1 + len(styles)
+    assert sum(len(group["styles"]) for group in page._groups({})) == len(styles)
 
 
 def test_the_page_tells_what_a_batch_may_hold_before_it_is_chosen(
@@ -143,8 +143,9 @@ def test_a_painting_that_was_put_away_as_it_was_written_is_not_shown(
 
     studio = Studio(styles)
     page = open_page(studio)
-    job, asked, *_ = _begin(page, SimpleNamespace(session_hash="one"))
-    studio.paint = lambda *args, **options: page._put_away(job)  # type: ignore[method-assign]
+    one = SimpleNamespace(session_hash="one")
+    job, asked, *_ = _begin(page, one)
+    studio.paint = lambda *args, **options: page._put_away(one)  # type: ignore[method-assign]
     assert page._paint(job, {}, asked) == gr.skip()
 
 
@@ -165,15 +166,24 @@ def test_a_new_photo_ends_the_painting_of_the_one_before(
     styles: list[StyleInfo], open_page: Callable[[Studio], Any], tmp_path: Path
 ) -> None:
     page = open_page(Studio(styles))
-    one = SimpleNamespace(session_hash="one")
+    one, other = (SimpleNamespace(session_hash=name) for name in ("one", "other"))
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
-    job, batch = _begin(page, one)[0], page._begin_batch(one)[0]
-    content, *_, stop, download = page._open(str(photo), job)
+    stay = {page._begin_batch(one)[0], _begin(page, other)[0]}
+    _begin(page, one)
+    read = page.studio.open
+
+    def waits(path: str) -> Content:
+        assert page.jobs == stay
+        _begin(page, one)  # the photo before is still shown
+        return read(path)
+
+    page.studio.open = waits
+    content, *_, stop, download = page._open(one, str(photo))
     assert content.path == str(photo)
     assert not stop["visible"]
     assert not download["visible"]
-    assert page.jobs == {batch}
+    assert page.jobs == stay
 
 
 def test_a_preview_is_not_shown_once_the_painting_is_asked_for(
@@ -208,7 +218,7 @@ def test_an_answer_about_no_photo_leaves_what_came_since(
 ) -> None:
     page = open_page(Studio(styles))
     one = SimpleNamespace(session_hash="one")
-    assert "value" not in page._open(None, None)[2]  # the next photo may be there
+    assert "value" not in page._open(one, None)[2]  # the next photo may be there
     assert "Choose a photo" in page._preview(one, None, {}, None, None)[2]
     assert page._offer_batch(one)[1]["visible"]
     page._begin_batch(one)
