@@ -1113,7 +1113,13 @@ def _add_demo(commands: Commands) -> None:
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("--host", dest="server_name", metavar="ADDRESS", help="address to listen on")
+    add(
+        "--host",
+        dest="server_name",
+        type=_host,
+        metavar="ADDRESS",
+        help="address to listen on",
+    )
     add(
         "--port",
         dest="server_port",
@@ -1185,6 +1191,11 @@ def _can_listen(host: str) -> bool:
             one.bind(address)
             return True
     return False
+
+
+def _host(text: str) -> str:
+    """Return an address as URLs contain it: IPv6 in brackets."""
+    return f"[{text}]" if ":" in text and not text.startswith("[") else text
 
 
 def _port(text: str) -> int:

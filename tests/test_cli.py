@@ -601,6 +601,19 @@ def test_the_page_is_served_at_a_port_that_there_is(
     assert f"{port!r} is not a port from 1 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_needs_no_brackets(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    page = types.ModuleType("styleplug.demo")
+    page.launch = lambda **options: asked.update(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    monkeypatch.setattr("styleplug.cli._can_listen", lambda host: True)
+    assert main(["demo", "--host", host]) == 0
+    assert asked["server_name"] == "[::1]"
+
+
 def test_where_nothing_can_listen_is_told_with_the_options_of_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

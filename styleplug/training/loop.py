@@ -259,15 +259,16 @@ def train(
                 training={**info, "artworks": len(pictures.images)},
             )
             save_predictor(folder / out_predictor.name, predictor, told)
-        for i, (path, told) in enumerate(zip(paths, infos, strict=True)):
-            part, style = folder / path.name, styles[i]
-            told = dataclasses.replace(told, training=info)
-            save_style(part, style, network, told)  # its trunk is not yet beside it
-            figures = _measure(
-                part, style, network, loss_net, shown, of_artwork(wanted, i)
+        for path, told, style in zip(paths, infos, styles, strict=True):
+            save_style(
+                *(folder / path.name, style, network),
+                dataclasses.replace(told, training=info),
+                self_contained=alone,
             )
-            told = dataclasses.replace(told, figures=figures)
-            save_style(part, style, network, told, self_contained=alone)
+    for i, (path, style) in enumerate(zip(paths, styles, strict=True)):
+        figures = _measure(path, style, network, loss_net, shown, of_artwork(wanted, i))
+        told = dataclasses.replace(infos[i], training=info, figures=figures)
+        save_style(path, style, network, told, self_contained=alone)
     draw()
     return paths
 
@@ -483,11 +484,12 @@ def _measure(
 ) -> dict[str, float]:
     """Return the finite figures of the style in a file, measured on photographs; if
     that fails, log a warning and return none."""
+    logger.info("measuring %s", path.stem)
     largest = max(photographs, key=Tensor.numel).permute(1, 2, 0).contiguous().numpy()
     try:
         figures = _figures(network, loss_network, style, photographs, grams)
         controls = measure_controls(Stylizer(path, device=style.device), largest)
-    except (StyleplugError, RuntimeError) as error:
+    except (StyleplugError, RuntimeError, MemoryError) as error:
         logger.warning(
             "%s could not be measured (%s), and is kept without figures",
             path.stem,
