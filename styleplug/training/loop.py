@@ -493,7 +493,7 @@ def _measure(
         logger.warning(
             "%s could not be measured (%s), and is kept without figures",
             path.stem,
-            error,
+            str(error) or "out of memory",
         )
         return {}
     figures |= controls.figures()

@@ -266,11 +266,16 @@ def test_what_is_told_about_no_artwork_is_said(
     assert caplog.messages == ["in --about, but not among the artworks: stripe.png"]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RuntimeError("no memory"), "no memory"), (MemoryError(), "out of memory")],
+)
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch, caplog
-):
+    error, reason, quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch,
+    caplog,
+):  # fmt: skip
     def failing(*arguments):
-        raise RuntimeError("no memory")
+        raise error
 
     monkeypatch.setattr(loop, "_figures", failing)
     (path,) = train([artwork], photographs, vgg, tmp_path, config=quick)
@@ -278,7 +283,7 @@ def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     assert torch.equal(kept.vector, load_style(trained).vector)
     assert not kept.info.figures
     assert not kept.info.self_contained
-    told = "my-stripes-1 could not be measured (no memory), and is kept without figures"
+    told = f"my-stripes-1 could not be measured ({reason}), and is kept without figures"
     assert caplog.messages == [told]
 
 
@@ -294,20 +299,24 @@ def test_a_figure_that_is_not_finite_is_left_out(
     assert "style_distance" not in kept
 
 
-def test_an_interruption_while_measuring_leaves_no_style_without_figures(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+def test_what_is_trained_is_kept_when_the_measuring_is_interrupted(
+    quick, artwork, photographs, vgg, tmp_path, monkeypatch
 ):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "_figures", interrupted)
+    second = Path(shutil.copy(artwork, tmp_path / "second.png"))
+    out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         train(
-            *([artwork], photographs, vgg, tmp_path),
+            *([artwork, second], photographs, vgg, out),
             config=dataclasses.replace(quick, steps=1),
-            trunk=trained.with_name("trunk.safetensors"),
         )
-    assert not list(tmp_path.iterdir())
+    names = ["my-stripes-1.safetensors", "second.safetensors", "trunk.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    for name in names[:2]:
+        assert not load_style(out / name).info.figures
 
 
 @pytest.mark.parametrize(
