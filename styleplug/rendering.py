@@ -215,7 +215,7 @@ class Renderer:
                 f"of {self.device}; close other programs."
             ) from error
         finally:
-            _trim_heaps()
+            trim_heaps(_SECONDS_UNTRIMMED)
 
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
         height, width = content.bounds.height, content.bounds.width
@@ -481,14 +481,15 @@ def _keep_freed_memory() -> None:
 _trimmed = 0.0
 
 
-def _trim_heaps() -> None:
-    """Give free memory in the heaps back to the system, but not at every call.
+def trim_heaps(seconds: float = 0.0) -> None:
+    """Give free memory in the heaps back to the system, unless this was done in the
+    last ``seconds``.
 
     The C library of Linux would keep more and more when pictures differ in size.
     """
     global _trimmed
     trim = getattr(_LIBC, "malloc_trim", None)  # glibc only
-    if trim is not None and time.monotonic() > _trimmed + _SECONDS_UNTRIMMED:
+    if trim is not None and time.monotonic() > _trimmed + seconds:
         trim(0)
         _trimmed = time.monotonic()
 

@@ -46,6 +46,7 @@ from ..errors import (
 from ..files import write_or_warn
 from ..images import Picture, read_picture, write_picture
 from ..predictor import PHOTOGRAPHS
+from ..rendering import trim_heaps
 from ..style import StyleInfo, bundled_styles, hyphenated
 
 logger = logging.getLogger(__name__)
@@ -355,11 +356,19 @@ class Studio:
     def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` when the engine is free: first come, first served.
 
-        Using one thread for everything that needs much memory keeps the process small.
+        Using one thread for everything that needs much memory keeps the process small,
+        and so does giving memory back after each job.
         """
+
+        def job() -> T:
+            try:
+                return work()
+            finally:
+                trim_heaps()
+
         context = contextvars.copy_context()
         try:
-            return self._engine.submit(context.run, work).result()
+            return self._engine.submit(context.run, job).result()
         except (StyleplugError, ValueError):
             raise
         except Exception as error:
@@ -468,6 +477,10 @@ class Studio:
             )
         parts = self._parts(settings)
         own = [_folder(style) for style in settings.own.values()]
+
+        def paint(path: str, report: Progress | None) -> str:
+            return self._paint_file(path, parts, settings, None, report)[-1]
+
         archive = self._new_file("styleplug.zip")
         refused: list[str] = []
         taken: set[str] = set()
@@ -478,11 +491,7 @@ class Studio:
                 report = part_of(progress, index, len(paths))
                 try:
                     with _explained(path):
-                        *_, result = self.run(
-                            functools.partial(
-                                self._paint_file, path, parts, settings, None, report
-                            )
-                        )
+                        result = self.run(functools.partial(paint, path, report))
                 except StoppedError:
                     raise
                 except StyleplugError as error:

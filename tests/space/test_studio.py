@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 from PIL import ExifTags, Image
 from safetensors.numpy import save_file
 
-from styleplug import Stylizer, engine, list_styles
+from styleplug import Stylizer, engine, list_styles, rendering
 from styleplug.demo import studio as module
 from styleplug.demo.studio import Limits, Settings, StoppedError, Studio
 from styleplug.errors import (
@@ -613,6 +614,17 @@ def test_stopping_ends_at_once_and_leaves_the_engine_free(
 def test_an_unforeseen_failure_is_a_sentence(studio: Studio) -> None:
     with pytest.raises(module.StyleplugError, match="Something went wrong"):
         studio.run(lambda: {}["secret"])
+
+
+def test_memory_is_given_back_after_each_job(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    libc = SimpleNamespace(malloc_trim=trims.append)
+    monkeypatch.setattr(rendering, "_LIBC", libc)
+    for jobs in (1, 2):
+        studio.run(lambda: None)
+        assert len(trims) == jobs
 
 
 def test_a_thumbnail_is_painted_once(
