@@ -142,9 +142,10 @@ def build(
     if not os.path.basename(uploads).startswith(PREFIX):  # else of an earlier page
         os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
     page = _Page(studio, thumbnails)
-    blocks = gr.Blocks(
+    blocks = _Blocks(
         title="styleplug", delete_cache=(_CLEAN_EVERY, _KEEP), analytics_enabled=False
     )
+    blocks.studio = studio
     with blocks:
         page.lay_out()
         blocks.unload(page.leave)
@@ -172,6 +173,18 @@ def _sentences(function: F) -> F:
     # A tool is named after its function.
     speaking.__name__ = function.__name__.removeprefix("_api_")
     return speaking  # type: ignore[return-value]
+
+
+class _Blocks(gr.Blocks):
+    """A page that ends its paintings when it is closed, instead of waiting for them."""
+
+    studio: Studio
+
+    def block_thread(self) -> None:
+        try:
+            super().block_thread()
+        finally:
+            self.studio.close()
 
 
 class _Unannounced(ComponentMeta):

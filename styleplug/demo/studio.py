@@ -62,6 +62,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """Errors that Pillow raises for data that is not a PNG."""
 _LASTING = (FileNotFoundError, InvalidStyleError, StyleNotFoundError)
 """Errors of styles for which to try again is no use."""
+_CLOSED = "This page was closed; come back later."
 _THUMBNAIL = 176
 _SHOWN = 1600
 _STYLE_SIDE = 1024
@@ -189,6 +190,7 @@ class Studio:
         """Folder for visitors' files; Gradio may keep its own in it, too."""
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self._engine = ThreadPoolExecutor(1, "styleplug")
+        self._closed = False
         self._adding = threading.Lock()
         self._thumbnails: dict[Path, bytes] = {}
 
@@ -372,10 +374,26 @@ class Studio:
         except (StyleplugError, ValueError):
             raise
         except Exception as error:
+            if self._closed:
+                raise StoppedError(_CLOSED) from error
             logger.error("%s while painting", type(error).__name__)  # no file names
             raise StyleplugError(
                 "Something went wrong here; try again, or another picture."
             ) from error
+
+    def close(self) -> None:
+        """Cancel the jobs that wait, and end a painting at its next progress."""
+        self._closed = True
+        self._engine.shutdown(wait=False, cancel_futures=True)
+
+    def _unless_closed(self, progress: Progress | None) -> Progress:
+        def report(fraction: float) -> None:
+            if self._closed:
+                raise StoppedError(_CLOSED)
+            if progress is not None:
+                progress(fraction)
+
+        return report
 
     def open(self, path: str) -> Content:
         """Read an uploaded file and make its preview."""
@@ -432,7 +450,8 @@ class Studio:
         def paint() -> str:
             with Image.open(content.preview) as photo:
                 picture = Picture.from_image(photo)
-            pixels = _render(picture.pixels, parts, options, None)
+            report = self._unless_closed(None)
+            pixels = _render(picture.pixels, parts, options, report)
             return self._save(picture.to_image(pixels), "preview")
 
         return self.run(paint)
@@ -516,7 +535,8 @@ class Studio:
     ) -> tuple[Picture, NDArray[Any], str]:
         options = _options(settings)
         picture = self._read(path)
-        pixels = _render(picture.pixels, parts, {**options, "mask": mask}, progress)
+        report = self._unless_closed(progress)
+        pixels = _render(picture.pixels, parts, {**options, "mask": mask}, report)
         names = [_plain(Path(path).stem)]
         for style in filter(None, (settings.style, settings.second_style)):
             name = style.removeprefix(_OWN).partition("@")[0]
@@ -626,16 +646,15 @@ def _render(
     pixels: NDArray[Any],
     parts: Parts,
     options: dict[str, Any],
-    progress: Progress | None,
+    report: Progress,
 ) -> NDArray[Any]:
     mask = options["mask"]
     if mask is not None and mask.size != pixels.shape[1::-1]:
         size = pixels.shape[1], pixels.shape[0]
         options = {**options, "mask": mask.resize(size, Image.Resampling.BILINEAR)}
-    report = progress or (lambda fraction: None)
     report(0.0)
     if not ZERO_GPU:
-        return _paint(pixels, parts, options, progress)
+        return _paint(pixels, parts, options, report)
     # This runs in another process, which callbacks do not reach.
     try:
         result: NDArray[Any] = _paint_on_lent_gpu(pixels, parts, options)

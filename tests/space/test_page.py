@@ -225,6 +225,22 @@ def test_an_answer_about_no_photo_leaves_what_came_since(
     assert "visible" not in page._offer_batch(one)
 
 
+def test_a_page_that_is_ended_waits_for_no_painting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require(find_spec("gradio"), "needs gradio")
+    import gradio as gr
+
+    from styleplug.demo import page
+
+    ended: list[str] = []
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: ended.append("server"))
+    served = page._Page.__new__(page._Page)  # its loop of events would stay open
+    served.studio = SimpleNamespace(close=lambda: ended.append("paintings"))  # type: ignore[assignment]
+    served.block_thread()
+    assert ended == ["server", "paintings"]
+
+
 def test_what_visitors_leave_is_removed_in_time(
     style_folder: Path, tmp_path: Path
 ) -> None:

@@ -611,6 +611,30 @@ def test_stopping_ends_at_once_and_leaves_the_engine_free(
     assert studio.paint(photo, STYLE).path
 
 
+def test_closing_ends_the_painting_in_progress_and_those_that_wait(
+    studio: Studio, photo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    painting, closed = threading.Event(), threading.Event()
+
+    def wait(fraction: float) -> None:
+        painting.set()
+        assert closed.wait(60)
+
+    with ThreadPoolExecutor() as visitors:
+        first = visitors.submit(studio.paint, photo, STYLE, progress=wait)
+        assert painting.wait(60)
+        queued = visitors.submit(studio.paint_all, [photo, photo], STYLE)
+        while not studio._engine._work_queue.qsize():
+            time.sleep(0.01)
+        studio.close()
+        closed.set()
+        late = visitors.submit(studio.paint, photo, STYLE)
+        for job in (first, queued, late):
+            with pytest.raises(StoppedError, match="page was closed"):
+                job.result(60)
+    assert not caplog.messages
+
+
 def test_an_unforeseen_failure_is_a_sentence(studio: Studio) -> None:
     with pytest.raises(module.StyleplugError, match="Something went wrong"):
         studio.run(lambda: {}["secret"])
