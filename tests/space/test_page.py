@@ -235,7 +235,7 @@ def test_a_page_that_is_ended_waits_for_no_painting(
 
     ended: list[str] = []
     monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: ended.append("server"))
-    served = page._Page.__new__(page._Page)  # its loop of events would stay open
+    served = page._Blocks.__new__(page._Blocks)  # its loop of events would stay open
     served.studio = SimpleNamespace(close=lambda: ended.append("paintings"))  # type: ignore[assignment]
     served.block_thread()
     assert ended == ["server", "paintings"]
