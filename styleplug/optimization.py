@@ -172,6 +172,11 @@ class Options:
                 object.__setattr__(self, name, value)
         _ = self.weights
 
+    @property
+    def grey(self) -> bool:
+        """Only the lightness is painted, so that a picture is grey at every step."""
+        return self.preserve_color in (True, "luminance")
+
     @functools.cached_property
     def weights(self) -> Weights:
         content = _weights("content_layers", self.content_layers, _LAYERS)
@@ -429,7 +434,7 @@ class _Run:
         self.styles = [self._load(part) for part in _style_images(style)]
         _share_out(self.styles)
         self.styles = [style for style in self.styles if style.share > 0]
-        if options.preserve_color in (True, "luminance"):
+        if options.grey:
             self.content = _grey(self.content)
             for part in self.styles:
                 part.image = _grey(part.image)
@@ -509,6 +514,8 @@ class _Run:
         while not ended:
             x = descent.ask()
             loss, gradient = objective(x)
+            if self.options.grey:
+                gradient = gradient.mean(dim=1, keepdim=True).expand_as(gradient)
             if not least and not math.isfinite(loss):
                 raise TrainingError(
                     f"The loss of the first picture is not finite ({loss}); use "
@@ -546,7 +553,7 @@ class _Run:
         height, width = pixels.shape[:2]
         x = self._grown(self.content)[..., :height, :width]
         content = _tensor(self.picture.pixels, self.device)
-        if self.options.preserve_color in (True, "luminance"):
+        if self.options.grey:
             x = (content + luma(x - content)).clamp(0, 1)
         if self.mask is not None:
             x = content.lerp(x, self.mask[..., :height, :width])
@@ -628,6 +635,7 @@ class _Run:
         if self.options.init == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
             noise = torch.rand(content.shape, generator=generator, dtype=content.dtype)
+            noise = _grey(noise) if self.options.grey else noise
             return self._kept(noise.to(content.device), content)
         return self._kept(resize(self.sketch, content.shape[2:]).clone(), content)
 
@@ -640,8 +648,7 @@ class _Run:
             style = [(part.image, part.share) for part in self.styles]
         stylizer = Stylizer(style, device=self.device)
         picture = stylizer(self.content, style_scale=self.options.style_scale)
-        grey = self.options.preserve_color in (True, "luminance")
-        return _grey(picture) if grey else picture
+        return _grey(picture) if self.options.grey else picture
 
     def _grown(self, content: Tensor) -> Tensor:
         """Return the best picture at the size of ``content``, with fine detail."""

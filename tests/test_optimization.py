@@ -318,6 +318,26 @@ def test_preserving_the_luminance_changes_all_channels_alike(value, stripes, sha
     assert np.abs(change).max() > 0.01
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_noise_of_no_colour_is_left_where_the_luminance_is_painted(
+    optimizer, stripes, shallow, monkeypatch
+):
+    evaluate, pictures = Objective.__call__, []
+
+    def seen(self, x):
+        pictures.append(x)
+        return evaluate(self, x)
+
+    monkeypatch.setattr(Objective, "__call__", seen)
+    shallow.update(init="noise", preserve_color="luminance", optimizer=optimizer)
+    content = np.random.default_rng(0).integers(0, 256, (540, 520, 3), np.uint8)
+    optimize(content, stripes, **shallow)
+    assert {tuple(x.shape[2:]) for x in pictures} == {(270, 260), (540, 520)}
+    for x in pictures:
+        assert (x - x.mean(dim=1, keepdim=True)).abs().max() < 1e-5
+    assert pictures[0].std() > 0.1
+
+
 def test_matched_statistics_give_the_style_the_colours_of_the_content(stripes, shallow):
     shallow.update(iterations=20, content_weight=0.01)
     content = np.array([0.2, 0.6, 0.3]) + 0.1 * np.random.default_rng(0).random(
