@@ -427,10 +427,15 @@ class _Run:
         self.tiled = False
         self.picture = picture
         self.device = pick_device(options.device)
+        with self._memory_watched():
+            self._set_up(style)
+
+    def _set_up(self, style: Any) -> None:
+        options = self.options
         self.mask = None
         if options.mask is not None:
-            self.mask = self._map(options.mask, picture)
-        self.content = _padded(_tensor(picture.pixels, self.device))
+            self.mask = self._map(options.mask, self.picture)
+        self.content = _padded(_tensor(self.picture.pixels, self.device))
         self.styles = [self._load(part) for part in _style_images(style)]
         _share_out(self.styles)
         self.styles = [style for style in self.styles if style.share > 0]
@@ -681,7 +686,12 @@ class _Run:
             region = self._map(part.region, self.picture)
             region = region if self.mask is None else region * self.mask
         image = _padded(_tensor(picture.over_white, self.device))
-        return Style(image, float(part.weight), mask, region)
+        found = Style(image, float(part.weight), mask, region)
+        side = math.sqrt(self.content[0, 0].numel())
+        # Larger than any level asks for it, it would only take memory.
+        found.image = found.at(max(1.0, self.options.style_scale) * side, 1.0)
+        found.mask = None if mask is None else resize(mask, found.image.shape[2:])
+        return found
 
     def _map(self, mask: Any, picture: Picture) -> Tensor:
         """Return a mask of a picture as (1, 1, H, W), padded like it."""
@@ -772,13 +782,17 @@ def _match_statistics(style: Style, content: Tensor) -> Tensor:
     Style Transfer", arXiv 1606.05897.
     """
 
-    def measure(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        # Not every device has doubles.
-        pixels = x[0].flatten(1).cpu().double()
-        counts = torch.ones_like(x[0, 0]) if weight is None else weight
-        shares = counts.flatten().cpu().double()
-        mean = pixels @ shares / shares.sum()
-        return pixels, mean[:, None], torch.cov(pixels, correction=0, aweights=shares)
+    def measure(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        shares = torch.ones_like(x[:, :1]) if weight is None else weight
+        total = torch.zeros(4, 4, dtype=torch.float64)
+        for rows, part in zip(x[0].split(256, 1), shares[0].split(256, 1), strict=True):
+            # Not every device has doubles.
+            pixels = rows.flatten(1).cpu().double()
+            pixels = F.pad(pixels, (0, 0, 0, 1), value=1.0)
+            total += (pixels * part.flatten(1).cpu().double()) @ pixels.T
+        total /= total[3, 3].item()
+        mean = total[:3, 3:]
+        return mean, total[:3, :3] - mean @ mean.T
 
     def root(covariance: Tensor, power: float) -> Tensor:
         values, vectors = torch.linalg.eigh(covariance)
@@ -786,11 +800,13 @@ def _match_statistics(style: Style, content: Tensor) -> Tensor:
         result: Tensor = (vectors * scale) @ vectors.T
         return result
 
-    pixels, mean, given = measure(style.image, style.mask)
-    _, wanted_mean, wanted = measure(content, style.region)
-    matched = root(wanted, 0.5) @ root(given, -0.5) @ (pixels - mean) + wanted_mean
-    result: Tensor = matched.clamp(0, 1).to(style.image).reshape(style.image.shape)
-    return result
+    mean, given = measure(style.image, style.mask)
+    wanted_mean, wanted = measure(content, style.region)
+    change = root(wanted, 0.5) @ root(given, -0.5)
+    shift = wanted_mean - change @ mean
+    pixels = style.image[0].flatten(1)
+    matched = torch.addmm(shift.to(pixels), change.to(pixels), pixels)
+    return matched.clamp_(0, 1).reshape(style.image.shape)
 
 
 # The loss network

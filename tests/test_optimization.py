@@ -27,7 +27,7 @@ from styleplug.errors import (
     TrainingError,
 )
 from styleplug.losses import LossNetwork, gram_loss, moments
-from styleplug.objective import STYLE_LOSSES, Objective
+from styleplug.objective import STYLE_LOSSES, Objective, Style
 from styleplug.optimization import StyleImage, optimize, optimize_file
 from tests.conftest import require
 
@@ -397,6 +397,70 @@ def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
     assert caplog.text == ""
     optimize(content, stripes, style_scale=4, **shallow)
     assert "tiles" in caplog.text
+
+
+def least_memory(content, style, **options) -> int:
+    """Return the least megabytes that are told where memory is too small."""
+    with pytest.raises(MemoryLimitError) as refused:
+        optimize(content, style, memory_limit=1, **options)
+    return int(re.findall(r"at least (\d+) MB", str(refused.value))[0])
+
+
+def test_a_huge_style_takes_no_more_memory_than_one_of_the_picture_s_size(
+    shallow, stripes
+):
+    content = np.zeros((300, 300, 3), np.uint8)
+    huge, same = stripes.resize((2400, 2000)), stripes.resize((330, 275))
+    mask = np.ones((2000, 2400), np.float32)
+    least = least_memory(content, StyleImage(same), **shallow)
+    assert abs(least_memory(content, StyleImage(huge), **shallow) - least) <= 1
+    masked = least_memory(content, StyleImage(huge, mask=mask), **shallow)
+    assert abs(masked - least) <= 2
+
+
+def test_a_shrunk_style_is_seen_as_it_was(shallow, stripes):
+    content = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    large = stripes.resize((480, 480), Image.Resampling.NEAREST)
+    options = optimization.Options(**{**shallow, "style_scale": 2})
+    picture = images.Picture.from_image(content)
+    run = optimization._Run(picture, large, options, None)
+    (found,) = run.styles
+    image = optimization._tensor(np.array(large), run.device)
+    whole = Style(image, 1.0, None, None)
+    for side, scale in ((64, 2.0), (64, 0.5), (32, 2.0)):
+        near, exact = found.at(side, scale), whole.at(side, scale)
+        assert near.shape == exact.shape
+        assert (near - exact).abs().mean() < 0.02
+    assert found.image.numel() < image.numel() / 4
+
+
+@pytest.mark.parametrize("preserve_color", ["statistics", "luminance"])
+def test_memory_that_runs_out_at_the_start_is_told(
+    preserve_color, content_image, stripes, shallow, monkeypatch
+):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(optimization, "_match_statistics", fail)
+    with pytest.raises(MemoryLimitError, match="lower --memory"):
+        optimize(content_image, stripes, preserve_color=preserve_color, **shallow)
+
+
+def test_statistics_are_matched_exactly_within_the_weights():
+    generator = torch.Generator().manual_seed(0)
+    image, content = torch.rand(2, 1, 3, 300, 40, generator=generator)
+    mask, region = torch.rand(2, 1, 1, 300, 40, generator=generator)
+    image = 0.3 + 0.2 * image
+    content = 0.4 + 0.2 * content[:, [0]] * torch.tensor([1, 0.5, 0.2]).view(3, 1, 1)
+    content += 0.05 * torch.rand(1, 3, 300, 40, generator=generator)
+    style = Style(image, 1.0, mask, region)
+    matched = optimization._match_statistics(style, content)
+    a, b = (x[0].flatten(1).double() for x in (matched, content))
+    s, t = (x.flatten().double() for x in (mask, region))
+    found = torch.cov(a, aweights=s, correction=0)
+    wanted = torch.cov(b, aweights=t, correction=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(a @ s / s.sum(), b @ t / t.sum(), rtol=1e-5, atol=1e-5)
 
 
 def test_styles_whose_nearest_features_are_searched_count_as_memory(
