@@ -75,15 +75,18 @@ class Style:
     """(1, 1, H, W): the part of the picture that takes the style."""
 
     def at(self, side: float, scale: float) -> Tensor:
-        """Return the image resized for a picture of that geometric mean side.
+        """Return the image resized for a picture of that geometric mean side."""
+        return resize(self.image, self.size_at(side, scale))
+
+    def size_at(self, side: float, scale: float) -> list[int]:
+        """Return the size of the image for a picture of that geometric mean side.
 
         It is as large as the picture, or keeps its own size if that is smaller, times
         ``scale``.
         """
         height, width = self.image.shape[2:]
         factor = scale * min(1.0, side / math.sqrt(height * width))
-        size = [max(LEAST_SIDE, round(n * factor)) for n in (height, width)]
-        return resize(self.image, size)
+        return [max(LEAST_SIDE, round(n * factor)) for n in (height, width)]
 
 
 class _Tile(NamedTuple):

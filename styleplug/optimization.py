@@ -86,9 +86,11 @@ _BYTES_PER_PIXEL = {torch.float32: 2600, torch.bfloat16: 1400}
 bytes; benchmarks/optimize.py measures it."""
 _BYTES_OF_NEAREST = 100
 """Bytes per pixel added by each style whose nearest features are searched."""
-_VECTORS = 13
-"""Number of pictures of a level's size held in addition to the pairs of L-BFGS, one of
-them the style image if it is not enlarged."""
+_BYTES_OF_REGION = 50
+"""Bytes per pixel of a tile added by each style that has a region."""
+_VECTORS = 12
+"""Number of pictures of a level's size held in addition to the pairs of L-BFGS. Each
+region takes as much as one."""
 _HISTORY = 12
 """Number of pairs that L-BFGS remembers, if they fit into memory."""
 _COARSE = 10
@@ -597,17 +599,19 @@ class _Run:
     def _plan(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the tile size and the history of L-BFGS that fit the memory."""
         limit = self.options.memory_limit or _MEMORY
-        scale = self.options.style_scale
         vector = 12 * size[0] * size[1]
         per_pixel = _BYTES_PER_PIXEL[self.network.dtype]
         if self.options.weights.style_losses.get("nearest"):
             per_pixel += _BYTES_OF_NEAREST * len(self.styles)
         border = 2 * overlap_of(self.network)
-        fixed = (_VECTORS - 1 + max(1, scale**2)) * vector
+        regions = sum(style.region is not None for style in self.styles)
+        per_pixel += _BYTES_OF_REGION * regions
+        fixed = (_VECTORS + regions) * vector
         fixed += bytes_kept(self.options.weights, self.network.dtype, size)
-        fixed += sum(
-            4 * x.numel() for x in (self.content, *(s.image for s in self.styles))
-        )
+        side, scale = math.sqrt(math.prod(size)), self.options.style_scale
+        fixed += 12 * max(math.prod(s.size_at(side, scale)) for s in self.styles)
+        held = [self.content, *(x for s in self.styles for x in (s.image, s.mask))]
+        fixed += sum(4 * x.numel() for x in held if x is not None)
         fixed_with_tile = fixed + per_pixel * (SMALLEST_TILE + border) ** 2
         least = fixed_with_tile + 2 * 2 * vector
         room = min(limit // 4, limit - fixed_with_tile)
@@ -617,8 +621,9 @@ class _Run:
             return max(size), pairs
         if limit < least:
             raise MemoryLimitError(
-                f"A memory limit of {limit / 1e6:.0f} MB is too small for this "
-                f"picture; allow at least {math.ceil(least / 1e6)} MB."
+                f"A memory limit of {limit / 2**20:.0f} MB is too small for this "
+                f"picture; allow at least --memory {math.ceil(least / 2**20)}M "
+                "(memory_limit= in Python, in bytes)."
             )
         tile_size = max(SMALLEST_TILE, int((left / per_pixel) ** 0.5) - border)
         if not self.tiled:
@@ -627,7 +632,7 @@ class _Run:
                 "tiles of %d.",
                 size[1],
                 size[0],
-                limit / 1e6,
+                limit / 2**20,
                 tile_size,
             )
         self.tiled = True

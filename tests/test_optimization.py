@@ -367,6 +367,13 @@ def test_colors_are_matched_where_they_count(keep, stripes, shallow):
 # Memory
 
 
+def least_memory(content, style, **options) -> int:
+    """Return the least MiB that are told where memory is too small."""
+    with pytest.raises(MemoryLimitError) as refused:
+        optimize(content, style, memory_limit=1, **options)
+    return int(re.findall(r"at least --memory (\d+)M ", str(refused.value))[0])
+
+
 def test_with_little_memory_it_falls_to_tiles_and_says_so(shallow, stripes, caplog):
     shallow["iterations"] = 1
     content = np.random.default_rng(0).integers(0, 256, (600, 640, 3), np.uint8)
@@ -382,28 +389,20 @@ def test_content_features_that_are_kept_count_as_memory(stripes, shallow):
     content = np.zeros((900, 900, 3), np.uint8)
     least = []
     for layer in ("relu1_1", "relu2_1"):
-        options = {**shallow, "content_layers": layer, "memory_limit": 1_000_000}
-        with pytest.raises(MemoryLimitError, match="allow at least") as refused:
-            optimize(content, stripes, **options)
-        least += map(int, re.findall(r"at least (\d+) MB", str(refused.value)))
+        options = {**shallow, "content_layers": layer}
+        least.append(least_memory(content, stripes, **options))
     # 64 features of each pixel, 128 of each fourth
-    assert least[0] - least[1] == pytest.approx(900 * 900 * (64 - 32) * 4 / 1e6, abs=1)
+    more = 900 * 900 * (64 - 32) * 4 / 2**20
+    assert least[0] - least[1] == pytest.approx(more, abs=1)
 
 
 def test_an_enlarged_style_counts_as_memory(shallow, stripes, caplog):
     shallow.update(iterations=1, memory_limit=290_000_000)
-    content = np.zeros((300, 300, 3), np.uint8)
-    optimize(content, stripes, **shallow)
+    content, large = np.zeros((300, 300, 3), np.uint8), stripes.resize((300, 300))
+    optimize(content, large, **shallow)
     assert caplog.text == ""
-    optimize(content, stripes, style_scale=4, **shallow)
+    optimize(content, large, style_scale=4, **shallow)
     assert "tiles" in caplog.text
-
-
-def least_memory(content, style, **options) -> int:
-    """Return the least megabytes that are told where memory is too small."""
-    with pytest.raises(MemoryLimitError) as refused:
-        optimize(content, style, memory_limit=1, **options)
-    return int(re.findall(r"at least (\d+) MB", str(refused.value))[0])
 
 
 def test_a_huge_style_takes_no_more_memory_than_one_of_the_picture_s_size(
@@ -463,6 +462,22 @@ def test_statistics_are_matched_exactly_within_the_weights():
     torch.testing.assert_close(a @ s / s.sum(), b @ t / t.sum(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_small_style_counts_as_what_it_is_when_enlarged(shallow, stripes):
+    content = np.zeros((900, 900, 3), np.uint8)
+    one, four = (
+        least_memory(content, stripes, style_scale=scale, **shallow) for scale in (1, 4)
+    )
+    assert four - one <= 1
+
+
+def test_regions_count_as_memory(shallow, stripes):
+    content = np.zeros((900, 900, 3), np.uint8)
+    halves = [StyleImage(stripes, region=np.eye(2)[i][None]) for i in (0, 1)]
+    least = least_memory(content, [(stripes, 1)] * 2, **shallow)
+    maps = 2 * 900 * 900 * 4 / 2**20
+    assert least_memory(content, halves, **shallow) - least > 2 * maps
+
+
 def test_styles_whose_nearest_features_are_searched_count_as_memory(
     shallow, stripes, caplog
 ):
@@ -479,10 +494,8 @@ def test_many_pixels_of_style_leave_less_for_the_history(shallow, stripes):
     content = np.zeros((900, 900, 3), np.uint8)
     large = stripes.resize((3000, 2500))
     fits = {**shallow, "iterations": 1}
-    with pytest.raises(MemoryLimitError, match="allow at least") as refused:
-        optimize(content, large, memory_limit=1_000_000, **fits)
-    least = int(re.findall(r"at least (\d+) MB", str(refused.value))[0]) * 10**6
-    result = optimize(content, large, memory_limit=least, **fits)
+    least = least_memory(content, large, **fits)
+    result = optimize(content, large, memory_limit=least << 20, **fits)
     assert result.shape == content.shape
 
 
@@ -498,8 +511,9 @@ def test_too_little_memory_is_refused_and_the_least_is_told(
     content_image, stripes, shallow
 ):
     content = np.zeros((900, 900, 3), np.uint8)
-    with pytest.raises(MemoryLimitError, match="allow at least"):
-        optimize(content, stripes, memory_limit=1_000_000, **shallow)
+    message = r"limit of 3 MB .* at least --memory \d+M \(memory_limit= in Python"
+    with pytest.raises(MemoryLimitError, match=message):
+        optimize(content, stripes, memory_limit=3 << 20, **shallow)
 
 
 def test_memory_that_runs_out_on_the_way_is_told(
@@ -800,10 +814,11 @@ def test_a_coarse_level_ends_at_ten_times_the_tolerance(
 ):
     monkeypatch.setattr(optimization, "_COARSEST", 32)
     caplog.set_level(logging.INFO, "styleplug")
+    style = stripes.resize((32, 32))
 
     def coarse_iterations(side, tolerance):
         caplog.clear()
-        optimize(flat("grey", (side, side)), stripes, tolerance=tolerance, **shallow)
+        optimize(flat("grey", (side, side)), style, tolerance=tolerance, **shallow)
         return re.search(r"^32 x 32: .* after (\d+)$", caplog.messages[0])[1]
 
     shallow["iterations"] = 100
