@@ -474,7 +474,7 @@ def _add_optimize(commands: Commands) -> None:
         help="paint an image in the style of any picture, slowly",
         description="Paint an image in the style of any picture by optimization: the "
         "original algorithm, which takes a minute where 'stylize' takes a moment. "
-        "Ctrl-C writes the best picture so far.",
+        "Ctrl-C writes the best picture so far, beside an existing file.",
         argument_default=argparse.SUPPRESS,
         formatter_class=functools.partial(_ApiHelp, "optimization", "optimize"),
     )

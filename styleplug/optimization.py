@@ -24,6 +24,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -348,7 +349,8 @@ def optimize_file(
     ``snapshot()`` of a callback returns an 8-bit PIL image. On an interruption
     (``KeyboardInterrupt``), or when memory or the loss network fails at a level, the
     best picture so far, if there is one, is written before the exception is raised
-    again. Returns the (width, height) of the image.
+    again: to ``dst``, or as ``NAME.stopped.SUFFIX`` beside it if that exists. Returns
+    the (width, height) of the image.
     """
     chosen = Options(**options)
     picture = read_to_paint(src, dst, overwrite=overwrite, max_pixels=max_pixels)
@@ -356,19 +358,27 @@ def optimize_file(
     write = functools.partial(
         write_picture,
         picture,
-        path=dst,
         provenance=_provenance(style, chosen, options),
-        overwrite=overwrite,
     )
     try:
         run()
-        write(run.pixels())
+        write(run.pixels(), dst, overwrite=overwrite)
     except (KeyboardInterrupt, MemoryLimitError, TrainingError):
-        if run.best is not None and (overwrite or not os.path.exists(dst)):
-            write(run.pixels())
-            logger.warning("Stopped; %s is the best picture so far.", dst)
+        if run.best is not None:
+            place = _free_place(Path(dst))
+            write(run.pixels(), place, overwrite=False)
+            logger.warning("Stopped; %s is the best picture so far.", place)
         raise
     return picture.size
+
+
+def _free_place(dst: Path) -> Path:
+    """Return ``dst``, or a name beside it if that exists."""
+    marks = itertools.chain(
+        ["", ".stopped"], (f".stopped{i}" for i in itertools.count(2))
+    )
+    places = (dst.with_name(f"{dst.stem}{mark}{dst.suffix}") for mark in marks)
+    return next(place for place in places if not os.path.exists(place))
 
 
 def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str, Any]:

@@ -924,6 +924,28 @@ def test_an_interruption_writes_the_best_picture_so_far(
     assert "best picture so far" in caplog.text
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryLimitError])
+def test_an_interruption_replaces_nothing_that_exists(
+    error, content_image, stripes, shallow, tmp_path, caplog
+):
+    photo = tmp_path / "photo.png"
+    content_image.save(photo)
+    before = photo.read_bytes()
+
+    def callback(fraction, snapshot):
+        raise error
+
+    options = {**shallow, "overwrite": True, "callback": callback}
+    for name in ("photo.stopped.png", "photo.stopped2.png"):
+        with pytest.raises(error):
+            optimize_file(photo, photo, stripes, **options)
+        assert f"{name} is the best picture so far" in caplog.text
+        with Image.open(tmp_path / name) as result:
+            assert result.size == content_image.size
+    assert photo.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_an_interruption_while_the_file_is_written_does_not_lose_it(
     content_image, stripes, shallow, tmp_path, monkeypatch
 ):
