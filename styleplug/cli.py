@@ -9,6 +9,7 @@ compute import torch.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import contextvars
 import dataclasses
@@ -591,14 +592,24 @@ def _optimize(args: argparse.Namespace) -> int:
     regions = _masks("--region", options.pop("region", []), len(parts))
     masks = _masks("--style-mask", options.pop("style_mask", []), len(parts))
     if "style_loss" in options:
-        options["style_loss"] = dict(_parse_pairs(options["style_loss"]))
+        losses: dict[str, float] = collections.defaultdict(float)
+        for name, weight in _parse_pairs(options["style_loss"]):
+            losses[name] += weight
+        options["style_loss"] = dict(losses)
     folder = options.pop("snapshots", None)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        named = [content, output, *(name for name, _ in parts), *regions, *masks]
+        named.append(options.get("mask"))
+        used = {os.path.realpath(path) for path in named if path is not None}
         for tenth in range(1, 11):
-            check_free(
-                _snapshot(folder, tenth), overwrite=options.get("overwrite", False)
-            )
+            place = _snapshot(folder, tenth)
+            if os.path.realpath(place) in used:
+                raise ValueError(
+                    f"{place} is an image of this command; save the snapshots in "
+                    "another folder."
+                )
+            check_free(place, overwrite=options.get("overwrite", False))
+        folder.mkdir(parents=True, exist_ok=True)
 
     with imports.quickly():
         from .optimization import StyleImage, optimize_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,38 @@ def test_snapshots_replace_nothing_unasked_and_end_nothing(
     assert main([*line, "--overwrite"]) == 0
     assert "was not written (No space left on device)" in capsys.readouterr().err
     assert read_picture(files / "out.png").size == (96, 64)
+
+
+@pytest.mark.parametrize("role", ["-o", "--mask", "style"])
+def test_a_snapshot_never_takes_the_place_of_an_image_of_the_command(
+    role, files, vgg, capsys
+):
+    place = files / "100.png"
+    style = files / "style.png"
+    if role != "-o":
+        style.rename(place)
+        style = place if role == "style" else files / "other.png"
+    before = place.read_bytes() if place.exists() else None
+    more = ["--snapshots", str(files), "--overwrite", str(style)]
+    more += [] if role == "style" else [role, str(place)]
+    assert main(arguments(files, vgg, *more)) == 1
+    assert "100.png is an image of this command" in capsys.readouterr().err
+    assert (place.read_bytes() if place.exists() else None) == before
+
+
+def test_losses_of_one_name_add_up(files, vgg, capsys):
+    with Image.open(files / "photo.png") as photo:
+        photo.save(files / "out.png")
+    results = []
+    for losses in (["gram", "nearest:0.5", "gram:0.5"], ["nearest:0.5", "gram:1.5"]):
+        more = [word for loss in losses for word in ("--style-loss", loss)]
+        line = arguments(files, vgg, str(files / "style.png"), *more, "--overwrite")
+        assert main(line) == 0
+        with Image.open(files / "out.png") as result:
+            results.append(np.array(result))
+            told = json.loads(result.info["Software"].split(maxsplit=2)[2])
+        assert told["style_loss"] == {"gram": 1.5, "nearest": 0.5}
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 
 @pytest.mark.parametrize(
