@@ -23,7 +23,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -384,8 +384,7 @@ def _free_place(dst: Path) -> Path:
 def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str, Any]:
     """Return the metadata to note in a result: style images and given parameters."""
     parts = _style_images(style)
-    total = sum(float(part.weight) for part in parts)
-    names = [f"{_name(part.image)}:{float(part.weight) / total:.2f}" for part in parts]
+    names = [f"{_name(part.image)}:{part.weight:.2f}" for part in parts]
     told = {name: getattr(options, name) for name in _TOLD if name in given}
     if "init" in told:
         told["init"] = _name(told["init"])
@@ -701,7 +700,7 @@ class _Run:
             region = self._map(part.region, self.picture)
             region = region if self.mask is None else region * self.mask
         image = _padded(_tensor(picture.over_white, self.device))
-        found = Style(image, float(part.weight), mask, region)
+        found = Style(image, part.weight, mask, region)
         side = math.sqrt(self.content[0, 0].numel())
         # Larger than any level asks for it, it would only take memory.
         found.image = found.at(max(1.0, self.options.style_scale) * side, 1.0)
@@ -719,7 +718,7 @@ class _Run:
 
 
 def _style_images(style: Any) -> list[StyleImage]:
-    """Return the style images, their weights checked."""
+    """Return the style images, with weights that sum to 1."""
     given: Sequence[Any] = [style]
     if isinstance(style, Sequence) and not isinstance(style, str):
         given = style
@@ -736,7 +735,8 @@ def _style_images(style: Any) -> list[StyleImage]:
             f"(picture, weight) pairs, got {reprlib.repr(style)}"
         ) from error
     check_weights(weights)
-    return parts
+    total = sum(weights)
+    return [replace(p, weight=w / total) for p, w in zip(parts, weights, strict=True)]
 
 
 def _share_out(styles: Sequence[Style]) -> None:

@@ -246,6 +246,14 @@ def test_a_style_without_weight_does_not_count(content_image, stripes, shallow):
     assert np.array_equal(np.array(both), np.array(alone))
 
 
+@pytest.mark.parametrize("scale", [1e39, 1e-320])
+def test_only_the_proportions_of_weights_matter(scale, content_image, stripes, shallow):
+    other = flat("red")
+    expected = optimize(content_image, [(stripes, 1), (other, 3)], **shallow)
+    styles = [(stripes, scale), (other, 3 * scale)]
+    assert np.array_equal(optimize(content_image, styles, **shallow), expected)
+
+
 def test_each_region_takes_its_own_style(shallow):
     shallow.update(iterations=30, content_weight=0.01)
     left = np.zeros((48, 96), np.float32)
