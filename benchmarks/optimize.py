@@ -97,7 +97,6 @@ def loss_network(
     crops = [content_image(name, 256)[..., :160, :160] for name in PHOTOGRAPHS]
     network.calibrate(torch.cat(crops))
     network.stack.to(dtype)
-    network.dtype = dtype
     return network
 
 

@@ -34,9 +34,10 @@ class LossNetwork(nn.Module):
 
     ``path`` is a safetensors file in torchvision's layout (``features.N.weight``,
     ``features.N.bias``). Calling it maps (B, 3, H, W) RGB in [0, 1] to the features
-    of ``layers``, each (B, C, h, w).
+    of ``layers``, one name or several, each (B, C, h, w).
 
-    Raises :class:`~styleplug.errors.TrainingError` when the file is not usable.
+    Raises :class:`~styleplug.errors.TrainingError` when the file is not usable, and
+    ``ValueError`` for layers that VGG-19 does not have.
     """
 
     def __init__(
@@ -48,6 +49,12 @@ class LossNetwork(nn.Module):
         from torchvision.models import vgg19
 
         super().__init__()
+        layers = [layers] if isinstance(layers, str) else list(layers)
+        if not layers or not set(layers) <= set(vgg.LAYERS):
+            raise ValueError(
+                f"layers must be names from {vgg.LAYERS[0]!r} to {vgg.LAYERS[-1]!r}, "
+                f"got {layers!r}"
+            )
         self.taps = {vgg.LAYERS.index(layer): layer for layer in layers}
         deepest = max(self.taps)
         shapes = vgg.tensor_shapes(vgg.LAYERS[deepest])
@@ -71,9 +78,13 @@ class LossNetwork(nn.Module):
             if isinstance(module, nn.ReLU):
                 module.inplace = i - 1 not in self.taps
         self.stack = stack.to(dtype, memory_format=torch.channels_last)
-        self.dtype = dtype
         self.activations = dict.fromkeys(layers, 1.0)
         self.eval().requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.stack.parameters()).dtype
+        return dtype
 
     def calibrate(self, photographs: Tensor) -> None:
         """Measure each layer's mean activation on (B, 3, H, W) photographs.

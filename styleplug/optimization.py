@@ -158,6 +158,12 @@ class Options:
                 "init must be 'content', 'noise', 'fast' or the name of a style, got "
                 f"{reprlib.repr(self.init)}"
             )
+        network = self.loss_network
+        if not isinstance(network, str | os.PathLike | LossNetwork | None):
+            raise TypeError(
+                "loss_network must be a file, a Hub repository or a LossNetwork, got "
+                f"{type(network).__name__}"
+            )
         for name, low, high in (
             ("content_weight", 0, math.inf),
             ("style_weight", 0, math.inf),

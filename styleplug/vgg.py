@@ -75,7 +75,7 @@ def find_tensors(
             tensor = header[name]
             begin, stop = tensor["data_offsets"]
             if tensor["dtype"] not in _BYTES or tensor["shape"] != list(shape):
-                raise TrainingError(f"{name} is no float of shape {shape}")
+                raise TrainingError(f"{name} is no float32 or float16 of shape {shape}")
             count = _BYTES[tensor["dtype"]] * math.prod(shape)
             if begin < 0 or stop - begin != count or stop > size - end:
                 raise TrainingError(f"{name} does not lie inside the file")

@@ -295,6 +295,27 @@ def test_only_the_layers_that_are_asked_for_are_computed(vgg):
     assert len(network.stack) == 7
 
 
+def test_layers_are_one_name_or_any_iterable_of_them(vgg):
+    for layers in ("relu2_1", (layer for layer in ["relu2_1"])):
+        network = LossNetwork(vgg, layers)
+        assert set(network(torch.rand(1, 3, 16, 16))) == {"relu2_1"}
+        assert set(network.activations) == {"relu2_1"}
+
+
+@pytest.mark.parametrize("layers", [(), "relu9_1", ["relu1_1", "conv4"]])
+def test_layers_that_vgg_does_not_have_are_refused(layers, vgg):
+    with pytest.raises(ValueError, match="layers must be names from 'conv1_1' to"):
+        LossNetwork(vgg, layers)
+
+
+def test_a_loss_network_has_the_dtype_that_it_was_moved_to(vgg):
+    network = LossNetwork(vgg)
+    assert network.dtype == torch.float32
+    image = torch.rand(1, 3, 16, 16)
+    assert network.to(torch.bfloat16).dtype == torch.bfloat16
+    assert network(image)["relu1_1"].dtype == torch.bfloat16
+
+
 def test_a_file_that_is_no_loss_network_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     with pytest.raises(TrainingError, match="No such file"):
@@ -322,9 +343,11 @@ def test_of_a_loss_network_only_its_own_tensors_are_read(vgg, tmp_path):
 def test_a_tensor_that_is_missing_or_of_another_kind_is_named(vgg, tmp_path, name):
     tensors = load_file(vgg)
     path = tmp_path / "other.safetensors"
-    for other in (tensors[name][:-1], tensors[name].int()):
+    for other in (tensors[name][:-1], tensors[name].int(), tensors[name].bfloat16()):
         save_file({**tensors, name: other.contiguous()}, path)
-        with pytest.raises(TrainingError, match=f"{name} is no float of shape"):
+        with pytest.raises(
+            TrainingError, match=f"{name} is no float32 or float16 of shape"
+        ):
             LossNetwork(path)
     del tensors[name]
     save_file(tensors, path)

@@ -706,9 +706,10 @@ def test_a_loss_network_without_the_layers_is_refused(
 
 
 def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shallow_vgg):
-    network = LossNetwork(shallow_vgg, ("relu1_1",), dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"float32 or bfloat16, got torch\.float16"):
-        optimize(content_image, stripes, loss_network=network)
+    made = LossNetwork(shallow_vgg, ("relu1_1",), dtype=torch.float16)
+    for network in (made, LossNetwork(shallow_vgg, ("relu1_1",)).half()):
+        with pytest.raises(ValueError, match=r"or bfloat16, got torch\.float16"):
+            optimize(content_image, stripes, loss_network=network)
 
 
 @pytest.mark.parametrize(
@@ -717,6 +718,7 @@ def test_a_loss_network_of_another_type_is_refused(content_image, stripes, shall
         ({"style_loss": 5}, "style_loss must be a name, .* got 5"),
         ({"content_layers": 5}, "content_layers must be a name, .* got 5"),
         ({"content_layers": {"relu1_1": "x"}}, "content_layers must be .* to numbers"),
+        ({"loss_network": torch.nn.ReLU()}, "loss_network must be .* got ReLU"),
         ({"init": np.zeros((9, 9, 3))}, "init must be 'content', .* got array"),
     ],
 )
