@@ -3,7 +3,7 @@
 The predictor sees the style of a picture through it, and it stands in for the loss
 network where that is too large to be available: with a twentieth of the weights it
 computes the principal components of the same layers. It is trained by
-:mod:`styleplug.training.lessons`.
+:mod:`styleplug.training.distillation`.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ class StyleEncoder(nn.Module):
     def components(self, image: Tensor) -> list[Tensor]:
         """Return the principal components of each layer, (B, rank, h, w)."""
         image = (image - 0.5) * 4
-        seen = [F.relu(self.whole(image))]
+        features = [F.relu(self.whole(image))]
         x = F.pixel_unshuffle(image, 2)
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
             for convolution in stage:
                 change = F.relu(convolution(x))
                 x = x + change if change.shape == x.shape else change
-            seen.append(x)
-        return [p(x) for p, x in zip(self.projections, seen, strict=True)]
+            features.append(x)
+        return [p(x) for p, x in zip(self.projections, features, strict=True)]
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:

@@ -6,7 +6,7 @@ import torch
 from styleplug.encoder import StyleEncoder
 from styleplug.losses import STYLE_LAYERS, LossNetwork, content_loss, style_loss
 from styleplug.losses import gram_matrix as gram
-from styleplug.training.lessons import Teacher, missed
+from styleplug.training.distillation import Teacher, unexplained_power
 
 SMALL = {"widths": (4, 8, 8, 8, 8), "ranks": (3, 5, 6, 7)}
 
@@ -23,7 +23,7 @@ class Perfect(StyleEncoder):
     def __init__(self, teacher, ranks):
         super().__init__((2,) * 5, ranks)
         self.teacher = teacher
-        teacher.settle(self)
+        teacher.calibrate(self)
 
     def components(self, image):
         return self.teacher(image)
@@ -65,9 +65,9 @@ def test_nothing_is_missed_of_what_is_given_whole(loss_network):
     encoder = Perfect(teacher, ranks)
     pictures = images(2, seed=1)
     wanted = teacher(pictures)
-    assert missed(encoder, pictures, wanted).max() < 1e-6
+    assert unexplained_power(encoder, pictures, wanted).max() < 1e-6
     shifted = [components + 0.5 for components in wanted]
-    assert missed(encoder, pictures, shifted).min() > 1e-3
+    assert unexplained_power(encoder, pictures, shifted).min() > 1e-3
 
 
 def test_components_are_not_correlated_and_of_deviation_1(loss_network):

@@ -37,10 +37,10 @@ from ..losses import STYLE_LAYERS
 from ..predictor import PHOTOGRAPHS
 from ..rendering import is_out_of_memory
 from ..style import FACTORS, TEXTS, bundled_trunk, read_header, to_nfc
-from .amortize import USED, train_predictor
 from .config import TrainConfig
 from .data import folder_images
 from .loop import NO_ARTWORK, is_free_name, train
+from .predictor import USED, train_predictor
 from .strength import train_strength
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         type=path,
         metavar="FILE",
         help="save progress here, and continue from here if it exists; --any also "
-        "writes FILE.lessons, keep the two together",
+        "writes FILE.encoder, keep the two together",
     )
     add(
         "--sheet",
@@ -275,15 +275,15 @@ def _defaults(field: dataclasses.Field[Any]) -> str:
         if len(mode.asked) > 1 or field.name in mode.ignores:
             continue
         default = mode.defaults.get(field.name, field.default)
-        told = " ".join(f"{value:g}" for value in _values(default))
+        text = " ".join(f"{value:g}" for value in _values(default))
         if mode is _STYLES_ON_TRUNK and field.name in _EACH:
-            told += " for each artwork"
+            text += " for each artwork"
             if field.name == "minutes":
-                told += ", unless --steps are given"
-        modes.setdefault(told, []).append(mode.flags)
+                text += ", unless --steps are given"
+        modes.setdefault(text, []).append(mode.flags)
     first, *others = modes
     return "; ".join(
-        [first, *(f"{told} with {', '.join(modes[told])}" for told in others)]
+        [first, *(f"{text} with {', '.join(modes[text])}" for text in others)]
     )
 
 
@@ -384,11 +384,11 @@ def _train(args: argparse.Namespace, mode: _Mode) -> list[Path]:
             raise TrainingError(
                 f"A style cannot be called {out.stem!r}; name another --output."
             )
-        told = about.setdefault(to_nfc(artworks[0].name), {})
-        if told.setdefault("name", out.stem) != out.stem:
+        fields = about.setdefault(to_nfc(artworks[0].name), {})
+        if fields.setdefault("name", out.stem) != out.stem:
             raise TrainingError(
-                f"--about calls the style {told['name']!r}, and --output {out.stem!r}; "
-                "leave out the first, or make them the same."
+                f"--about calls the style {fields['name']!r}, and --output "
+                f"{out.stem!r}; leave out the first, or make them the same."
             )
         out = out.parent
     elif not out.is_dir() and (

@@ -73,13 +73,13 @@ class Photographs:
         with ThreadPoolExecutor() as pool:
             loaded = list(pool.map(self._load, files))
         self.images = [image for image in loaded if image is not None]
-        told = [
+        lines = [
             f"{file.relative_to(folder).as_posix()} {file.stat().st_size}"
             for file, image in zip(files, loaded, strict=True)
             if image is not None
         ]
-        told_of = "\n".join(told).encode(errors="surrogatepass")
-        self.files = hashlib.sha256(told_of).hexdigest()
+        listing = "\n".join(lines).encode(errors="surrogatepass")
+        self.files = hashlib.sha256(listing).hexdigest()
         skipped = len(files) - len(self.images)
         if skipped:
             logger.warning(

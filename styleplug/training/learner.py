@@ -93,7 +93,7 @@ class Batch(NamedTuple):
     """Crops of photographs, and the style that each is to be painted in.
 
     The first styles are those of ``picks``, the others are predicted from
-    ``glimpses``.
+    ``style_images``.
     """
 
     crops: Tensor
@@ -104,7 +104,7 @@ class Batch(NamedTuple):
     """(B,) in [0, 1]."""
     picks: Tensor
     """(n,): rows of the learner's styles."""
-    glimpses: list[Tensor]
+    style_images: list[Tensor]
     """B - n pictures, each (1, 3, h, w)."""
     grams: dict[str, Tensor]
     """Gram matrices of the style images, (B, C, C) for each style layer."""
@@ -189,7 +189,7 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, loss_network: LossNetwork) -> Losses:
         vectors = [self.styles(batch.picks)]
         if self.predictor is not None:
-            vectors += [self.predictor(glimpse) for glimpse in batch.glimpses]
+            vectors += [self.predictor(image) for image in batch.style_images]
         styles = torch.cat(vectors)
         dtype = loss_network.dtype
         painted = paint(self.network, batch.crops, styles, batch.strength, dtype=dtype)

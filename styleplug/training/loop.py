@@ -41,10 +41,10 @@ from ..style import (
     to_nfc,
 )
 from ..weights import hash_trunk, load_style, save_style, save_trunk
-from .amortize import checkpoint_of_lessons, predictor_beside, taught_predictor
 from .config import TrainConfig
 from .controls import Controls, measure_controls
 from .data import Archive, Photographs, load_artwork
+from .distillation import distilled_predictor, encoder_checkpoint
 from .learner import (
     Batch,
     Learner,
@@ -55,6 +55,7 @@ from .learner import (
     total_loss,
 )
 from .outputs import SHEET, all_or_none, check_places
+from .predictor import predictor_beside
 from .sampler import Sampler, of_artwork, targets
 from .state import (
     SAVE_EVERY,
@@ -154,11 +155,10 @@ def train(
         results.append(out_trunk)
     if archive is not None:
         results.append(out_predictor)
-    lessons = checkpoint_of_lessons(checkpoint) if archive else None
     check_places(
         out,
         results,
-        (checkpoint, lessons),
+        (checkpoint, encoder_checkpoint(checkpoint) if archive else None),
         sheet,
         pictures=(content, archive, measure),
         overwrite=overwrite,
@@ -206,15 +206,9 @@ def train(
     if pictures is not None:
         predictor = predictor_beside(trunk)
         if predictor is None:
-            predictor = taught_predictor(
-                trunk,
-                network,
-                photographs,
-                pictures,
-                loss_net,
-                identity,
-                config,
-                checkpoint,
+            predictor = distilled_predictor(
+                *(trunk, network, photographs, pictures, loss_net),
+                *(identity, config, checkpoint),
             )
         predictor = predictor.to(device)
         identity["start of the predictor"] = hash_tensors(
@@ -252,23 +246,23 @@ def train(
             kept = StyleInfo("trunk", base_size=config.style_size, training=info)
             save_trunk(folder / out_trunk.name, network, kept)
         if predictor is not None and pictures is not None:
-            told = StyleInfo(
+            header = StyleInfo(
                 "predictor",
                 trunk=hash_trunk(network),
                 base_size=config.style_size,
                 training={**info, "artworks": len(pictures.images)},
             )
-            save_predictor(folder / out_predictor.name, predictor, told)
-        for path, told, style in zip(paths, infos, styles, strict=True):
+            save_predictor(folder / out_predictor.name, predictor, header)
+        for path, header, style in zip(paths, infos, styles, strict=True):
             save_style(
                 *(folder / path.name, style, network),
-                dataclasses.replace(told, training=info),
+                dataclasses.replace(header, training=info),
                 self_contained=alone,
             )
     for i, (path, style) in enumerate(zip(paths, styles, strict=True)):
         figures = _measure(path, style, network, loss_net, shown, of_artwork(wanted, i))
-        told = dataclasses.replace(infos[i], training=info, figures=figures)
-        save_style(path, style, network, told, self_contained=alone)
+        header = dataclasses.replace(infos[i], training=info, figures=figures)
+        save_style(path, style, network, header, self_contained=alone)
     draw()
     return paths
 
@@ -356,27 +350,27 @@ def _steps_within(
     With a pool, the first steps also compute the features of its crops.
     """
     process, processes = process_and_count(config)
-    looks, rests = [], []
+    pool_times, step_times = [], []
     for step in range(5):
         began = time.monotonic()
         if config.pool:
             sampler.batch(step, process, processes)
-        looked = time.monotonic()
+        middle = time.monotonic()
         batch = sampler.batch(step, process, processes)
         loss = total_loss(learner(batch, loss_network), batch, config)
         loss.backward()
         loss.item()  # waits for a GPU
-        looks.append(looked - began)
-        rests.append(time.monotonic() - looked)
+        pool_times.append(middle - began)
+        step_times.append(time.monotonic() - middle)
     learner.zero_grad(set_to_none=True)
-    slowest = loss.new_tensor([median(looks), median(rests)])
+    slowest = loss.new_tensor([median(pool_times), median(step_times)])
     if processes > 1:
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    look, rest = slowest.tolist()
+    pool_time, step_time = slowest.tolist()
     seconds = 60 * config.minutes
-    fitting = (seconds - config.pool * look) / rest
+    fitting = (seconds - config.pool * pool_time) / step_time
     if fitting < config.pool:  # every step computes the features of its crops
-        fitting = seconds / (look + rest)
+        fitting = seconds / (pool_time + step_time)
     steps = max(1, int(fitting))
     return steps // _ROUND * _ROUND or steps
 
@@ -434,11 +428,11 @@ def _first_styles(
     own = [trunk.parent] if trunk.name == bundled_trunk().name else []
     for folder in (*own, bundled_trunk().parent):
         if artworks and _can_capture(folder, hash_trunk(network)):
-            seen = [
+            vectors = [
                 capture(read_picture(path), path.stem, folder, rank).vector
                 for path in artworks
             ]
-            return torch.stack(seen).to(device)
+            return torch.stack(vectors).to(device)
     return network.photo.detach().repeat(len(artworks), 1)
 
 
@@ -463,12 +457,12 @@ class _Report:
         found = losses.content[full].tolist(), losses.style[full].tolist()
         self._rows += zip(*found, strict=True)
         if step % 50 == 0 or step == self._steps:
-            told = f"loss {fmean(self._minimised):.3f}"
+            text = f"loss {fmean(self._minimised):.3f}"
             if self._rows:
                 content, style = map(fmean, zip(*self._rows, strict=True))
-                told += f"  content {content:.3f}  style {style:.4f}"
+                text += f"  content {content:.3f}  style {style:.4f}"
             seconds = time.monotonic() - self._since
-            logger.info("step %d/%d  %s  %.1f s", step, self._steps, told, seconds)
+            logger.info("step %d/%d  %s  %.1f s", step, self._steps, text, seconds)
             self._minimised.clear()
             self._rows.clear()
             self._since = time.monotonic()
@@ -561,10 +555,10 @@ def draw_sheet(
         for style in styles:
             rows.append(torch.cat(list(network(contents, network.vector(style))), 2))
     pixels = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
-    told = PngInfo()
-    told.add_text(*SHEET)
+    mark = PngInfo()
+    mark.add_text(*SHEET)
     image = Image.fromarray(pixels.cpu().numpy())
-    write_or_warn(path, lambda file: image.save(file, "PNG", pnginfo=told), "the sheet")
+    write_or_warn(path, lambda file: image.save(file, "PNG", pnginfo=mark), "the sheet")
 
 
 def _describe(
@@ -579,8 +573,8 @@ def _describe(
         )
     infos = []
     for artwork in artworks:
-        told = about.get(to_nfc(artwork.name), {})
-        fields = {"name": hyphenated(artwork.stem.lower()), **told}
+        given = about.get(to_nfc(artwork.name), {})
+        fields = {"name": hyphenated(artwork.stem.lower()), **given}
         for name, value in fields.items():
             if name not in TEXTS:
                 raise TrainingError(

@@ -118,8 +118,8 @@ def _needing(trunk: Path, results: Sequence[Path]) -> list[str]:
             return True
         return not (copy or read_info(path).self_contained)
 
-    beside = sorted(trunk.parent.glob("*.safetensors"))
-    left = [path for path in beside if path not in results and belongs(path, known)]
+    files = sorted(trunk.parent.glob("*.safetensors"))
+    left = [path for path in files if path not in results and belongs(path, known)]
     return [path.name for path in left if needs(path)]
 
 

@@ -43,12 +43,12 @@ class Sampler:
         self._loss_net = loss_net
         self._config = config
         self._device = device
-        self._artworks_seen_at = StylePredictor.SIZE / config.style_size
+        self._artwork_magnification = StylePredictor.SIZE / config.style_size
         self._artworks = len(next(iter(grams.values()), ()))
         dealt = config.dealt if archive else config.batch_size
         self._dealt = dealt if self._artworks else 0
         self._archive_grams: dict[int, dict[str, Tensor]] = {}
-        self._looks: dict[int | None, Features] = {}
+        self._pool_features: dict[int | None, Features] = {}
 
     def batch(self, step: int, process: int, processes: int) -> Batch:
         """Return one process's part of the batch of ``step``."""
@@ -68,14 +68,14 @@ class Sampler:
         itself = torch.zeros(size, dtype=torch.bool)
         picks = _deal(self._artworks, self._dealt, config.seed, step).tolist()
         grams = [of_artwork(self._grams, pick) for pick in picks]
-        glimpses = []
+        style_images = []
         mine = range(process, size, processes)
         for i in range(self._dealt, size):
-            pick, picture, seen_at, scales, kind = self._draw(rng)
+            pick, picture, magnification, scales, kind = self._draw(rng)
             if kind < config.identity_share:
                 itself[i], strength[i] = True, 1.0
                 crops[i] = crop(picture, config.crop_size, scales, rng)
-            glimpses.append(random_part(picture, seen_at, rng))
+            style_images.append(random_part(picture, magnification, rng))
             grams.append(self._targets(pick) if i in mine else {})
         own = list(mine)
         own_crops = crops[own].to(self._device)
@@ -88,11 +88,11 @@ class Sampler:
         shift = torch.randint(low, high, (2,), generator=rng).tolist()
         return Batch(
             own_crops,
-            self._look_at(own_crops, pooled),
+            self._content_features(own_crops, pooled),
             strength[own].to(self._device),
             torch.tensor([picks[i] for i in own if i < self._dealt], dtype=torch.long),
             [
-                glimpses[i - self._dealt].to(self._device)
+                style_images[i - self._dealt].to(self._device)
                 for i in own
                 if i >= self._dealt
             ],
@@ -108,15 +108,15 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def _look_at(self, crops: Tensor, pooled: int | None) -> Features:
+    def _content_features(self, crops: Tensor, pooled: int | None) -> Features:
         """Return the content features of crops; those of a pool are computed once."""
-        if pooled in self._looks:
-            return self._looks[pooled]
+        if pooled in self._pool_features:
+            return self._pool_features[pooled]
         features = self._loss_net(crops)
-        look = {layer: features[layer] for layer in CONTENT_LAYERS}
+        wanted = {layer: features[layer] for layer in CONTENT_LAYERS}
         if pooled is not None:
-            self._looks[pooled] = look
-        return look
+            self._pool_features[pooled] = wanted
+        return wanted
 
     def _draw(
         self, rng: Generator
@@ -134,14 +134,14 @@ class Sampler:
         if kind < self._config.identity_share / 2:
             others = self._photographs.images
             picture = others[int(torch.randint(len(others), (), generator=rng))]
-            seen_at = StylePredictor.SIZE / math.prod(picture.shape[1:]) ** 0.5
-            return pick, picture, seen_at, self._config.scales, kind
+            magnification = StylePredictor.SIZE / math.prod(picture.shape[1:]) ** 0.5
+            return pick, picture, magnification, self._config.scales, kind
         low, high = self._config.scales
-        picture, seen_at = self._archive.images[pick], self._artworks_seen_at
+        picture, magnification = self._archive.images[pick], self._artwork_magnification
         if kind < self._config.identity_share:
             # Magnified as its crops are, if it is smaller than they.
-            seen_at *= max(1.0, self._config.crop_size / min(picture.shape[1:]))
-        return pick, picture, seen_at, (1.0, high / low), kind
+            magnification *= max(1.0, self._config.crop_size / min(picture.shape[1:]))
+        return pick, picture, magnification, (1.0, high / low), kind
 
     @torch.no_grad()
     def _targets(self, pick: int) -> dict[str, Tensor]:
@@ -161,13 +161,15 @@ class Sampler:
         """Return the predicted vectors (6, K) of a few artworks."""
         assert self._archive is not None
         images = self._archive.images
-        seen = [
+        parts = [
             random_part(
-                images[i * len(images) // 6], self._artworks_seen_at, step_rng(7, i)
+                images[i * len(images) // 6],
+                self._artwork_magnification,
+                step_rng(7, i),
             )
             for i in range(6)
         ]
-        return torch.cat([predictor(image.to(self._device)) for image in seen])
+        return torch.cat([predictor(image.to(self._device)) for image in parts])
 
 
 def of_artwork(grams: dict[str, Tensor], i: int) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from ..errors import TrainingError
 from ..predictor import save_predictor
 from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
 from ..weights import hash_trunk, read_style, save_trunk, write_tensors
-from .amortize import predictor_beside
 from .config import TrainConfig
 from .data import Photographs, load_artwork
 from .learner import (
@@ -33,6 +32,7 @@ from .loop import (
     styles_to_begin_from,
 )
 from .outputs import all_or_none, check_places
+from .predictor import predictor_beside
 from .sampler import Sampler, targets
 from .state import State, hash_tensors, identify, process_and_count
 
@@ -107,7 +107,7 @@ def train_strength(
     loss_net = thinned_loss_network(whole, photographs, images, config, device)
     grams = targets(images, loss_net, device)
 
-    told = read_info(trunk)  # perhaps of a style that contains the trunk
+    header = read_info(trunk)  # perhaps of a style that contains the trunk
     vectors = styles_to_begin_from(network, artworks, start)
     learner = Learner(network, vectors, None).requires_grad_(False)
     network.light.requires_grad_(True)
@@ -138,11 +138,11 @@ def train_strength(
     if process > 0:
         return []
     learned = record(command, loss_network, whole, photographs, config, state)
-    learned["trunk"] = told.trunk
-    training = {**told.training, "strength": learned}
-    told = StyleInfo("trunk", base_size=told.base_size, training=training)
+    learned["trunk"] = header.trunk
+    training = {**header.training, "strength": learned}
+    header = StyleInfo("trunk", base_size=header.base_size, training=training)
     with all_or_none(out) as folder:
-        moved = save_trunk(folder / out_trunk.name, network, told).trunk
+        moved = save_trunk(folder / out_trunk.name, network, header).trunk
         for (info, tensors), path in zip(styles, paths, strict=True):
             info = dataclasses.replace(info, trunk=moved)
             write_tensors(folder / path.name, tensors, info)

@@ -9,7 +9,7 @@ from PIL import Image
 from styleplug.foreign import JohnsonNetwork
 from styleplug.losses import LossNetwork
 from styleplug.style import StyleInfo
-from styleplug.training import amortize, controls, loop
+from styleplug.training import controls, distillation, loop, predictor
 from styleplug.training.config import TrainConfig
 from styleplug.training.data import Photographs
 from styleplug.training.loop import train
@@ -57,10 +57,10 @@ def foreign_trunk(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def few_lessons(monkeypatch):
-    """Let encoders take three short lessons, in place of thousands."""
-    monkeypatch.setattr(amortize, "_LESSONS", 3)
-    monkeypatch.setattr(amortize, "_LESSON", 6)
+def short_distillation(monkeypatch):
+    """Let encoders be trained in three small steps, in place of thousands."""
+    monkeypatch.setattr(distillation, "DISTILLATION_STEPS", 3)
+    monkeypatch.setattr(distillation, "_BATCH", 6)
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def killed_in(monkeypatch):
             return crops(photographs, count, size, scales, rng)
 
         with monkeypatch.context() as patch:
-            patch.setattr(amortize, "SAVE_EVERY", 0.0)
-            patch.setattr(loop, "SAVE_EVERY", 0.0)
+            for module in (distillation, loop, predictor):
+                patch.setattr(module, "SAVE_EVERY", 0.0)
             patch.setattr(Photographs, "crops", killed)
             with pytest.raises(KilledError):
                 yield

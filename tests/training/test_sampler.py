@@ -62,9 +62,9 @@ def test_processes_share_a_batch_among_them(sampler):
             assert torch.equal(getattr(part, name), getattr(whole, name)[mine]), name
         for layer, grams in whole.grams.items():
             assert torch.equal(part.grams[layer], grams[mine])
-        seen = whole.glimpses[mine]
-        assert all(map(torch.equal, part.glimpses, seen))
-        assert len(part.glimpses) == len(seen) == 2
+        seen = whole.style_images[mine]
+        assert all(map(torch.equal, part.style_images, seen))
+        assert len(part.style_images) == len(seen) == 2
 
 
 def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sampler):
@@ -72,7 +72,7 @@ def test_who_is_to_stay_as_it_is_is_painted_at_full_strength_in_its_own_style(sa
     stays = sampler(identity_share=1.0, **settings).batch(0, 0, 1)
     assert stays.itself.all()
     assert (stays.strength == 1).all()
-    for crop, glimpse in zip(stays.crops, stays.glimpses, strict=True):
+    for crop, glimpse in zip(stays.crops, stays.style_images, strict=True):
         assert _colors(crop) == pytest.approx(_colors(glimpse[0]), abs=0.05)
     changes = sampler(identity_share=0.0, **settings).batch(0, 0, 1)
     assert not changes.itself.any()
@@ -137,7 +137,7 @@ def test_a_glimpse_comes_with_the_gram_matrices_of_its_picture(
 ):
     batch = sampler(batch_size=4, any_share=1.0, identity_share=0.0).batch(1, 0, 1)
     archive = Archive(photographs, 64)
-    for i, glimpse in enumerate(batch.glimpses):
+    for i, glimpse in enumerate(batch.style_images):
         likeness = []
         for k in range(len(archive.images)):
             picture = archive.artwork(k)
@@ -166,7 +166,7 @@ def test_artworks_smaller_than_the_style_size_are_seen_smaller(
     device = torch.device("cpu")
     sampler = Sampler(Photographs(photographs), archive, {}, loss_net, config, device)
     whole = archive.images[0].shape[1] * StylePredictor.SIZE / style_size
-    heights = [glimpse.shape[2] for glimpse in sampler.batch(0, 0, 1).glimpses]
+    heights = [glimpse.shape[2] for glimpse in sampler.batch(0, 0, 1).style_images]
     assert all(0.7 * whole - 1 <= height <= whole for height in heights)
 
 
@@ -180,7 +180,7 @@ def test_an_artwork_to_be_left_as_it_is_is_seen_magnified_as_its_crops_are(
     sampler = Sampler(Photographs(photographs), archive, {}, loss_net, config, device)
     batch = sampler.batch(0, 0, 1)
     assert batch.itself.all()
-    short_sides = [min(glimpse.shape[2:]) for glimpse in batch.glimpses]
+    short_sides = [min(glimpse.shape[2:]) for glimpse in batch.style_images]
     of_photographs = StylePredictor.SIZE * 72 / (72 * 96) ** 0.5
     of_artworks = [side for side in short_sides if side < 0.7 * of_photographs - 1]
     whole = config.crop_size * StylePredictor.SIZE / config.style_size

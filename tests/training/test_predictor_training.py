@@ -17,9 +17,10 @@ from styleplug.predictor import (
     save_predictor,
 )
 from styleplug.style import StyleInfo, bundled_trunk, read_info
-from styleplug.training import amortize
-from styleplug.training.amortize import teach_head, train_predictor
+from styleplug.training import distillation
+from styleplug.training import predictor as training
 from styleplug.training.config import TrainConfig
+from styleplug.training.predictor import fit_head, train_predictor
 from styleplug.training.state import step_rng
 from styleplug.weights import save_trunk
 
@@ -37,9 +38,10 @@ def trunk(tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    small = {"_STEPS": 2, "_FIRST": 1, "_REVIEW": 2, "_EPOCHS": 2, "_CROP": 48}
+    small = {"_STEPS": 2, "_FIRST": 1, "_REFIT_EVERY": 2, "_EPOCHS": 2, "_CROP": 48}
     for name, value in small.items():
-        monkeypatch.setattr(amortize, name, value)
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(distillation, "_CROP", 48)
 
 
 @pytest.fixture
@@ -94,8 +96,8 @@ def test_the_bundled_trunk_is_not_written_beside_its_predictor(learn, tmp_path):
 @pytest.mark.parametrize(
     ("step", "saved"),
     [
-        pytest.param(1, {"run.ckpt.lessons"}, id="in-a-lesson"),
-        pytest.param(3, {"run.ckpt.lessons", "run.ckpt"}, id="in-a-fit"),
+        pytest.param(1, {"run.ckpt.encoder"}, id="in-the-distillation"),
+        pytest.param(3, {"run.ckpt.encoder", "run.ckpt"}, id="in-a-refinement"),
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
@@ -115,7 +117,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
 def test_a_checkpoint_of_another_training_is_refused(learn, trunk, tmp_path):
     checkpoint = tmp_path / "run.ckpt"
-    learn(trunk.parent)  # with a predictor there, there are no lessons
+    learn(trunk.parent)  # with a predictor there, its encoder is kept
     learn(tmp_path / "out", checkpoint=checkpoint)
     other = TrainConfig(steps=5, batch_size=2, style_size=64, seed=1)
     with pytest.raises(TrainingError, match=r"run\.ckpt belongs to another training"):
@@ -152,38 +154,38 @@ def test_a_checkpoint_of_another_encoder_is_refused(learn, trunk, tmp_path):
         learn(tmp_path / "out", checkpoint=checkpoint)
 
 
-def test_a_checkpoint_without_its_lessons_is_refused_before_there_are_others(
+def test_a_checkpoint_without_its_encoder_is_refused_before_another_is_trained(
     learn, tmp_path, monkeypatch
 ):
     checkpoint = tmp_path / "run.ckpt"
     learn(tmp_path / "out", checkpoint=checkpoint)
-    checkpoint.with_name("run.ckpt.lessons").unlink()
-    monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
+    checkpoint.with_name("run.ckpt.encoder").unlink()
+    monkeypatch.setattr(distillation, "Teacher", lambda *_: pytest.fail("trains"))
     with pytest.raises(
-        TrainingError, match=r"only be resumed with .*run\.ckpt\.lessons, which"
+        TrainingError, match=r"only be resumed with .*run\.ckpt\.encoder, which"
     ):
         learn(tmp_path / "other", checkpoint=checkpoint)
 
 
-def test_lessons_go_on_with_the_components_that_they_began_with(
+def test_a_distillation_goes_on_with_the_components_that_it_began_with(
     learn, tmp_path, monkeypatch
 ):
     checkpoint = tmp_path / "run.ckpt"
     whole = load_file(learn(tmp_path / "out", checkpoint=checkpoint))
 
-    def settle(self, encoder):
+    def calibrate(self, encoder):
         encoder.origins.fill_(9.0)  # as another machine might
 
-    monkeypatch.setattr(amortize.Teacher, "settle", settle)
+    monkeypatch.setattr(distillation.Teacher, "calibrate", calibrate)
     again = load_file(learn(tmp_path / "other", checkpoint=checkpoint))
     assert torch.equal(again["encoder.origins"], whole["encoder.origins"])
 
 
-def test_lessons_of_another_training_are_refused(learn, tmp_path, killed_in):
+def test_an_encoder_of_another_training_is_refused(learn, tmp_path, killed_in):
     checkpoint = tmp_path / "run.ckpt"
     with killed_in(step_rng(QUICK.seed, 1)):
         learn(tmp_path / "out", checkpoint=checkpoint)
-    message = r"run\.ckpt\.lessons belongs to another training, .* in archive"
+    message = r"run\.ckpt\.encoder belongs to another training, .* in archive"
     with pytest.raises(TrainingError, match=message):
         learn(tmp_path / "out", checkpoint=checkpoint, held_out=["0.jpg"])
 
@@ -198,11 +200,11 @@ def test_other_files_beside_the_trunk_are_passed_over(learn, trunk, vgg, tmp_pat
     assert learn(tmp_path / "out").exists()
 
 
-def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
+def test_the_encoder_beside_the_trunk_is_not_trained_further(
     learn, trunk, tmp_path, monkeypatch
 ):
     first = load_file(learn(trunk.parent))
-    monkeypatch.setattr(amortize, "missed", lambda *_: pytest.fail("a lesson"))
+    monkeypatch.setattr(distillation, "Teacher", lambda *_: pytest.fail("trains"))
     again = load_file(learn(tmp_path / "again"))
     assert all(
         torch.equal(again[name], tensor)
@@ -212,12 +214,12 @@ def test_the_encoder_beside_the_trunk_takes_no_more_lessons(
     assert not torch.equal(again["head.0.weight"], first["head.0.weight"])
 
 
-def test_of_several_processes_the_first_one_saves_the_lessons(
+def test_of_several_processes_the_first_one_saves_the_encoder(
     learn, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(amortize, "process_and_count", lambda config: (1, 2))
+    monkeypatch.setattr(distillation, "process_and_count", lambda config: (1, 2))
     learn(tmp_path / "out", checkpoint=tmp_path / "run.ckpt")
-    assert not (tmp_path / "run.ckpt.lessons").exists()
+    assert not (tmp_path / "run.ckpt.encoder").exists()
 
 
 def test_what_is_there_is_not_replaced(learn, tmp_path):
@@ -228,7 +230,7 @@ def test_what_is_there_is_not_replaced(learn, tmp_path):
 
 
 def test_a_head_learns_the_vectors_of_its_pictures(monkeypatch):
-    monkeypatch.setattr(amortize, "_EPOCHS", 100)
+    monkeypatch.setattr(training, "_EPOCHS", 100)
     generator = torch.Generator().manual_seed(0)
     predictor = StylePredictor(6, (4,) * 5, (4,) * 4, hidden=16)
     size = len(predictor.usual)
@@ -236,10 +238,10 @@ def test_a_head_learns_the_vectors_of_its_pictures(monkeypatch):
     vectors = torch.sin(statistics @ torch.randn(size, 6, generator=generator) / 40)
     vectors = vectors * torch.tensor([1, 2, 3, 4, 5, 1e-3]) + 7
     before = torch.random.get_rng_state()
-    teach_head(predictor, statistics, vectors, seed=0)
+    fit_head(predictor, statistics, vectors, seed=0)
     error = (predictor.predict(statistics) - vectors).square().mean(dim=0)
     assert (error < 0.7 * vectors.var(dim=0)).all()
     assert torch.equal(torch.random.get_rng_state(), before)
     predicted = predictor.predict(statistics)
-    teach_head(predictor, statistics, vectors, seed=0)
+    fit_head(predictor, statistics, vectors, seed=0)
     assert torch.equal(predictor.predict(statistics), predicted)

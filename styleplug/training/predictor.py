@@ -1,16 +1,15 @@
 """Train a predictor of any style, on a fixed trunk.
 
 Gradient descent on the whole predictor, through trunk and loss network, converges
-slowly, so it is trained in parts. The encoder takes :mod:`.lessons` from the loss
-network. With the encoder, the vectors of many style pictures are refined as those of
-captured pictures are, but without changes to kernels. Every so often the head is fitted
-to all of these by regression, so that the next ones start nearer.
+slowly, so it is trained in parts. The encoder is trained by :mod:`.distillation` of the
+loss network. With the encoder, the vectors of many style pictures are refined as those
+of captured pictures are, but without changes to kernels. Every so often the head is
+fitted to all of these by regression, so that the next ones start nearer.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import logging
 import time
@@ -19,32 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ..engine import pick_device
-from ..errors import TrainingError
-from ..losses import LossNetwork
-from ..networks import StyleNetwork, autocast, paint, stack_styles
-from ..predictor import (
-    StylePredictor,
-    load_predictor,
-    refine,
-    save_predictor,
-)
+from ..networks import StyleNetwork
+from ..predictor import StylePredictor, load_predictor, refine, save_predictor
 from ..style import StyleInfo, bundled_predictor, bundled_trunk, read_info
-from ..weights import hash_trunk, load_style, save_trunk
+from ..weights import hash_trunk, save_trunk
 from .config import TrainConfig
 from .data import Archive, Photographs, random_part, recoloured
+from .distillation import DISTILLATION_STEPS, distilled_predictor, encoder_checkpoint
 from .learner import load_loss_network, load_own_trunk
-from .lessons import Teacher, missed
 from .outputs import all_or_none, belongs, check_places
 from .state import (
     SAVE_EVERY,
-    State,
     hash_tensors,
     load_checkpoint,
     one_cycle,
-    process_and_count,
     save_checkpoint,
     step_rng,
 )
@@ -53,11 +43,6 @@ logger = logging.getLogger(__name__)
 
 USED = ("steps", "batch_size", "style_size", "seed")
 """Settings of a training that apply here."""
-_LESSONS = 2400
-_LESSON_RATE = 3e-3
-_LESSON = 12
-"""Crops per lesson: a quarter from photographs, a sixth painted, the rest artworks."""
-_LESSON_ZOOMS = (0.5, 1.3)
 _CROP = 192
 """Side of the crops, in pixels."""
 _ZOOMS = (0.5, 0.75)
@@ -67,10 +52,10 @@ _STEPS = 12
 """Refinement steps for the vectors of a batch."""
 _FIRST = 10
 """Number of first batches, refined for six times as many steps: they start far away."""
-_REVIEW = 20
-"""Number of batches after which the head is fitted to all vectors so far."""
+_REFIT_EVERY = 20
+"""Number of batches between two fits of the head to all vectors so far."""
 _EPOCHS = 100
-_TAUGHT = 32
+_HEAD_BATCH = 32
 """Style pictures per training step of the head."""
 _HEAD_RATE = 2e-3
 _NOISE = 0.6
@@ -105,10 +90,10 @@ def train_predictor(
     device = pick_device(device)
     path, out_trunk = out / bundled_predictor().name, out / bundled_trunk().name
     results = [path]
-    beside = out_trunk if out_trunk.exists() else bundled_trunk()
-    if not belongs(beside, read_info(trunk).trunk):
+    existing = out_trunk if out_trunk.exists() else bundled_trunk()
+    if not belongs(existing, read_info(trunk).trunk):
         results.append(out_trunk)
-    checkpoints = checkpoint, checkpoint_of_lessons(checkpoint)
+    checkpoints = checkpoint, encoder_checkpoint(checkpoint)
     check_places(out, results, checkpoints, overwrite=overwrite)
     torch.manual_seed(config.seed)
     network = load_own_trunk(trunk).to(device).requires_grad_(False)
@@ -124,27 +109,23 @@ def train_predictor(
         "trunk": hash_trunk(network),
     }
     predictor = predictor_beside(trunk)
-    anew = predictor is None
+    new_head = predictor is None
     if predictor is None:
         loss_net = load_loss_network(loss_network, photographs, config, device)
-        predictor = taught_predictor(
-            trunk,
-            network,
-            photographs,
-            pictures,
-            loss_net,
-            identity,
-            config,
-            checkpoint,
+        predictor = distilled_predictor(
+            *(trunk, network, photographs, pictures, loss_net),
+            *(identity, config, checkpoint),
         )
     predictor = predictor.to(device)
     encoder = (tensor.half() for tensor in predictor.encoder.state_dict().values())
     identity["start of the predictor"] = hash_tensors(encoder)
-    fits = _Fits(predictor, config, identity, anew=anew)
+    examples = _Examples(predictor, config, identity, new_head=new_head)
     if checkpoint:
-        fits.resume(checkpoint)
-    _fit(fits, predictor, network, photographs, pictures, config, checkpoint)
-    told = StyleInfo(
+        examples.resume(checkpoint)
+    _add_examples(
+        *(examples, predictor, network, photographs, pictures, config, checkpoint)
+    )
+    info = StyleInfo(
         "predictor",
         trunk=hash_trunk(network),
         base_size=config.style_size,
@@ -153,110 +134,17 @@ def train_predictor(
             "loss_network": loss_network.name,
             "photographs": len(photographs.images),
             "artworks": len(pictures.images),
-            "lessons": _LESSONS,
+            "distillation_steps": DISTILLATION_STEPS,
             **{name: getattr(config, name) for name in USED},
         },
     )
     with all_or_none(out) as folder:
-        save_predictor(folder / path.name, predictor, told)
+        save_predictor(folder / path.name, predictor, info)
         if out_trunk in results:
-            known = read_info(trunk)  # perhaps of a style that contains the trunk
-            known = StyleInfo(
-                "trunk", base_size=known.base_size, training=known.training
-            )
-            save_trunk(folder / out_trunk.name, network, known)
+            info = read_info(trunk)  # perhaps of a style that contains the trunk
+            info = StyleInfo("trunk", base_size=info.base_size, training=info.training)
+            save_trunk(folder / out_trunk.name, network, info)
     return path
-
-
-def checkpoint_of_lessons(checkpoint: Path | None) -> Path | None:
-    """Return the path of the checkpoint of the encoder's lessons, beside the other."""
-    return checkpoint and checkpoint.with_name(f"{checkpoint.name}.lessons")
-
-
-def taught_predictor(
-    trunk: Path | None,
-    network: StyleNetwork,
-    photographs: Photographs,
-    pictures: Archive,
-    loss_network: LossNetwork,
-    identity: dict[str, Any],
-    config: TrainConfig,
-    checkpoint: Path | None,
-) -> StylePredictor:
-    """Return a new predictor for ``network`` with a trained encoder.
-
-    The encoder's checkpoint is saved beside the ``checkpoint`` of the training, which
-    has this ``identity``. With several processes, all train the same encoder and the
-    first one saves it.
-    """
-    lessons = checkpoint_of_lessons(checkpoint)
-    if checkpoint and lessons and checkpoint.exists() and not lessons.exists():
-        raise TrainingError(
-            f"The checkpoint {checkpoint} can only be resumed with {lessons}, which is "
-            "missing; restore it, or name another file to start anew."
-        )
-    device = network.photo.device
-    predictor = StylePredictor(network.style_size)
-    predictor.begin_at(network.photo.detach().cpu())
-    predictor = predictor.to(device)
-    styles = _styles_beside(trunk, network)
-    pupil = predictor.encoder.to(memory_format=torch.channels_last)
-
-    def lesson(count: int, rng: Generator) -> Tensor:
-        of_photographs, painted = count // 4, count // 6
-        seen = [
-            pictures.crops(count - of_photographs - painted, _CROP, _LESSON_ZOOMS, rng),
-            photographs.crops(of_photographs, _CROP, _LESSON_ZOOMS, rng),
-        ]
-        contents = photographs.crops(painted, _CROP, _LESSON_ZOOMS, rng)
-        picked = styles[torch.randint(len(styles), (2, painted), generator=rng)]
-        between = picked[0].lerp(picked[1], torch.rand(painted, 1, generator=rng))
-        light = network.LIGHT
-        strength = light + (1 - light) * torch.rand(painted, generator=rng)
-        with torch.no_grad():
-            paintings = paint(
-                network,
-                contents.to(device),
-                between.to(device),
-                strength.to(device),
-                dtype=loss_network.dtype,
-            )
-        return torch.cat([recoloured(torch.cat(seen), rng).to(device), paintings])
-
-    teacher = Teacher(loss_network, lesson(24, step_rng(config.seed, -3)), pupil.ranks)
-    teacher.settle(pupil)
-    settings = dataclasses.replace(
-        config, steps=_LESSONS, learning_rate=_LESSON_RATE, patience=0
-    )
-    # Includes the buffers that settle() sets, which differ between machines.
-    learned = pupil.state_dict(keep_vars=True)
-    state = State(learned, settings, {**identity, "lessons": _LESSONS})
-    if lessons:
-        state.resume(lessons)
-    process, _ = process_and_count(config)
-    saves = lessons if process == 0 else None
-    saved = began = time.monotonic()
-    while state.step < _LESSONS:
-        images = lesson(_LESSON, step_rng(config.seed, state.step))
-        wanted = teacher(images)
-        with autocast(device, loss_network.dtype):
-            found = missed(pupil, images, wanted)
-        state.descend(found.sum())
-        if state.step % 100 == 0:
-            logger.info(
-                "lesson %d/%d  missed %s  %.0f s",
-                state.step,
-                _LESSONS,
-                " ".join(f"{share:.3f}" for share in found.tolist()),
-                time.monotonic() - began,
-            )
-        if saves and time.monotonic() - saved > SAVE_EVERY:
-            state.save(saves)
-            saved = time.monotonic()
-    if saves:
-        state.save(saves)
-    predictor.requires_grad_(False)
-    return predictor
 
 
 def predictor_beside(trunk: Path | None) -> StylePredictor | None:
@@ -272,23 +160,8 @@ def predictor_beside(trunk: Path | None) -> StylePredictor | None:
     return copy.deepcopy(predictor)
 
 
-def _styles_beside(trunk: Path | None, network: StyleNetwork) -> Tensor:
-    """Return the vectors (N, K), or longer, of the styles beside their trunk.
-
-    The first one is the network's ``photo``.
-    """
-    vectors = [network.photo.detach().cpu()]
-    if trunk is not None:
-        name = read_info(trunk).trunk
-        others = (trunk.name, bundled_predictor().name)
-        for path in sorted(trunk.parent.glob("*.safetensors")):
-            if path.name not in others and belongs(path, name):
-                vectors.append(load_style(path).vector)
-    return stack_styles(vectors)
-
-
-class _Fits:
-    """Statistics and refined vectors of the style pictures so far."""
+class _Examples:
+    """Examples for the head: statistics and refined vectors of style pictures."""
 
     def __init__(
         self,
@@ -296,10 +169,10 @@ class _Fits:
         config: TrainConfig,
         identity: dict[str, Any],
         *,
-        anew: bool,
+        new_head: bool,
     ) -> None:
         self.batches = 0
-        self.anew = anew
+        self.new_head = new_head
         """Whether the head started untrained; otherwise it predicts better than one
         fitted to a few batches would."""
         self._predictor = predictor
@@ -313,13 +186,13 @@ class _Fits:
         self._statistics.append(statistics.cpu())
         self._vectors.append(vectors.cpu())
         self.batches += 1
-        if self.anew and self.batches % _REVIEW == 0:
-            self.review()
+        if self.new_head and self.batches % _REFIT_EVERY == 0:
+            self.fit()
 
-    def review(self) -> None:
+    def fit(self) -> None:
         """Fit the predictor's head to all pictures so far."""
         statistics, vectors = torch.cat(self._statistics), torch.cat(self._vectors)
-        teach_head(self._predictor, statistics, vectors, self._seed)
+        fit_head(self._predictor, statistics, vectors, self._seed)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; if that fails, log a warning and keep the last one."""
@@ -336,17 +209,18 @@ class _Fits:
             return
         tensors, _ = load_checkpoint(path, self._identity)
         pairs = zip(tensors["statistics"], tensors["vectors"], strict=True)
-        reviewed = len(tensors["vectors"]) // _REVIEW * _REVIEW if self.anew else 0
+        count = len(tensors["vectors"])
+        last_fit = count - count % _REFIT_EVERY if self.new_head else 0
         for i, (statistics, vectors) in enumerate(pairs, start=1):
             self._statistics.append(statistics)
             self._vectors.append(vectors)
-            if i == reviewed:
-                self.review()
-        self.batches = len(self._vectors)
+            if i == last_fit:
+                self.fit()
+        self.batches = count
 
 
-def _fit(
-    fits: _Fits,
+def _add_examples(
+    examples: _Examples,
     predictor: StylePredictor,
     network: StyleNetwork,
     photographs: Photographs,
@@ -357,45 +231,44 @@ def _fit(
     """Refine the vectors of the style pictures of the remaining steps."""
     device = network.photo.device
     saved = began = time.monotonic()
-    while fits.batches < config.steps:
-        rng = step_rng(config.seed, fits.batches)
-        glimpses = (
+    while examples.batches < config.steps:
+        rng = step_rng(config.seed, examples.batches)
+        parts = (
             random_part(pictures.draw(rng), 1.0, rng) for _ in range(config.batch_size)
         )
-        seen = [recoloured(image, rng).to(device) for image in glimpses]
-        far = fits.anew and fits.batches < _FIRST
+        images = [recoloured(part, rng).to(device) for part in parts]
+        far = examples.new_head and examples.batches < _FIRST
         steps = _STEPS * (6 if far else 1)
         contents = [
-            photographs.crops(len(seen), _CROP, _ZOOMS, rng).to(device)
+            photographs.crops(config.batch_size, _CROP, _ZOOMS, rng).to(device)
             for _ in range(steps)
         ]
         with torch.no_grad():
-            told = [predictor.statistics(image, config.style_size) for image in seen]
-            statistics = torch.cat(told)
+            statistics = torch.cat(
+                [predictor.statistics(image, config.style_size) for image in images]
+            )
             vectors = predictor.predict(statistics)
-            grams = [predictor.grams(image) for image in seen]
-        together = {
-            layer: torch.cat([found[layer] for found in grams]) for layer in grams[0]
-        }
-        refined = refine(network, predictor.encoder, vectors, together, contents)
-        fits.add(statistics, refined)
-        if fits.batches % 10 == 0:
+            each = [predictor.grams(image) for image in images]
+        grams = {layer: torch.cat([g[layer] for g in each]) for layer in each[0]}
+        refined = refine(network, predictor.encoder, vectors, grams, contents)
+        examples.add(statistics, refined)
+        if examples.batches % 10 == 0:
             logger.info(
                 "batch %d/%d  moved by %.3f  %.0f s",
-                fits.batches,
+                examples.batches,
                 config.steps,
                 (refined - vectors).square().mean().sqrt().item(),
                 time.monotonic() - began,
             )
         if checkpoint and time.monotonic() - saved > SAVE_EVERY:
-            fits.save(checkpoint)
+            examples.save(checkpoint)
             saved = time.monotonic()
     if checkpoint:
-        fits.save(checkpoint)
-    fits.review()
+        examples.save(checkpoint)
+    examples.fit()
 
 
-def teach_head(
+def fit_head(
     predictor: StylePredictor, statistics: Tensor, vectors: Tensor, seed: int
 ) -> None:
     """Fit a predictor's head to vectors (N, K), given statistics (N, S).
@@ -410,7 +283,7 @@ def teach_head(
     predictor.spread.copy_(spread + 1e-3 * spread.mean())
     statistics = predictor.standardise(statistics)
     spread, mean = torch.std_mean(vectors, dim=0, correction=0)
-    wanted = (vectors - mean) / (spread + 1e-6)
+    targets = (vectors - mean) / (spread + 1e-6)
 
     rng = step_rng(seed, -4)
     head = copy.deepcopy(predictor.head).requires_grad_(True)
@@ -424,16 +297,16 @@ def teach_head(
     head = head.to(device)
     optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.98), weight_decay=1)
     count = len(vectors)
-    steps = _EPOCHS * -(-count // _TAUGHT)
-    picks = [
-        torch.randperm(count, generator=rng).split(_TAUGHT) for _ in range(_EPOCHS)
+    steps = _EPOCHS * -(-count // _HEAD_BATCH)
+    batches = [
+        torch.randperm(count, generator=rng).split(_HEAD_BATCH) for _ in range(_EPOCHS)
     ]
-    for step, picked in enumerate(itertools.chain.from_iterable(picks)):
+    for step, batch in enumerate(itertools.chain.from_iterable(batches)):
         optimizer.param_groups[0]["lr"] = _HEAD_RATE * one_cycle(step / steps)
-        seen = statistics[picked]
-        noise = _NOISE * torch.randn(seen.shape, generator=rng).to(device)
+        inputs = statistics[batch]
+        noise = _NOISE * torch.randn(inputs.shape, generator=rng).to(device)
         optimizer.zero_grad()
-        (head(seen + noise) - wanted[picked]).square().mean().backward()
+        (head(inputs + noise) - targets[batch]).square().mean().backward()
         optimizer.step()
     last = head[-1]
     assert isinstance(last, nn.Linear)
