@@ -77,11 +77,11 @@ def body(info: StyleInfo, repo_id: str, samples: Iterable[str] = ()) -> str:
     if info.figures:
         paragraphs += ["## Figures", _FIGURES, _table(info.figures)]
     if info.training:
-        untold = {"activations"}
+        hidden = {"activations"}
         if "--any" not in str(info.training.get("command")).split():
-            untold.update(_ONLY_WITH_ANY)
-        told = {k: v for k, v in info.training.items() if k not in untold}
-        paragraphs += ["## Training", _table(told)]
+            hidden.update(_ONLY_WITH_ANY)
+        shown = {k: v for k, v in info.training.items() if k not in hidden}
+        paragraphs += ["## Training", _table(shown)]
     paragraphs += [
         "## Limits",
         "The style paints what it sees: it does not know what a picture shows. Faces "

@@ -1000,9 +1000,9 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _add_texts(parser: argparse.ArgumentParser, required: Sequence[str] = ()) -> None:
-    for text, told in _TEXT_HELP.items():
+    for name, description in _TEXT_HELP.items():
         parser.add_argument(
-            f"--{text}", metavar="TEXT", required=text in required, help=told
+            f"--{name}", metavar="TEXT", required=name in required, help=description
         )
 
 

@@ -308,8 +308,8 @@ class Stylizer:
                 if device.type == "cpu" or not (ours and (full or broken)):
                     raise
                 # The lines below the first say how to debug CUDA.
-                told = str(error).partition("\n")[0]
-                reason = f"cannot compute ({told})" if broken else "is out of memory"
+                message = str(error).partition("\n")[0]
+                reason = f"cannot compute ({message})" if broken else "is out of memory"
                 if broken and not self._picked:
                     raise DeviceError(
                         f"{device} {reason}; use the CPU (--device cpu)."

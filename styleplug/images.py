@@ -588,7 +588,7 @@ def read_picture(
                     logger.warning(
                         "The image has several frames; the first is painted."
                     )
-                if _tells_another_space(image.info, head):
+                if _declares_another_space(image.info, head):
                     logger.warning(
                         "The colours are not sRGB, but without an ICC profile they are "
                         "taken for it; convert the image to sRGB if they look wrong."
@@ -760,7 +760,7 @@ def _decode(
     return samples, alpha, "L" if samples.shape[2] == 1 else "RGB"
 
 
-def _tells_another_space(info: Mapping[Any, Any], head: bytes) -> bool:
+def _declares_another_space(info: Mapping[Any, Any], head: bytes) -> bool:
     """Return whether a PNG or AVIF has other colours than sRGB, but no profile."""
     if info.get("icc_profile"):
         return False
@@ -771,9 +771,9 @@ def _tells_another_space(info: Mapping[Any, Any], head: bytes) -> bool:
         return primaries not in (1, 2) or transfer not in (1, 2, 6, 13)
     if "srgb" in info:
         return False
-    told = (info.get("gamma", 0.45455), *info.get("chromaticity", ()))
+    declared = (info.get("gamma", 0.45455), *info.get("chromaticity", ()))
     srgb = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-    return any(abs(a - b) > 0.01 for a, b in zip(told, srgb, strict=False))
+    return any(abs(a - b) > 0.01 for a, b in zip(declared, srgb, strict=False))
 
 
 def _loses_depth(image: ImageFile.ImageFile, head: bytes) -> bool:

@@ -43,12 +43,12 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["exp_avg"] = torch.zeros_like(parameter)
-                seen = gradient.flatten(-2).any(dim=-1)[..., None, None]
+                active = gradient.flatten(-2).any(dim=-1)[..., None, None]
                 average = state["exp_avg"]
-                average.lerp_(gradient, (1 - kept) * seen.to(gradient.dtype))
+                average.lerp_(gradient, (1 - kept) * active.to(gradient.dtype))
                 ahead = gradient.lerp(average, kept)  # Nesterov's
                 length = 0.2 * max(parameter.shape[-2:]) ** 0.5
-                step = length * (seen * _orthogonal(ahead))
+                step = length * (active * _orthogonal(ahead))
                 parameter.add_(step, alpha=-group["lr"])
 
 

@@ -129,7 +129,7 @@ class StyleNetwork(nn.Module):
         at4, at8 = self.blocks
         reach = 0
         for pixel in range(self.STRIDE):
-            first, last = _seen_at_8(pixel, pixel, at4)
+            first, last = _needed_at_8(pixel, pixel, at4)
             first, last = first - 2 * at8, last + 2 * at8
             for _ in ("down8", "down4"):
                 first, last = 2 * first - 1, 2 * last + 1
@@ -435,12 +435,12 @@ class FrozenNetwork:
 
     def __call__(self, content: Tensor, box: Region | None = None) -> Tensor:
         box = box or Region(0, 0, *content.shape[2:])
-        top, bottom = _seen_at_8(box.top, box.bottom - 1, self._blocks[0])
-        left, right = _seen_at_8(box.left, box.right - 1, self._blocks[0])
-        seen = Region(max(top, 0), max(left, 0), bottom + 1, right + 1)
-        x = _wire(self._blocks, self._convolve, content, seen)
+        top, bottom = _needed_at_8(box.top, box.bottom - 1, self._blocks[0])
+        left, right = _needed_at_8(box.left, box.right - 1, self._blocks[0])
+        needed = Region(max(top, 0), max(left, 0), bottom + 1, right + 1)
+        x = _wire(self._blocks, self._convolve, content, needed)
         x = _double(x, self._weights["leave"], self._biases["leave"])
-        return x[box.within(Region(*(8 * side for side in seen)))]
+        return x[box.within(Region(*(8 * side for side in needed)))]
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         kernel, bias = self._weights[name], self._biases[name]
@@ -486,18 +486,18 @@ def _wire(
     blocks: Sequence[int],
     convolve: Callable[[str, Tensor], Tensor],
     content: Tensor,
-    seen: Region | None = None,
+    needed: Region | None = None,
 ) -> Tensor:
     """Run all layers but the last: (B, 3, H, W) to (B, half width, H / 2, W / 2).
 
-    The layers after the blocks at 1/8 continue with the box ``seen``, at 1/8, only.
+    The layers after the blocks at 1/8 continue with the box ``needed``, at 1/8, only.
     """
     quarter = convolve("down4", convolve("enter", content))
     x = convolve("down8", quarter)
     for i in range(blocks[1]):
         x = convolve(f"block8_{i}_b", convolve(f"block8_{i}_a", x)).add_(x)
-    if seen is not None:
-        top, left, bottom, right = seen
+    if needed is not None:
+        top, left, bottom, right = needed
         x = x[..., top:bottom, left:right]
         quarter = quarter[..., 2 * top : 2 * bottom, 2 * left : 2 * right]
     x = convolve("up4", x) + quarter
@@ -506,7 +506,7 @@ def _wire(
     return convolve("up2", x)
 
 
-def _seen_at_8(first: int, last: int, at4: int) -> tuple[int, int]:
+def _needed_at_8(first: int, last: int, at4: int) -> tuple[int, int]:
     """Return the first and the last row at 1/8 that rows of the result depend on."""
     for residual in (0, 2 * at4, 0):  # leave, up2 and the blocks at 1/4, up4
         first, last = (first - 1) // 2 - residual, (last + 1) // 2 + residual

@@ -101,7 +101,7 @@ _PATIENCE = 10
 _LAYERS = vgg.LAYERS[:-1]
 """Layers to choose from. The last one of VGG-19 is left out: it has a stride of 32, and
 tiles lie on multiples of 16 pixels."""
-_TOLD = (
+_RECORDED = (
     *("style_loss", "content_weight", "style_weight", "tv_weight"),
     *("content_layers", "style_layers", "style_scale", "init", "optimizer"),
     *("iterations", "tolerance", "preserve_color", "seed"),
@@ -391,11 +391,11 @@ def _provenance(style: Any, options: Options, given: Iterable[str]) -> dict[str,
     """Return the metadata to note in a result: style images and given parameters."""
     parts = _style_images(style)
     names = [f"{_name(part.image)}:{part.weight:.2f}" for part in parts]
-    told = {name: getattr(options, name) for name in _TOLD if name in given}
-    if "init" in told:
-        told["init"] = _name(told["init"])
+    recorded = {name: getattr(options, name) for name in _RECORDED if name in given}
+    if "init" in recorded:
+        recorded["init"] = _name(recorded["init"])
     style = " + ".join(names) if len(parts) > 1 else _name(parts[0].image)
-    return {"optimized": True, "style": style, **told}
+    return {"optimized": True, "style": style, **recorded}
 
 
 def _name(what: Any) -> str:

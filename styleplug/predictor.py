@@ -213,7 +213,7 @@ def refine(
     dtype = training_dtype(vectors.device)
 
     @functools.cache
-    def seen(content: Tensor) -> Features:
+    def content_features(content: Tensor) -> Features:
         with torch.no_grad(), autocast(content.device, dtype):
             features = encoder(content)
         return {layer: features[layer] for layer in CONTENT_LAYERS}
@@ -237,7 +237,7 @@ def refine(
             with autocast(vectors.device, dtype):
                 found = encoder(painted)
             loss = (
-                content_loss(found, seen(content))
+                content_loss(found, content_features(content))
                 + _STYLE_WEIGHT * huber(style_loss(found, wanted), _FAR)
                 + _TV_WEIGHT * tv_loss(painted)
             )
@@ -386,8 +386,8 @@ def visible(picture: Picture, name: str) -> Array:
         raise InvalidImageError(
             f"{name} is wholly transparent and has no style; choose another picture."
         )
-    seen = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    pixels, alpha = picture.pixels[seen], picture.alpha[seen]
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    pixels, alpha = picture.pixels[box], picture.alpha[box]
     if alpha.min() >= (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max):
         return pixels
     return color.over_white(pixels, alpha)

@@ -384,16 +384,16 @@ class Renderer:
             painted_box = tile.grow(_NEAR).resized(
                 height + 2 * _NEAR, width + 2 * _NEAR, whole_cells
             )
-            seen = window.clip(level.bounds)
-            x = _by_blocks(seen, self.device, see)
+            inside = window.clip(level.bounds)
+            x = _by_blocks(inside, self.device, see)
             painted = self._run(
                 x,
                 forward,
-                window.margins_around(seen),
+                window.margins_around(inside),
                 painted_box.relative_to(window),
             ).sigmoid_()  # not earlier, as it would hide infinite values
             near = tile.grow(_NEAR).clip(level.bounds)
-            use(tile, near, x[near.within(seen)], painted[near.within(painted_box)])
+            use(tile, near, x[near.within(inside)], painted[near.within(painted_box)])
 
         whole_cells = level.bounds.round_up(_CELL)
         outside = level.bounds.grow(_CELL).round_up(_CELL)  # context at the edges
@@ -792,9 +792,9 @@ def _with_neighbours(x: Tensor, share: float) -> Tensor:
         last = x.shape[dim] - 1
         out = x * (1 - share)
         for i, j in ((0, 1), (1, 0)):
-            beside = x.narrow(dim, j, last), x.select(dim, i * last)
-            out.narrow(dim, i, last).add_(beside[0], alpha=share / 2)
-            out.select(dim, i * last).add_(beside[1], alpha=share / 2)
+            neighbours, edge = x.narrow(dim, j, last), x.select(dim, i * last)
+            out.narrow(dim, i, last).add_(neighbours, alpha=share / 2)
+            out.select(dim, i * last).add_(edge, alpha=share / 2)
         x = out
     return x
 

@@ -120,9 +120,9 @@ class StyleInfo:
                 f"got {self.base_size!r}"
             )
         fields = {"format": FORMAT, **self.header_fields()}
-        told = json.dumps(fields, ensure_ascii=False, allow_nan=False)
-        told = json.loads(told.encode(errors="replace"))
-        return {METADATA_KEY: json.dumps(told, sort_keys=True)}
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+        fields = json.loads(text.encode(errors="replace"))
+        return {METADATA_KEY: json.dumps(fields, sort_keys=True)}
 
 
 def _is_base_size(size: object) -> bool:

@@ -71,9 +71,9 @@ class Settings:
         """Return the part of a request that holds these settings."""
         mix = self.mix if self.second_style else 0.0
         parts = [(self.style, 1 - mix), (self.second_style, mix)]
-        seen = [(style, share) for style, share in parts if share > 0]
+        visible = [(style, share) for style, share in parts if share > 0]
         return {
-            "style": seen if len(seen) > 1 else seen[0][0],
+            "style": visible if len(visible) > 1 else visible[0][0],
             "parameters": {
                 "strength": self.strength,
                 "style_scale": self.style_scale,
@@ -156,7 +156,7 @@ def _is_filtered(layer: Any) -> bool:
 
 
 @contextmanager
-def _as_seen(layer: Any) -> Iterator[Any]:
+def _with_filters_merged(layer: Any) -> Iterator[Any]:
     """Yield ``layer``, or, if it has filters, a temporary copy with them merged.
 
     The copy is in an image of its own: merging filters adds a step to the undo history
@@ -244,7 +244,7 @@ def stylize(
         if _examine(image, layer, settings.output) != state:
             raise LayerError(_CHANGED)
 
-    with _as_seen(layer) as source:
+    with _with_filters_merged(layer) as source:
         size = source.get_width(), source.get_height()
         name = pixel_format(image)
         babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
@@ -268,8 +268,8 @@ def stylize(
         def compare() -> None:
             """Raise :class:`LayerError` if the layer's pixels have changed."""
             check_again()
-            with _as_seen(layer) as seen:
-                buffer = seen.get_buffer()
+            with _with_filters_merged(layer) as merged:
+                buffer = merged.get_buffer()
                 for band, checksum in zip(bands, painted, strict=True):
                     check_again()
                     if _checksum(buffer, band) != checksum:
@@ -462,7 +462,7 @@ class Thumbnail:
     @classmethod
     def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
         """Scale the layer down to each of ``sides``, the longest side in pixels."""
-        with _as_seen(layer) as source:
+        with _with_filters_merged(layer) as source:
             return [cls._of(image, source, side) for side in sides]
 
     @classmethod
