@@ -1,4 +1,6 @@
 import contextlib
+import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -107,6 +109,36 @@ def quick_calibration():
         patch.setattr(controls, "_CARD", 48)
         patch.setattr(controls, "_CARDS", 1)
         yield
+
+
+@pytest.fixture
+def run(quick, artwork, photographs, vgg, tmp_path):
+    """Run a training with quick settings; any of them, and its options, can be named.
+
+    By default the artwork's style is trained into the test's folder.
+    """
+    settings = {field.name for field in dataclasses.fields(TrainConfig)}
+
+    def run(
+        training, out=tmp_path, artworks=(artwork,), content=photographs, **options
+    ):
+        named = {name: options.pop(name) for name in settings & options.keys()}
+        config = dataclasses.replace(quick, **named)
+        return training(artworks, content, vgg, out, config=config, **options)
+
+    return run
+
+
+@pytest.fixture
+def learn(run):
+    """Train styles; arguments are those of ``run``."""
+    return functools.partial(run, train)
+
+
+@pytest.fixture
+def trunk(trained) -> Path:
+    """The trunk of the trained style."""
+    return trained.with_name("trunk.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,14 @@ def asked(monkeypatch):
     return found
 
 
-def test_the_command_is_told_as_it_was_given(asked, artwork, vgg):
-    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", "my styles"]
+@pytest.fixture
+def argv(artwork, vgg):
+    """The command line of a training on the artwork."""
+    return ["train", str(artwork), "--loss-network", str(vgg)]
+
+
+def test_the_command_is_told_as_it_was_given(asked, argv):
+    words = [*argv, "-o", "my styles"]
     assert main(words) == 0
     words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     assert shlex.split(asked["command"]) == ["styleplug", *words]
@@ -74,9 +80,9 @@ def test_without_a_loss_network_it_says_how_to_get_one(
     assert not asked
 
 
-def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path):
+def test_a_style_that_is_one_file_holds_its_trunk(asked, argv, tmp_path):
     out = tmp_path / "mine.safetensors"
-    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", str(out)]
+    words = [*argv, "-o", str(out)]
     assert main(words) == 0
     assert asked["self_contained"]
     assert asked["out"] == tmp_path
@@ -84,10 +90,10 @@ def test_a_style_that_is_one_file_holds_its_trunk(asked, artwork, vgg, tmp_path)
 
 @pytest.mark.parametrize("name", ["-", "a.jpg", "a.heic", "a.pth", "a.SafeTensors"])
 def test_a_new_folder_is_not_called_as_a_file_is(
-    asked, artwork, vgg, tmp_path, capsys, monkeypatch, name
+    asked, argv, tmp_path, capsys, monkeypatch, name
 ):
     monkeypatch.chdir(tmp_path)
-    words = ["train", str(artwork), "--loss-network", str(vgg), "-o", name]
+    words = [*argv, "-o", name]
     assert main(words) == 1
     assert f"{name} does not name a folder" in capsys.readouterr().err
     assert not asked
@@ -105,15 +111,14 @@ def test_a_style_that_is_one_file_is_not_called_as_what_it_lies_beside(
     assert not asked
 
 
-def test_steps_that_are_given_are_made_however_long_they_take(asked, artwork, vgg):
-    words = ["train", str(artwork), "--loss-network", str(vgg)]
+def test_steps_that_are_given_are_made_however_long_they_take(asked, argv):
     for given, steps, minutes in (
         ([], command._FIT["steps"], command._FIT["minutes"]),
         (["--steps", "7"], 7, 0),
         (["--minutes", "9"], command._FIT["steps"], 9),
         (["--steps", "7", "--minutes", "9"], 7, 9),
     ):
-        assert main([*words, *given]) == 0
+        assert main([*argv, *given]) == 0
         wanted = command._FIT | {"steps": steps, "minutes": minutes}
         assert asked["config"] == TrainConfig(**wanted)
 
@@ -135,25 +140,21 @@ def test_several_styles_take_as_many_steps_and_minutes_each_as_one(
     assert asked["config"].minutes == 9
 
 
-def test_a_style_keeps_its_rank_unless_another_is_given(
-    asked, artwork, tiny_style, vgg
-):
+def test_a_style_keeps_its_rank_unless_another_is_given(asked, argv, tiny_style):
     starry_night = bundled_trunk().with_name("starry-night.safetensors")
-    words = ["train", str(artwork), "--loss-network", str(vgg)]
     for given, rank in (
         (["--from", tiny_style], command._FIT["rank"]),
         (["--from", starry_night], 32),
         (["--from", tiny_style, starry_night], 32),
         (["--from", starry_night, "--rank", "20"], 20),
     ):
-        assert main([*words, *map(str, given)]) == 0
+        assert main([*argv, *map(str, given)]) == 0
         assert asked["config"].rank == rank
 
 
-def test_only_strength_is_asked_for(asked, artwork, vgg):
+def test_only_strength_is_asked_for(asked, argv, artwork):
     style = bundled_trunk().with_name("starry-night.safetensors")
-    words = ["train", str(artwork), "--loss-network", str(vgg)]
-    assert main([*words, "--from", str(style), "--only-strength"]) == 0
+    assert main([*argv, "--from", str(style), "--only-strength"]) == 0
     assert "train_trunk" not in asked
     assert asked["artworks"] == [artwork]
     assert asked["trunk"] == bundled_trunk()
@@ -161,17 +162,17 @@ def test_only_strength_is_asked_for(asked, artwork, vgg):
     assert asked["config"] == TrainConfig(**command._STRENGTH)
 
 
-def test_other_commands_tell_no_more_after_a_training(asked, artwork, vgg):
+def test_other_commands_tell_no_more_after_a_training(asked, argv):
     level = logging.getLogger("styleplug").level
-    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 0
+    assert main(argv) == 0
     assert logging.getLogger("styleplug").level == level
 
 
-def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
+def test_options_reach_the_training(asked, argv, artwork, tmp_path):
     about = tmp_path / "about.json"
     about.write_text(json.dumps({artwork.name: {"title": "Stripes"}}), "utf-8")
     words = [
-        *("train", str(artwork), "--loss-network", str(vgg)),
+        *argv,
         *("-o", str(tmp_path / "new.safetensors"), "--overwrite"),
         *("--scales", "0.5", "2", "--about", str(about)),
     ]
@@ -182,10 +183,10 @@ def test_options_reach_the_training(asked, artwork, vgg, tmp_path):
     assert asked["about"] == {artwork.name: {"title": "Stripes", "name": "new"}}
 
 
-def test_one_file_has_one_name(asked, artwork, vgg, tmp_path, capsys):
+def test_one_file_has_one_name(asked, argv, artwork, tmp_path, capsys):
     about = tmp_path / "about.json"
     about.write_text(json.dumps({artwork.name: {"name": "sea-view"}}), "utf-8")
-    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
+    words = [*argv, "--about", str(about)]
     assert main([*words, "-o", str(tmp_path / "new.safetensors")]) == 1
     assert "calls the style 'sea-view', and --output 'new'" in capsys.readouterr().err
     assert main([*words, "-o", str(tmp_path / "sea-view.safetensors")]) == 0
@@ -213,12 +214,10 @@ def test_what_is_told_about_an_artwork_reaches_it_however_its_accents_are_writte
         pytest.param('{"a.jpg": "Title"}', "must hold an object", id="no-fields"),
     ],
 )
-def test_about_holds_fields_for_each_artwork(
-    asked, artwork, vgg, tmp_path, capsys, text, said
-):
+def test_about_holds_fields_for_each_artwork(asked, argv, tmp_path, capsys, text, said):
     about = tmp_path / "about.json"
     about.write_text(text, "utf-8")
-    words = ["train", str(artwork), "--loss-network", str(vgg), "--about", str(about)]
+    words = [*argv, "--about", str(about)]
     assert main(words) == 1
     error = capsys.readouterr().err
     assert f"about.json {said}" in error
@@ -320,11 +319,8 @@ def test_names_to_hold_out_are_in_utf_8(asked, vgg, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["-o", "--output", "--out"])
-def test_the_folder_of_the_results_is_named_as_elsewhere(
-    asked, artwork, vgg, tmp_path, option
-):
-    words = ["train", str(artwork), "--loss-network", str(vgg)]
-    assert main([*words, option, str(tmp_path)]) == 0
+def test_the_folder_of_the_results_is_named_as_elsewhere(asked, argv, tmp_path, option):
+    assert main([*argv, option, str(tmp_path)]) == 0
     assert asked["out"] == tmp_path
 
 
@@ -364,14 +360,12 @@ def test_a_predictor_is_trained_on_a_trunk_that_stays(monkeypatch, vgg, tmp_path
         ),
     ],
 )
-def test_too_little_memory_is_told_in_one_line(
-    monkeypatch, artwork, vgg, capsys, error
-):
+def test_too_little_memory_is_told_in_one_line(monkeypatch, capsys, error, argv):
     def train(*given, **options):
         raise error
 
     monkeypatch.setattr(command, "train", train)
-    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    assert main(argv) == 1
     told = capsys.readouterr().err
     advice = "lower --batch-size or --crop-size or --style-size."
     assert f"not enough memory for this training; {advice}" in told
@@ -389,22 +383,22 @@ def test_too_little_memory_is_answered_with_what_counts(monkeypatch, vgg, capsys
 
 
 def test_another_error_of_a_training_is_not_taken_for_too_little_memory(
-    monkeypatch, artwork, vgg
+    monkeypatch, argv
 ):
     def train(*given, **options):
         raise RuntimeError("a mistake in the code")
 
     monkeypatch.setattr(command, "train", train)
     with pytest.raises(RuntimeError, match="a mistake"):
-        main(["train", str(artwork), "--loss-network", str(vgg)])
+        main(argv)
 
 
-def test_more_processes_than_devices_are_told(monkeypatch, asked, artwork, vgg, capsys):
+def test_more_processes_than_devices_are_told(monkeypatch, asked, capsys, argv):
     monkeypatch.setattr(command, "pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert main(["train", str(artwork), "--loss-network", str(vgg)]) == 1
+    assert main(argv) == 1
     assert "start torchrun with --nproc-per-node 2." in capsys.readouterr().err
     assert not asked
 

@@ -51,19 +51,16 @@ def test_a_training_leaves_a_trunk_a_style_and_a_sheet(trained):
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
-    quick, trained, artwork, photographs, vgg, tmp_path, killed_in
+    learn, quick, trunk, tmp_path, killed_in
 ):
-    def run():
-        checkpoint = tmp_path / "run.ckpt"
-        train(
-            [artwork], photographs, vgg, tmp_path, config=quick, checkpoint=checkpoint
-        )
+    def resume():
+        learn(checkpoint=tmp_path / "run.ckpt")
         return load_trunk(tmp_path / "trunk.safetensors").state_dict()
 
     with killed_in(step_rng(quick.seed, 2)):
-        run()
-    resumed = run()
-    reference = load_trunk(trained.with_name("trunk.safetensors")).state_dict()
+        resume()
+    resumed = resume()
+    reference = load_trunk(trunk).state_dict()
     for name, tensor in reference.items():
         assert torch.equal(resumed[name], tensor), name
 
@@ -86,68 +83,47 @@ def left_at_third():
 
 
 def test_an_interrupted_fit_of_changes_ends_as_if_it_had_not_been(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn, trained, trunk, tmp_path
 ):
-    def run(out, **options):
-        (style,) = train(
-            *([artwork], photographs, vgg, tmp_path / out),
-            config=dataclasses.replace(quick, rank=2, learning_rate=1e-2),
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-            **options,
-        )
+    def fit(out, **options):
+        options |= {"trunk": trunk, "start": [trained]}
+        (style,) = learn(tmp_path / out, rank=2, learning_rate=1e-2, **options)
         return load_style(style).vector
 
     checkpoint = tmp_path / "run.ckpt"
     with left_at_third():
-        run("killed", checkpoint=checkpoint)
-    assert torch.equal(run("resumed", checkpoint=checkpoint), run("whole"))
+        fit("killed", checkpoint=checkpoint)
+    assert torch.equal(fit("resumed", checkpoint=checkpoint), fit("whole"))
 
 
-def test_what_is_measured_on_is_not_trained_on(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_what_is_measured_on_is_not_trained_on(learn, trunk, photographs, tmp_path):
     content = Path(shutil.copytree(photographs, tmp_path / "content"))
     measure = tmp_path / "content" / "test"
     measure.mkdir()
     (content / "0.jpg").rename(measure / "0.jpg")
-    (style,) = train(
-        *([artwork], content, vgg, tmp_path),
-        config=dataclasses.replace(quick, steps=1),
-        trunk=trained.with_name("trunk.safetensors"),
-        measure=measure,
-    )
+    (style,) = learn(content=content, steps=1, trunk=trunk, measure=measure)
     assert read_info(style).training["photographs"] == 5
 
 
 @pytest.mark.parametrize("self_contained", [False, True])
 def test_a_style_of_its_own_holds_the_trunk_beside_it(
-    quick, trained, artwork, photographs, vgg, tmp_path, self_contained
+    learn, trunk, tmp_path, self_contained
 ):
-    trunk = Path(shutil.copy(trained.with_name("trunk.safetensors"), tmp_path))
-    (style,) = train(
-        *([artwork], photographs, vgg, tmp_path),
-        config=dataclasses.replace(quick, steps=1),
-        trunk=trunk,
-        self_contained=self_contained,
-    )
+    beside = Path(shutil.copy(trunk, tmp_path))
+    (style,) = learn(steps=1, trunk=beside, self_contained=self_contained)
     assert read_info(style).self_contained == self_contained
     known = load_style(style).info.trunk
-    trunk.unlink()
+    beside.unlink()
     if self_contained:
         assert load_style(style).info.trunk == known
 
 
 def test_a_style_that_does_not_do_what_it_is_asked_is_told(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch, caplog
+    learn, trunk, monkeypatch, caplog
 ):
     found = Controls([1.0] * 11, [1.0, 2.0, 3.0, 4.0, 5.0], 1.0)
     monkeypatch.setattr(loop, "measure_controls", lambda *arguments: found)
-    (style,) = train(
-        *([artwork], photographs, vgg, tmp_path),
-        config=dataclasses.replace(quick, steps=1),
-        trunk=trained.with_name("trunk.safetensors"),
-    )
+    (style,) = learn(steps=1, trunk=trunk)
     assert "does not get ever stronger" in caplog.text
     info = read_info(style)
     assert info.figures["stroke_growth"] == 5
@@ -155,35 +131,27 @@ def test_a_style_that_does_not_do_what_it_is_asked_is_told(
     assert info.training["measured_on"] == "Training photographs"
 
 
-def test_a_checkpoint_of_another_training_is_refused(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_a_checkpoint_of_another_training_is_refused(learn, trained):
     with pytest.raises(TrainingError, match=r"another training, .* in seed;"):
-        train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            config=dataclasses.replace(quick, seed=2),
-            checkpoint=trained.with_name("run.ckpt"),
-        )
+        learn(seed=2, checkpoint=trained.with_name("run.ckpt"))
 
 
 @pytest.mark.parametrize("changed", ["artworks", "from", "files of the photographs"])
 def test_a_checkpoint_of_other_contents_is_refused(
-    quick, trained, artwork, photographs, vgg, tmp_path, changed
+    learn, trained, trunk, artwork, photographs, tmp_path, changed
 ):
-    files = artwork, trained, trained.with_name("trunk.safetensors")
-    other, style, trunk = (Path(shutil.copy(path, tmp_path)) for path in files)
+    files = artwork, trained, trunk
+    other, style, copied = (Path(shutil.copy(path, tmp_path)) for path in files)
+    content = Path(shutil.copytree(photographs, tmp_path / "content"))
     options = {
-        "config": dataclasses.replace(quick, steps=1),
-        "trunk": trunk,
+        "artworks": [other],
+        "content": content,
+        "steps": 1,
+        "trunk": copied,
         "start": [style],
         "checkpoint": tmp_path / "run.ckpt",
     }
-    content = Path(shutil.copytree(photographs, tmp_path / "content"))
-    given = [other], content, vgg, tmp_path / "out"
-    train(*given, **options)
+    learn(tmp_path / "out", **options)
     if changed == "artworks":
         Image.new("RGB", (80, 64), "teal").save(other)
     elif changed == "files of the photographs":
@@ -194,39 +162,25 @@ def test_a_checkpoint_of_other_contents_is_refused(
             read_info(trained),
         )
     with pytest.raises(TrainingError, match=f"another training.* in {changed};"):
-        train(*given, **options, overwrite=True)
+        learn(tmp_path / "out", **options, overwrite=True)
 
 
 def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
-    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
+    learn, trunk, other_photographs, tmp_path
 ):
-    trunk = tmp_path / "trunk.safetensors"
-    shutil.copy(trained.with_name("trunk.safetensors"), trunk)
-    before = copy.deepcopy(load_trunk(trunk).state_dict())
-
-    def learn(steps):
-        config = dataclasses.replace(quick, steps=steps, learning_rate=1e-2)
-        (style,) = train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            config=config,
-            trunk=trunk,
-            measure=other_photographs,
-            overwrite=True,
-        )
-        return style
-
-    short = read_info(learn(1)).figures["style_distance"]
-    style = learn(30)
+    copied = Path(shutil.copy(trunk, tmp_path))
+    before = copy.deepcopy(load_trunk(copied).state_dict())
+    options = {"learning_rate": 1e-2, "trunk": copied, "measure": other_photographs}
+    (style,) = learn(steps=1, **options)
+    short = read_info(style).figures["style_distance"]
+    (style,) = learn(steps=30, **options, overwrite=True)
     info = read_info(style)
     assert info.figures["style_distance"] < 0.9 * short
     assert style.name == "my-stripes-1.safetensors"
-    assert info.trunk == read_info(trunk).trunk
+    assert info.trunk == read_info(copied).trunk
     assert not info.self_contained
     assert style.stat().st_size < 10_000
-    for name, tensor in load_trunk(trunk).state_dict().items():
+    for name, tensor in load_trunk(copied).state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
@@ -246,15 +200,13 @@ def test_a_new_style_learns_on_a_trunk_that_stays_as_it_is(
     ],
 )
 def test_what_is_wrong_about_a_style_is_said_before_training(
-    artwork, photographs, vgg, tmp_path, about, said
+    learn, artwork, about, said
 ):
     with pytest.raises(TrainingError, match=said):
-        train([artwork], photographs, vgg, tmp_path, about={artwork.name: about})
+        learn(about={artwork.name: about})
 
 
-def test_what_is_told_about_no_artwork_is_said(
-    artwork, photographs, vgg, tmp_path, caplog
-):
+def test_what_is_told_about_no_artwork_is_said(learn, artwork, tmp_path, caplog):
     accented = Path(shutil.copy(artwork, tmp_path / "e\u0301te\u0301.png"))
     about = {
         "stripe.png": {"title": "Stripes"},
@@ -262,7 +214,7 @@ def test_what_is_told_about_no_artwork_is_said(
         "\u00e9t\u00e9.png": {"name": "trunk"},
     }
     with pytest.raises(TrainingError, match="'trunk'"):
-        train([artwork, accented], photographs, vgg, tmp_path, about=about)
+        learn(artworks=[artwork, accented], about=about)
     assert caplog.messages == ["in --about, but not among the artworks: stripe.png"]
 
 
@@ -271,14 +223,13 @@ def test_what_is_told_about_no_artwork_is_said(
     [(RuntimeError("no memory"), "no memory"), (MemoryError(), "out of memory")],
 )
 def test_what_is_trained_is_kept_when_it_cannot_be_measured(
-    error, reason, quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch,
-    caplog,
-):  # fmt: skip
+    error, reason, learn, trained, monkeypatch, caplog
+):
     def failing(*arguments):
         raise error
 
     monkeypatch.setattr(loop, "_figures", failing)
-    (path,) = train([artwork], photographs, vgg, tmp_path, config=quick)
+    (path,) = learn()
     kept = load_style(path)
     assert torch.equal(kept.vector, load_style(trained).vector)
     assert not kept.info.figures
@@ -287,20 +238,18 @@ def test_what_is_trained_is_kept_when_it_cannot_be_measured(
     assert caplog.messages == [told]
 
 
-def test_a_figure_that_is_not_finite_is_left_out(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
-):
+def test_a_figure_that_is_not_finite_is_left_out(learn, monkeypatch):
     names = "content_distance", "style_distance", "style_distance_of_photographs"
     figures = dict(zip(names, (0.5, float("nan"), float("inf")), strict=True))
     monkeypatch.setattr(loop, "_figures", lambda *_: figures)
-    (path,) = train([artwork], photographs, vgg, tmp_path, config=quick)
+    (path,) = learn()
     kept = load_style(path).info.figures
     assert kept["content_distance"] == 0.5
     assert "style_distance" not in kept
 
 
 def test_what_is_trained_is_kept_when_the_measuring_is_interrupted(
-    quick, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn, artwork, tmp_path, monkeypatch
 ):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -309,10 +258,7 @@ def test_what_is_trained_is_kept_when_the_measuring_is_interrupted(
     second = Path(shutil.copy(artwork, tmp_path / "second.png"))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        train(
-            *([artwork, second], photographs, vgg, out),
-            config=dataclasses.replace(quick, steps=1),
-        )
+        learn(out, artworks=[artwork, second], steps=1)
     names = ["my-stripes-1.safetensors", "second.safetensors", "trunk.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == names
     for name in names[:2]:
@@ -352,12 +298,12 @@ def test_without_artworks_there_is_nothing_to_train(photographs, vgg, tmp_path):
     ],
 )
 def test_a_style_is_named_in_the_letters_of_its_artwork(
-    quick, artwork, photographs, vgg, tmp_path, stem, name
+    learn, artwork, tmp_path, stem, name
 ):
     copied = Path(shutil.copy(artwork, tmp_path / f"{stem}.png"))
     (tmp_path / f"{name or stem}.safetensors").touch()
     with pytest.raises(FileExistsError, match=name or stem):
-        train([copied], photographs, vgg, tmp_path, config=quick)
+        learn(artworks=[copied])
 
 
 @pytest.mark.parametrize(
@@ -367,125 +313,86 @@ def test_a_style_is_named_in_the_letters_of_its_artwork(
         ("my stripes 1.png", "rename the artworks, or name the styles with --about."),
     ],
 )
-def test_two_styles_cannot_have_one_name(
-    artwork, photographs, vgg, tmp_path, name, advice
-):
+def test_two_styles_cannot_have_one_name(learn, artwork, tmp_path, name, advice):
     other = Path(shutil.copy(artwork, tmp_path / name))
     with pytest.raises(TrainingError, match=f"names that differ.*; {advice}$"):
-        train([artwork, other], photographs, vgg, tmp_path)
+        learn(artworks=[artwork, other])
 
 
 @pytest.mark.parametrize("name", ["", "trunk", "Predictor", "up/there", "n" * 101])
-def test_a_name_that_no_style_can_have_is_refused_before_training(
-    artwork, photographs, vgg, tmp_path, name
-):
-    about = {artwork.name: {"name": name}}
+def test_a_name_that_no_style_can_have_is_refused_before_training(learn, artwork, name):
     with pytest.raises(TrainingError, match="cannot be called"):
-        train([artwork], photographs, vgg, tmp_path, about=about)
+        learn(about={artwork.name: {"name": name}})
 
 
 @pytest.mark.parametrize("name", ["stripes", "trunk", "predictor"])
 def test_files_that_are_there_are_not_replaced(
-    artwork, photographs, vgg, tmp_path, name
+    learn, artwork, photographs, tmp_path, name
 ):
     path = tmp_path / f"{name}.safetensors"
     path.write_text("precious")
+    about = {artwork.name: {"name": "stripes"}}
     with pytest.raises(FileExistsError, match=f"{name}.*--overwrite"):
-        train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            archive=photographs,
-            about={artwork.name: {"name": "stripes"}},
-        )
+        learn(batch_size=4, archive=photographs, about=about)
     assert path.read_text() == "precious"
 
 
 def test_a_trunk_that_other_styles_need_is_not_replaced(
-    trained, artwork, photographs, vgg, tmp_path
+    learn, trained, trunk, tmp_path
 ):
-    for path in (trained, trained.with_name("trunk.safetensors")):
+    for path in (trained, trunk):
         shutil.copy(path, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(TrainingError, match=r"which stripes\.safetensors still"):
-        train([artwork], photographs, vgg, tmp_path, overwrite=True)
+        learn(overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_damaged_trunk_is_replaced_by_the_one_that_is_trained(
-    quick, artwork, photographs, vgg, tmp_path
-):
+def test_a_damaged_trunk_is_replaced_by_the_one_that_is_trained(learn, tmp_path):
     trunk = tmp_path / "trunk.safetensors"
     trunk.write_text("damaged")
-    config = dataclasses.replace(quick, steps=1)
-    (style,) = train(
-        [artwork], photographs, vgg, tmp_path, config=config, overwrite=True
-    )
+    (style,) = learn(steps=1, overwrite=True)
     assert load_style(style).info.trunk == read_info(trunk).trunk
 
 
-def test_a_picture_that_is_there_is_not_replaced_by_a_sheet(
-    artwork, photographs, vgg, tmp_path
-):
+def test_a_picture_that_is_there_is_not_replaced_by_a_sheet(learn, artwork, tmp_path):
     before = artwork.read_bytes()
     with pytest.raises(FileExistsError, match=rf"{artwork.name} already.*--overwrite"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            checkpoint=tmp_path / "run.ckpt",
-            sheet=artwork,
-        )
+        learn(checkpoint=tmp_path / "run.ckpt", sheet=artwork)
     assert artwork.read_bytes() == before
 
 
 @pytest.mark.parametrize("option", ["checkpoint", "sheet"])
 @pytest.mark.parametrize("place", ["missing/file.png", "folder"])
 def test_a_file_that_could_not_be_written_is_told_before_training(
-    artwork, photographs, vgg, tmp_path, option, place
+    learn, tmp_path, option, place
 ):
     (tmp_path / "folder").mkdir()
     with pytest.raises(TrainingError, match=place):
-        train(
-            *([artwork], photographs, vgg, tmp_path / "out"),
-            **{option: tmp_path / place},
-        )
+        learn(tmp_path / "out", **{option: tmp_path / place})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_folder_without_write_permission_is_told_before_training(
-    artwork, photographs, vgg
-):
+def test_a_folder_without_write_permission_is_told_before_training(learn):
     with pytest.raises(TrainingError, match="/proc"):
-        train([artwork], photographs, vgg, Path("/proc"))
+        learn(Path("/proc"))
 
 
 def test_a_damaged_trunk_beside_the_styles_is_told_before_training(
-    quick, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn, tmp_path, monkeypatch
 ):
     (tmp_path / "trunk.safetensors").write_text("no trunk")
     monkeypatch.setattr(State, "descend", lambda *_: pytest.fail("it trains"))
     with pytest.raises(InvalidStyleError, match="trunk"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=bundled_trunk(),
-        )
+        learn(trunk=bundled_trunk())
 
 
-def test_a_trunk_of_another_project_is_refused_before_training(
-    quick, artwork, photographs, vgg, tmp_path, foreign_trunk
-):
+def test_a_trunk_of_another_project_is_refused_before_training(learn, foreign_trunk):
     with pytest.raises(TrainingError, match=r"another project \(johnson\).*--trunk"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=foreign_trunk,
-        )
+        learn(trunk=foreign_trunk)
 
 
-def test_what_holds_no_trunk_is_refused_before_training(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_what_holds_no_trunk_is_refused_before_training(learn, trained, tmp_path):
     predictor = bundled_trunk().with_name("predictor.safetensors")
     for path, said in (
         (trained, "holds no trunk.*--trunk"),
@@ -493,74 +400,52 @@ def test_what_holds_no_trunk_is_refused_before_training(
         (tmp_path / "nowhere.safetensors", "No such file"),
     ):
         with pytest.raises(StyleplugError, match=rf"{re.escape(path.name)}.*{said}"):
-            train([artwork], photographs, vgg, tmp_path, config=quick, trunk=path)
+            learn(trunk=path)
 
 
-def test_a_training_that_gets_no_better_stops(
-    quick, artwork, photographs, vgg, tmp_path
-):
-    config = dataclasses.replace(quick, steps=60, patience=4, learning_rate=1e-12)
-    (style,) = train(
-        [artwork], photographs, vgg, tmp_path, config=config, trunk=bundled_trunk()
-    )
+def test_a_training_that_gets_no_better_stops(learn):
+    (style,) = learn(steps=60, patience=4, learning_rate=1e-12, trunk=bundled_trunk())
     assert read_info(style).training["steps"] < 30
 
 
 def test_as_many_steps_are_made_as_there_is_time_for(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn, trained, trunk, tmp_path, monkeypatch
 ):
-    def run(out, **options):
-        settings = {name: options.pop(name) for name in ("steps", "minutes")}
-        (style,) = train(
-            *([artwork], photographs, vgg, tmp_path / out),
-            config=dataclasses.replace(quick, **settings),
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-            **options,
-        )
+    def timed(out, **options):
+        (style,) = learn(tmp_path / out, trunk=trunk, start=[trained], **options)
         assert read_info(style).training["steps"] == 3
         return load_style(style).vector
 
     checkpoint = tmp_path / "run.ckpt"
-    whole = run("whole", steps=3, minutes=0.0)
+    whole = timed("whole", steps=3, minutes=0.0)
     clock = itertools.count()
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    assert torch.equal(run("timed", steps=9, minutes=0.05), whole)
-    assert torch.equal(run("enough", steps=3, minutes=5.0), whole)
+    assert torch.equal(timed("timed", steps=9, minutes=0.05), whole)
+    assert torch.equal(timed("enough", steps=3, minutes=5.0), whole)
     with left_at_third():
-        run("killed", steps=9, minutes=0.05, checkpoint=checkpoint)
+        timed("killed", steps=9, minutes=0.05, checkpoint=checkpoint)
     monkeypatch.setattr(loop, "_ROUND", 2)  # would make it two
-    resumed = run("resumed", steps=9, minutes=0.05, checkpoint=checkpoint)
+    resumed = timed("resumed", steps=9, minutes=0.05, checkpoint=checkpoint)
     assert torch.equal(resumed, whole)
 
 
 def test_as_many_steps_as_there_is_time_for_are_rounded_down(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn, trained, trunk, monkeypatch
 ):
     clock = itertools.count()
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(loop, "_ROUND", 2)
-    (style,) = train(
-        *([artwork], photographs, vgg, tmp_path),
-        config=dataclasses.replace(quick, steps=9, minutes=0.05),
-        trunk=trained.with_name("trunk.safetensors"),
-        start=[trained],
-    )
+    (style,) = learn(steps=9, minutes=0.05, trunk=trunk, start=[trained])
     assert read_info(style).training["steps"] == 2
 
 
 @pytest.mark.parametrize(("pool", "steps"), [(2, 7), (8, 4)])
 def test_looking_at_the_crops_of_a_pool_takes_time_once(
-    pool, steps, quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    pool, steps, learn, trained, trunk, monkeypatch
 ):
     clock = itertools.count()  # a look takes a second, and so does the rest of a step
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    (style,) = train(
-        *([artwork], photographs, vgg, tmp_path),
-        config=dataclasses.replace(quick, steps=20, minutes=0.15, pool=pool),
-        trunk=trained.with_name("trunk.safetensors"),
-        start=[trained],
-    )
+    (style,) = learn(steps=20, minutes=0.15, pool=pool, trunk=trunk, start=[trained])
     assert read_info(style).training["steps"] == steps
 
 
@@ -576,155 +461,93 @@ def test_a_sheet_that_cannot_be_written_leaves_the_last_one(
     assert "sheet was not written" in caplog.text
 
 
-def test_vectors_begin_from_given_styles(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
-    trunk = trained.with_name("trunk.safetensors")
-    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
-    (style,) = train(
-        [artwork],
-        photographs,
-        vgg,
-        tmp_path,
-        config=config,
-        trunk=trunk,
-        start=[trained],
-    )
+def test_vectors_begin_from_given_styles(learn, trained, trunk):
+    (style,) = learn(steps=1, learning_rate=1e-12, trunk=trunk, start=[trained])
     assert torch.equal(load_file(style)["style"], load_file(trained)["style"])
     assert read_info(style).self_contained  # its trunk is not beside it
 
 
 def test_vectors_begin_where_the_predictor_beside_the_trunk_sees_them(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn, trunk, photographs, tmp_path, monkeypatch
 ):
-    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
-    trunk = tmp_path / "trunk.safetensors"
-    train(
-        *([], photographs, vgg, tmp_path),
-        config=config,
-        trunk=trained.with_name("trunk.safetensors"),
-        archive=photographs,
-    )
-    photo = load_trunk(trunk).photo
+    still = {"steps": 1, "learning_rate": 1e-12}
+    learn(artworks=[], trunk=trunk, archive=photographs, **still)
+    beside = tmp_path / "trunk.safetensors"
+    photo = load_trunk(beside).photo
 
     def captured(picture, name, folder, rank):
         assert (folder, rank) == (tmp_path, 0)
         return SimpleNamespace(vector=photo + 1)
 
     monkeypatch.setattr(loop, "capture", captured)
-    given = [artwork], photographs, vgg, tmp_path
-    options = {"config": config, "trunk": trunk, "overwrite": True}
-    (style,) = train(*given, **options)
+    (style,) = learn(trunk=beside, overwrite=True, **still)
     torch.testing.assert_close(load_style(style).vector, photo + 1, atol=2e-3, rtol=0)
-    trunk.with_name("predictor.safetensors").unlink()
-    (style,) = train(*given, **options)
+    beside.with_name("predictor.safetensors").unlink()
+    (style,) = learn(trunk=beside, overwrite=True, **still)
     torch.testing.assert_close(load_style(style).vector, photo, atol=2e-3, rtol=0)
 
 
 def test_a_style_that_changes_kernels_learns_more(
-    quick, trained, artwork, photographs, other_photographs, vgg, tmp_path
+    learn, trained, trunk, other_photographs, tmp_path
 ):
-    config = dataclasses.replace(
-        quick, steps=30, learning_rate=5e-2, vector_rate=0.2, stability_weight=0.0
-    )
+    settings = {"steps": 30, "learning_rate": 5e-2, "vector_rate": 0.2}
+    settings["stability_weight"] = 0.0
 
-    def learn(start, place, **changed):
-        (style,) = train(
-            [artwork],
-            photographs,
-            vgg,
+    def fit(start, place, **changed):
+        (style,) = learn(
             tmp_path / place,
-            config=dataclasses.replace(config, **changed),
-            trunk=trained.with_name("trunk.safetensors"),
+            trunk=trunk,
             start=[start],
             measure=other_photographs,
+            **settings | changed,
         )
         return style
 
     def distance(style):
         return read_info(style).figures["style_distance"]
 
-    vector = learn(trained, "vector")
-    changing = learn(trained, "changing", rank=4)
+    vector = fit(trained, "vector")
+    changing = fit(trained, "changing", rank=4)
     assert load_file(changing)["up2.lora_B"].shape[1] == 4
     assert distance(changing) < 0.95 * distance(vector)
     with pytest.raises(TrainingError, match="--rank"):
-        learn(changing, "refused")
+        fit(changing, "refused")
     with pytest.raises(TrainingError, match="start from styles that change none"):
-        train(
-            *([artwork], photographs, vgg, tmp_path / "refused"),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            train_trunk=True,
-            start=[changing],
-        )
-    on = learn(changing, "on", rank=4, steps=1, learning_rate=1e-12)
+        learn(tmp_path / "refused", trunk=trunk, train_trunk=True, start=[changing])
+    on = fit(changing, "on", rank=4, steps=1, learning_rate=1e-12)
     torch.testing.assert_close(
         load_style(on).vector, load_style(changing).vector, atol=2e-3, rtol=2e-3
     )
 
 
-def test_a_trunk_that_is_trained_has_no_styles_that_change_it(
-    quick, artwork, photographs, vgg, tmp_path
-):
+def test_a_trunk_that_is_trained_has_no_styles_that_change_it(learn):
     with pytest.raises(TrainingError, match="--rank"):
-        train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            config=dataclasses.replace(quick, rank=2),
-        )
+        learn(rank=2)
 
 
-def test_styles_to_begin_from_must_fit(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_styles_to_begin_from_must_fit(learn, trained, trunk, tmp_path):
     with pytest.raises(TrainingError, match="another trunk"):
-        train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            config=quick,
-            trunk=bundled_trunk(),
-            start=[trained],
-        )
+        learn(trunk=bundled_trunk(), start=[trained])
     foreign = tmp_path / "foreign.safetensors"
     network = JohnsonNetwork((4, 4, 4), blocks=1, bottleneck=4).requires_grad_(False)
     style = torch.zeros(network.style_size)
     save_style(foreign, style, network, StyleInfo("foreign"))
     with pytest.raises(TrainingError, match=r"another project \(johnson\).*leave it"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=bundled_trunk(),
-            start=[foreign],
-        )
+        learn(trunk=bundled_trunk(), start=[foreign])
     with pytest.raises(TrainingError, match="1 artworks, but 2 styles"):
-        train(
-            [artwork],
-            photographs,
-            vgg,
-            tmp_path,
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained, trained],
-        )
+        learn(trunk=trunk, start=[trained, trained])
 
 
 @pytest.mark.parametrize("with_artworks", [True, False])
 def test_any_style_is_learned_from_an_archive(
-    quick, trained, artwork, photographs, vgg, tmp_path, with_artworks
+    learn, trained, trunk, artwork, photographs, tmp_path, with_artworks
 ):
-    config = dataclasses.replace(quick, steps=3, batch_size=4, identity_share=0.5)
-    styles = train(
-        [artwork] if with_artworks else [],
-        photographs,
-        vgg,
-        tmp_path,
-        config=config,
-        trunk=trained.with_name("trunk.safetensors"),
+    styles = learn(
+        artworks=[artwork] if with_artworks else [],
+        steps=3,
+        batch_size=4,
+        identity_share=0.5,
+        trunk=trunk,
         train_trunk=True,
         archive=photographs,
         held_out=["0.jpg"],
@@ -732,9 +555,9 @@ def test_any_style_is_learned_from_an_archive(
         sheet=tmp_path / "sheet.png",
     )
     assert len(styles) == with_artworks
-    trunk = read_info(tmp_path / "trunk.safetensors")
+    moved = read_info(tmp_path / "trunk.safetensors")
     info, predictor = load_predictor(tmp_path / "predictor.safetensors")
-    assert info.trunk == trunk.trunk != read_info(trained).trunk
+    assert info.trunk == moved.trunk != read_info(trained).trunk
     assert info.training["artworks"] == 5
     vector = predictor(torch.rand(1, 3, 64, 48))
     assert vector.shape == (1, load_style(trained).network.style_size)
@@ -749,21 +572,16 @@ def test_any_style_is_learned_from_an_archive(
     ],
 )
 def test_a_checkpoint_of_what_began_otherwise_is_refused(
-    quick, trained, photographs, vgg, tmp_path, changed, told
+    learn, trunk, photographs, tmp_path, changed, told
 ):
     held_out = ["0.jpg"]
 
     def train_any(trunk, out, **options):
-        train(
-            *([], photographs, vgg, tmp_path / out),
-            config=dataclasses.replace(quick, steps=1),
-            trunk=trunk,
-            archive=photographs,
-            **options,
-        )
+        options |= {"trunk": trunk, "archive": photographs}
+        learn(tmp_path / out, artworks=[], steps=1, **options)
         return tmp_path / out
 
-    first = train_any(trained.with_name("trunk.safetensors"), "first")
+    first = train_any(trunk, "first")
     trunk, predictor = (
         first / f"{name}.safetensors" for name in ("trunk", "predictor")
     )
@@ -785,37 +603,27 @@ def test_a_checkpoint_of_what_began_otherwise_is_refused(
         train_any(trunk, "again", checkpoint=checkpoint, held_out=held_out)
 
 
-def test_artworks_that_no_crop_is_left_for_are_refused(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_artworks_that_no_crop_is_left_for_are_refused(learn, trunk, photographs):
     with pytest.raises(TrainingError, match=r"Batches of 1 .*--batch-size"):
-        train(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            archive=photographs,
-        )
+        learn(trunk=trunk, archive=photographs)
 
 
-def test_the_predictor_of_a_trunk_is_trained_on(
-    quick, trained, photographs, vgg, tmp_path
-):
-    first, then = tmp_path / "first", tmp_path / "then"
-    config = dataclasses.replace(quick, steps=1, learning_rate=1e-12)
-
+def test_the_predictor_of_a_trunk_is_trained_on(learn, trunk, photographs, tmp_path):
     def train_any(trunk, out):
-        train(
-            *([], photographs, vgg, out),
-            config=config,
+        learn(
+            tmp_path / out,
+            artworks=[],
+            steps=1,
+            learning_rate=1e-12,
             trunk=trunk,
             train_trunk=True,
             archive=photographs,
         )
-        return load_file(out / "predictor.safetensors")
+        return load_file(tmp_path / out / "predictor.safetensors")
 
-    made = train_any(trained.with_name("trunk.safetensors"), first)
+    made = train_any(trunk, "first")
     torch.manual_seed(1)
-    kept = train_any(first / "trunk.safetensors", then)
+    kept = train_any(tmp_path / "first" / "trunk.safetensors", "then")
     assert all(torch.equal(made[name], kept[name]) for name in made)
 
 
@@ -851,9 +659,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
         process_and_count(TrainConfig(batch_size=4))
 
 
-def test_a_trained_style_renders(trained, content_image, tmp_path):
-    trunk = load_trunk(trained.with_name("trunk.safetensors"))
+def test_a_trained_style_renders(trained, trunk, content_image, tmp_path):
     path = tmp_path / "whole.safetensors"
-    save_style(path, load_file(trained)["style"], trunk, read_info(trained))
+    save_style(path, load_file(trained)["style"], load_trunk(trunk), read_info(trained))
     assert load_style(path).info.self_contained
     assert stylize(content_image, path, device="cpu").size == content_image.size

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from safetensors.torch import load_file
 from styleplug.errors import TrainingError
 from styleplug.style import bundled_predictor, bundled_trunk, read_info
 from styleplug.training import strength
-from styleplug.training.loop import train
 from styleplug.training.state import step_rng
 from styleplug.training.strength import train_strength
 from styleplug.weights import load_style, read_style, save_style, write_tensors
@@ -18,27 +18,21 @@ from styleplug.weights import load_style, read_style, save_style, write_tensors
 pytestmark = pytest.mark.usefixtures("quick_calibration")
 
 
-def test_only_strength_is_learned(quick, trained, artwork, photographs, vgg, tmp_path):
-    trunk = trained.with_name("trunk.safetensors")
-    config = dataclasses.replace(
-        quick, steps=3, learning_rate=0.1, vector_rate=0.01, varied_strength=1.0
+@pytest.fixture
+def learn_strength(run, trained, trunk):
+    """Learn the strength of the trained style; arguments are those of ``run``."""
+    return functools.partial(run, train_strength, trunk=trunk, start=[trained])
+
+
+def test_only_strength_is_learned(learn, learn_strength, trained, trunk, tmp_path):
+    settings = {"steps": 3, "learning_rate": 0.1, "vector_rate": 0.01}
+    settings["varied_strength"] = 1.0
+    (changing,) = learn(
+        tmp_path / "styles", trunk=trunk, start=[trained], rank=2, **settings
     )
-    given = [artwork], photographs, vgg
-    (changing,) = train(
-        *given,
-        tmp_path / "styles",
-        config=dataclasses.replace(config, rank=2),
-        trunk=trunk,
-        start=[trained],
-    )
-    options = {
-        "config": config,
-        "trunk": trunk,
-        "start": [changing],
-        "checkpoint": tmp_path / "run.ckpt",
-    }
+    options = {**settings, "start": [changing], "checkpoint": tmp_path / "run.ckpt"}
     sheet = tmp_path / "sheet.png"
-    (moved,) = train_strength(*given, tmp_path / "moved", **options, sheet=sheet)
+    (moved,) = learn_strength(tmp_path / "moved", **options, sheet=sheet)
     with Image.open(sheet) as drawn:
         assert drawn.size == (4 * 384, 2 * 384)
     before, after = load_file(trunk), load_file(moved.with_name(trunk.name))
@@ -54,127 +48,84 @@ def test_only_strength_is_learned(quick, trained, artwork, photographs, vgg, tmp
     assert not torch.equal(
         old.network.vector(old.vector, 0.5), new.network.vector(new.vector, 0.5)
     )
-    (again,) = train_strength(*given, tmp_path / "resumed", **options)
+    (again,) = learn_strength(tmp_path / "resumed", **options)
     assert read_info(again).trunk == new.info.trunk
 
 
-def test_strength_is_learned_for_a_style_of_each_artwork(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_strength_is_learned_for_a_style_of_each_artwork(learn_strength):
     with pytest.raises(TrainingError, match="name one for each"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[],
-        )
+        learn_strength(start=[])
 
 
 def test_strength_is_learned_in_place_and_the_predictor_stays(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn, learn_strength, trunk, photographs, tmp_path
 ):
-    config = dataclasses.replace(quick, steps=1, learning_rate=0.1, varied_strength=1.0)
-    given = [artwork], photographs, vgg, tmp_path
-    (style,) = train(
-        *given,
-        config=dataclasses.replace(config, batch_size=2),
-        trunk=trained.with_name("trunk.safetensors"),
-        train_trunk=True,
-        archive=photographs,
+    settings = {"steps": 1, "learning_rate": 0.1, "varied_strength": 1.0}
+    (style,) = learn(
+        trunk=trunk, train_trunk=True, archive=photographs, batch_size=2, **settings
     )
-    trunk, predictor = (
+    moved, predictor = (
         tmp_path / f"{name}.safetensors" for name in ("trunk", "predictor")
     )
-    first, before = read_info(trunk).trunk, load_file(predictor)
-    train_strength(
-        *given,
-        config=config,
-        trunk=trunk,
-        start=[style],
-        overwrite=True,
-    )
-    assert load_style(style).info.trunk == read_info(trunk).trunk != first
-    assert read_info(predictor).trunk == read_info(trunk).trunk
+    first, before = read_info(moved).trunk, load_file(predictor)
+    learn_strength(trunk=moved, start=[style], overwrite=True, **settings)
+    assert load_style(style).info.trunk == read_info(moved).trunk != first
+    assert read_info(predictor).trunk == read_info(moved).trunk
     after = load_file(predictor)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_predictor_is_left_with_its_trunk(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_a_predictor_is_left_with_its_trunk(learn_strength, trunk, tmp_path):
     shutil.copy(bundled_trunk(), tmp_path)
     shutil.copy(bundled_predictor(), tmp_path)
-    trunk = trained.with_name("trunk.safetensors")
     assert not trunk.with_name(bundled_predictor().name).exists()
     with pytest.raises(TrainingError, match=r"predictor\.safetensors still"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=trunk,
-            start=[trained],
-            overwrite=True,
-        )
+        learn_strength(overwrite=True)
 
 
 def test_a_trunk_taken_from_a_style_is_not_called_by_its_name(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, trained, tmp_path
 ):
     style, whole = load_style(trained), tmp_path / "whole.safetensors"
     info = dataclasses.replace(style.info, title="Dusk")
     save_style(whole, style.vector, style.network, info, self_contained=True)
-    (moved,) = train_strength(
-        *([artwork], photographs, vgg, tmp_path / "out"),
-        config=dataclasses.replace(quick, steps=1),
-        trunk=whole,
-        start=[whole],
-    )
+    (moved,) = learn_strength(tmp_path / "out", steps=1, trunk=whole, start=[whole])
     told = read_info(moved.with_name("trunk.safetensors"))
     assert (told.name, told.title) == ("trunk", "")
     assert load_style(moved).info.title == "Dusk"
 
 
 def test_an_interrupted_training_of_strength_ends_as_if_it_had_not_been(
-    quick, trained, artwork, photographs, vgg, tmp_path, killed_in
+    learn_strength, quick, tmp_path, killed_in
 ):
-    config = dataclasses.replace(quick, learning_rate=0.1, varied_strength=1.0)
-
-    def run(out, **options):
-        (style,) = train_strength(
-            *([artwork], photographs, vgg, tmp_path / out),
-            config=config,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-            **options,
+    def learn(out, **options):
+        (style,) = learn_strength(
+            tmp_path / out, learning_rate=0.1, varied_strength=1.0, **options
         )
         return read_info(style).trunk
 
     checkpoint = tmp_path / "run.ckpt"
-    with killed_in(step_rng(config.seed, 2)):
-        run("killed", checkpoint=checkpoint)
+    with killed_in(step_rng(quick.seed, 2)):
+        learn("killed", checkpoint=checkpoint)
     assert checkpoint.exists()
-    assert run("resumed", checkpoint=checkpoint) == run("whole")
+    assert learn("resumed", checkpoint=checkpoint) == learn("whole")
 
 
 def test_a_checkpoint_of_strength_on_other_photographs_is_refused(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, photographs, tmp_path
 ):
     content = Path(shutil.copytree(photographs, tmp_path / "content"))
-    options = {
-        "config": dataclasses.replace(quick, steps=1),
-        "trunk": trained.with_name("trunk.safetensors"),
-        "start": [trained],
-        "checkpoint": tmp_path / "run.ckpt",
-    }
-    train_strength([artwork], content, vgg, tmp_path / "out", **options)
+    options = {"content": content, "steps": 1, "checkpoint": tmp_path / "run.ckpt"}
+    learn_strength(tmp_path / "out", **options)
     (content / "0.jpg").rename(content / "6.jpg")
     with pytest.raises(TrainingError, match="differs in files of the photographs;"):
-        train_strength([artwork], content, vgg, tmp_path / "other", **options)
+        learn_strength(tmp_path / "other", **options)
 
 
 def test_strength_that_cannot_be_written_leaves_all_as_it_was(
-    quick, trained, artwork, photographs, vgg, tmp_path, monkeypatch
+    learn_strength, trained, trunk, tmp_path, monkeypatch
 ):
-    for path in (trained, trained.with_name("trunk.safetensors")):
+    for path in (trained, trunk):
         shutil.copy(path, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -183,10 +134,10 @@ def test_strength_that_cannot_be_written_leaves_all_as_it_was(
 
     monkeypatch.setattr(strength, "write_tensors", failing)
     with pytest.raises(OSError, match="no space"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=dataclasses.replace(quick, steps=1, learning_rate=0.1),
-            trunk=tmp_path / "trunk.safetensors",
+        learn_strength(
+            steps=1,
+            learning_rate=0.1,
+            trunk=tmp_path / trunk.name,
             start=[tmp_path / trained.name],
             overwrite=True,
         )
@@ -194,106 +145,62 @@ def test_strength_that_cannot_be_written_leaves_all_as_it_was(
 
 
 def test_strength_is_not_learned_in_place_for_some_of_the_styles_there(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, trained, trunk, tmp_path
 ):
-    shutil.copy(trained.with_name("trunk.safetensors"), tmp_path)
+    there = Path(shutil.copy(trunk, tmp_path))
     shutil.copy(trained, tmp_path / "another.safetensors")
     with pytest.raises(TrainingError, match=r"which another\.safetensors still"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=tmp_path / "trunk.safetensors",
-            start=[trained],
-            overwrite=True,
-        )
+        learn_strength(trunk=there, overwrite=True)
 
 
 def test_strength_is_not_learned_for_two_styles_of_one_name(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, trained, artwork
 ):
     with pytest.raises(TrainingError, match="names that differ"):
-        train_strength(
-            *([artwork] * 2, photographs, vgg, tmp_path),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained, trained],
-        )
+        learn_strength(artworks=[artwork] * 2, start=[trained] * 2)
 
 
 @pytest.mark.parametrize("name", ["trunk", "Predictor"])
 def test_strength_is_not_learned_for_a_style_that_would_replace_the_trunk(
-    quick, trained, artwork, photographs, vgg, tmp_path, name
+    learn_strength, trained, trunk, tmp_path, name
 ):
     info, tensors = read_style(trained)
-    trunk = Path(shutil.copy(trained.with_name("trunk.safetensors"), tmp_path))
+    beside = Path(shutil.copy(trunk, tmp_path))
     style = tmp_path / "style.safetensors"
     write_tensors(style, tensors, dataclasses.replace(info, name=name))
     with pytest.raises(TrainingError, match=f"style.safetensors is called '{name}'"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path / "out"),
-            config=quick,
-            trunk=trunk,
-            start=[style],
-        )
+        learn_strength(tmp_path / "out", trunk=beside, start=[style])
 
 
-def test_strength_is_learned_in_the_size_of_the_styles(
-    quick, trained, artwork, photographs, vgg, tmp_path
-):
+def test_strength_is_learned_in_the_size_of_the_styles(learn_strength):
     with pytest.raises(TrainingError, match="with --style-size 64, not 128; give"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=dataclasses.replace(quick, style_size=128),
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-        )
+        learn_strength(style_size=128)
 
 
 def test_a_picture_that_is_there_is_not_replaced_by_a_sheet_of_strength(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, artwork
 ):
     with pytest.raises(FileExistsError, match="already exists; allow overwriting"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-            sheet=artwork,
-        )
+        learn_strength(sheet=artwork)
 
 
-def test_strength_has_no_rank(quick, trained, artwork, photographs, vgg, tmp_path):
+def test_strength_has_no_rank(learn_strength):
     with pytest.raises(TrainingError, match="--rank"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=dataclasses.replace(quick, rank=2),
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained],
-        )
+        learn_strength(rank=2)
 
 
 def test_strength_of_a_trunk_of_another_project_is_refused(
-    quick, trained, artwork, photographs, vgg, tmp_path, foreign_trunk
+    learn_strength, foreign_trunk
 ):
     with pytest.raises(TrainingError, match="another project"):
-        train_strength(
-            *([artwork], photographs, vgg, tmp_path),
-            config=quick,
-            trunk=foreign_trunk,
-            start=[trained],
-        )
+        learn_strength(trunk=foreign_trunk)
 
 
 def test_strength_is_learned_for_styles_of_one_size(
-    quick, trained, artwork, photographs, vgg, tmp_path
+    learn_strength, trained, artwork, tmp_path
 ):
     info, tensors = read_style(trained)
     other = tmp_path / "other.safetensors"
     write_tensors(other, tensors, dataclasses.replace(info, name="other", base_size=96))
     with pytest.raises(TrainingError, match="64 and 96; name those of one size"):
-        train_strength(
-            *([artwork] * 2, photographs, vgg, tmp_path / "out"),
-            config=quick,
-            trunk=trained.with_name("trunk.safetensors"),
-            start=[trained, other],
-        )
+        learn_strength(tmp_path / "out", artworks=[artwork] * 2, start=[trained, other])
