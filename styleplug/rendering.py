@@ -55,6 +55,8 @@ _LARGE = 4
 """Smallest ratio of a picture's side to the base size at which its last octave is left
 to the photograph. The network paints no strokes there, only threads in flat areas, and
 would take three quarters of the time."""
+_FADING = 2 * FINER
+"""Ratio from which the paint of that octave fades, so that it does not end abruptly."""
 _ALIKE = 0.75, 0.85, 1.1, 1.3
 """Picture sizes, as multiples of the base size, at which the change is hardly
 resized and is therefore smoothed: the smoothing rises between the first two, is full
@@ -64,11 +66,16 @@ _SOFT = 0.2
 """Share that the neighbours have in a smoothed pixel."""
 _COPIED = 8
 """Number of pixels that are magnified in the time it takes to paint one."""
+_BASE_MARGIN = 24
+"""Pixels by which the base is extended by reflection. Without them, the layers' own
+padding would give the picture a dull rim a few strokes wide."""
 _NEAR = 8
 """Pixels around a tile that are painted too, to subtract what half the size shows."""
 _FLAT = 5 / 255
 """Standard deviation of lightness above which a cell of 8 x 8 pixels is hardly flat."""
 _NOISE_SIDE = 1024
+"""Side in pixels of a block of noise: most pictures need one, panoramas several."""
+_OCTAVES = 16, 8, 4, 2
 _NOISE_DEVIATION = 1.17
 """Standard deviation of the sum of four octaves of noise, each of deviation 1, that are
 doubled up to the full size."""
@@ -218,14 +225,8 @@ class Renderer:
             trim_heaps(_SECONDS_UNTRIMMED)
 
     def _render(self, content: Canvas, result: Canvas, finish: Finish) -> None:
-        height, width = content.bounds.height, content.bounds.width
-        ratio = math.sqrt(height * width) / self.base_size
-        # An extremely long picture, padded to the stride, would have a huge base.
-        longest = max(1, int(self.base_size**2) // self.network.STRIDE)
-        base = (
-            min(longest, max(1, round(height / ratio))),
-            min(longest, max(1, round(width / ratio))),
-        )
+        ratio = math.sqrt(content.bounds.area) / self.base_size
+        base = _base(content.bounds, self.base_size, self.network)
         levels = []
         if ratio >= FINER:
             levels.append(content)
@@ -235,7 +236,7 @@ class Renderer:
                 levels.append(self._kept(half) if kept else half)
         self._done = 0
         large = ratio >= _LARGE
-        self._work = base[0] * base[1] + sum(level.bounds.area for level in levels)
+        self._work = base.area + sum(level.bounds.area for level in levels)
         if large:
             self._work -= content.bounds.area - content.bounds.area // _COPIED
 
@@ -261,7 +262,8 @@ class Renderer:
             elif large and not levels:
                 self._magnify(level, below, use)
             else:
-                self._paint_octave(level, below, use)
+                fading = 1.0 if levels else np.interp(ratio, (_FADING, _LARGE), (1, 0))
+                self._paint_octave(level, below, use, _FINE_WEIGHT * float(fading))
             if painted is not None:
                 below = _Octave(level, painted, self._desaturated)
 
@@ -278,15 +280,16 @@ class Renderer:
         pixels = torch.empty((bounds.height, bounds.width, 3), dtype=dtype)
         return Canvas(pixels, self.device)
 
-    def _paint_base(self, content: Canvas, size: tuple[int, int]) -> Tensor:
-        """Return how stylizing the whole image at ``size`` changes it, (1, 3, h, w)."""
+    def _paint_base(self, content: Canvas, bounds: Region) -> Tensor:
+        """Return how stylizing the whole image at the size of ``bounds`` changes it, as
+        (1, 3, h, w)."""
         x = content.clamped(content.read(content.bounds))
-        bounds = Region(0, 0, *size)
         smaller = content.bounds.area < bounds.area
         x = _resize_bicubic(x, bounds).clamp_(0, 1) if smaller else _resize(x, bounds)
         live = functools.partial(self._live, statistics={})
-        stylized = self._run(self._grained(x), live)
-        self._report(size[0] * size[1])
+        margins = _with_margins(bounds, self.network).margins_around(bounds)
+        stylized = self._run(self._grained(x), live, margins)
+        self._report(bounds.area)
         painted = mix(x, stylized, self.opacity)
         color = _colorfulness(painted) / max(_colorfulness(x), 1e-6)
         colorful = torch.eye(3, dtype=torch.float32, device=self.device)
@@ -333,11 +336,14 @@ class Renderer:
         for block in _blocks(level.bounds, self.device):
             within = block.within(level.bounds)
             x = self._so_far(level, level.read(block), magnified[within])
-            stylized = mix(x, _add_detail(x, finer[within]), self.opacity)
+            painted = _add_detail(x, finer[within], _FINE_WEIGHT)
+            stylized = mix(x, painted, self.opacity)
             emit(block, stylized.clamp_(0, 1))
 
-    def _paint_octave(self, level: Canvas, magnify: _Magnify, emit: _Emit) -> None:
-        """Paint a level on top of the one at half its size."""
+    def _paint_octave(
+        self, level: Canvas, magnify: _Magnify, emit: _Emit, weight: float
+    ) -> None:
+        """Paint a level, with this weight, on top of the one at half its size."""
 
         def take_back(tile: Region, near: Region, x: Tensor, painted: Tensor) -> None:
             finer = painted.sub_(x)
@@ -345,7 +351,8 @@ class Renderer:
             finer -= low[..., : x.shape[2], : x.shape[3]]
             for block in _blocks(tile, self.device):
                 here = block.within(near)
-                stylized = mix(x[here], _add_detail(x[here], finer[here]), self.opacity)
+                painted = _add_detail(x[here], finer[here], weight)
+                stylized = mix(x[here], painted, self.opacity)
                 emit(block, stylized.clamp_(0, 1))
 
         self._paint(level, magnify, take_back)
@@ -494,6 +501,27 @@ def trim_heaps(seconds: float = 0.0) -> None:
         _trimmed = time.monotonic()
 
 
+def _base(picture: Region, base_size: float, network: StyleNetwork) -> Region:
+    """Return the bounds of a picture at its base size."""
+    ratio = math.sqrt(picture.area) / base_size
+    # An extremely long picture, padded to the stride, would have a huge base.
+    longest = max(1, int(base_size**2) // network.STRIDE)
+    height, width = (
+        min(longest, max(1, round(side / ratio)))
+        for side in (picture.height, picture.width)
+    )
+    return Region(0, 0, height, width)
+
+
+def _with_margins(base: Region, network: StyleNetwork) -> Region:
+    """Return the base extended by its margins, which are smaller than its sides."""
+    rows, columns = (
+        min(_BASE_MARGIN, side - 1) // network.STRIDE * network.STRIDE
+        for side in (base.height, base.width)
+    )
+    return Region(-rows, -columns, base.bottom + rows, base.right + columns)
+
+
 def _overlap(network: StyleNetwork) -> int:
     """Return the overlap in pixels with which tiles equal the whole image."""
     return math.ceil((network.receptive_field + _NEAR) / _CELL) * _CELL
@@ -558,7 +586,9 @@ def tile_size_within(
         area = height * width
         shares = 2 if area <= _KEPT else 1.25
         between += int(shares * per_channel * area)
-    least = max((SMALLEST_TILE + border) ** 2, base_size**2) * per_pixel + between
+    base = _base(Region(0, 0, height, width), base_size, network)
+    at_once = max((SMALLEST_TILE + border) ** 2, _with_margins(base, network).area)
+    least = at_once * per_pixel + between
     if memory_limit < least:
         raise MemoryLimitError(
             f"A memory limit of {memory_limit / 1e6:.0f} MB is too small for this "
@@ -567,9 +597,9 @@ def tile_size_within(
     return int(((memory_limit - between) / per_pixel) ** 0.5) - border
 
 
-def _add_detail(x: Tensor, finer: Tensor) -> Tensor:
+def _add_detail(x: Tensor, finer: Tensor, weight: float) -> Tensor:
     """Return ``x`` with a level's detail ``finer`` added; overwrites ``finer``."""
-    return torch.add(x, finer, alpha=_FINE_WEIGHT, out=finer)
+    return torch.add(x, finer, alpha=weight, out=finer)
 
 
 def luma(x: Tensor) -> Tensor:
@@ -621,15 +651,31 @@ class _Octave:
         return enlarged[..., top : top + region.height, left : left + region.width]
 
 
-@functools.cache
-def _noise() -> Tensor:
-    """Return noise (1, 1, N, N) of deviation 1, with waves 2 to 30 pixels long."""
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.zeros(1, 1, 1, 1, dtype=torch.float32)
-    for octave in (16, 8, 4, 2):
-        side = _NOISE_SIDE // octave
-        here = torch.randn(1, 1, side, side, generator=rng, dtype=torch.float32)
-        noise = _resize(noise, Region(0, 0, side, side)) + here
+@functools.lru_cache(maxsize=2)
+def _noise(height: int, width: int) -> Tensor:
+    """Return noise (1, 1, H, W) of at least that size, of deviation 1, with waves 2 to
+    30 pixels long.
+
+    It does not repeat. The noise of a larger size has the same beginning.
+    """
+    blocks = [range(-(-side // _NOISE_SIDE)) for side in (height, width)]
+    sides = [  # multiples of the octaves, with room for what spreads from outside
+        min(len(along) * _NOISE_SIDE, -(-side // 64) * 64 + 64)
+        for along, side in zip(blocks, (height, width), strict=True)
+    ]
+    layers = [
+        torch.empty(sides[0] // n, sides[1] // n, dtype=torch.float32) for n in _OCTAVES
+    ]
+    for row, column in itertools.product(*blocks):
+        rng = torch.Generator().manual_seed((row << 16) + column)
+        for layer, octave in zip(layers, _OCTAVES, strict=True):
+            side = _NOISE_SIDE // octave
+            block = torch.randn(side, side, generator=rng, dtype=torch.float32)
+            here = layer[row * side :, column * side :][:side, :side]
+            here.copy_(block[: len(here), : here.shape[1]])
+    noise = layers[0][None, None]
+    for layer in layers[1:]:
+        noise = _doubled(noise) + layer
     return _doubled(noise) / _NOISE_DEVIATION
 
 
@@ -639,10 +685,8 @@ def _grain(size: tuple[int, int]) -> Tensor:
     A slightly larger picture has the same noise, so that a preview shows it.
     """
     height, width = size
-    noise = _noise()[..., :height, :width]
-    if max(size) > _NOISE_SIDE:
-        noise = noise.repeat(1, 1, *(-(-side // _NOISE_SIDE) for side in size))
-    return noise[..., :height, :width]
+    drawn = size if max(size) > _NOISE_SIDE else (_NOISE_SIDE, _NOISE_SIDE)
+    return _noise(*drawn)[..., :height, :width]
 
 
 def _flatness(x: Tensor) -> Tensor:
