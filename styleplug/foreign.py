@@ -20,6 +20,7 @@ from .networks import (
     FrozenNetwork,
     NormStatistics,
     StyleNetwork,
+    crop_features,
     measure_statistics,
     reflected,
 )
@@ -101,12 +102,14 @@ class ForeignNetwork(StyleNetwork):
         content: Tensor,
         vector: Tensor,
         statistics: dict[str, NormStatistics] | None = None,
+        measured: Region | None = None,
     ) -> Tensor:
         def measure(name: str, x: Tensor) -> NormStatistics:
-            measured = measure_statistics(x, statistics is not None)
+            part = crop_features(x, content, measured)
+            found = measure_statistics(part, statistics is not None)
             if statistics is not None:
-                statistics[name] = measured
-            return measured
+                statistics[name] = found
+            return found
 
         run = _Pass(dict(self.weights.items()), self.affine(vector), measure)
         return self.paint(run, content).float().clamp(0, 1)

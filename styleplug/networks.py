@@ -185,19 +185,21 @@ class StyleNetwork(nn.Module):
         content: Tensor,
         vector: Tensor,
         statistics: dict[str, NormStatistics] | None = None,
+        measured: Region | None = None,
     ) -> Tensor:
         """Return the stylized image, (B, 3, H, W) in [0, 1].
 
         ``content`` is (B, 3, H, W) in [0, 1], height and width multiples of
         :attr:`STRIDE`; ``vector`` is (B, K) from :meth:`vector`. Every layer pads its
-        input by reflection. The statistics of each normalisation are measured on
-        ``content`` itself, in float32. When ``statistics`` is given, they are measured
-        over the whole batch, as if its images were parts of one, and stored there.
-        Vectors that change kernels are computed one after the other.
+        input by reflection. The statistics of each normalisation are measured in
+        float32, on ``content`` itself or on its part ``measured``. When ``statistics``
+        is given, they are measured over the whole batch, as if its images were parts of
+        one, and stored there. Vectors that change kernels are computed one after the
+        other.
         """
         if statistics is None and len(vector) > 1 and vector.shape[1] > self.style_size:
             each = zip(content.split(1), vector.split(1), strict=True)
-            return torch.cat([self(one, changing) for one, changing in each])
+            return torch.cat([self(*one, measured=measured) for one in each])
         scales, shifts = self._affine(vector)
         changes = self._changes(vector)
 
@@ -208,11 +210,12 @@ class StyleNetwork(nn.Module):
             x = _convolve(name, x, kernel, layer.resample, padded=True)
             # Batch norm takes ten times as long on a tensor with gaps in memory.
             x = x.contiguous(memory_format=torch.channels_last)
-            measured = measure_statistics(x, statistics is not None)
-            mean, variance = measured
+            part = crop_features(x, content, measured)
+            found = measure_statistics(part, statistics is not None)
+            mean, variance = found
             scale, shift = scales[name], shifts[name]
             if statistics is not None:
-                statistics[name] = measured
+                statistics[name] = found
                 x = F.batch_norm(x, mean[0], variance[0], scale[0], shift[0], eps=EPS)
             else:
                 scale = scale * torch.rsqrt(variance + EPS)
@@ -446,6 +449,16 @@ class FrozenNetwork:
         kernel, bias = self._weights[name], self._biases[name]
         layer = self._layers[name]
         return _convolve(name, x, kernel, layer.resample, bias, relu=layer.relu)
+
+
+def crop_features(x: Tensor, content: Tensor, region: Region | None) -> Tensor:
+    """Return the part of the features ``x`` that shows a region of ``content``."""
+    if region is None:
+        return x
+    stride = content.shape[2] // x.shape[2]
+    top, left = region.top // stride, region.left // stride
+    bottom, right = -(-region.bottom // stride), -(-region.right // stride)
+    return x[..., top:bottom, left:right]
 
 
 def measure_statistics(x: Tensor, whole_batch: bool) -> NormStatistics:

@@ -436,7 +436,7 @@ class Renderer:
     ) -> Tensor:
         low = x.dtype != torch.float32
         with torch.autocast(self.device.type, x.dtype, enabled=low):
-            stylized: Tensor = self.network(x, self.vector, statistics)
+            stylized: Tensor = self.network(x, self.vector, statistics, box)
         return stylized[..., box.top : box.bottom, box.left : box.right]
 
     def _run(

@@ -296,7 +296,7 @@ def test_a_memory_limit_holds_beside_a_tile_size(stylizer, monkeypatch):
         engine.Renderer, "render", lambda r, *_: sides.append(r.tile_size)
     )
     pixels = np.zeros((3000, 4000, 3), np.uint8)
-    for size, limit in ((None, 200 << 20), (4096, 200 << 20), (256, 200 << 20)):
+    for size, limit in ((None, 220 << 20), (4096, 220 << 20), (256, 220 << 20)):
         stylizer.render(pixels, tile_size=size, memory_limit=limit)
     assert sides == [sides[0], sides[0], 256]
     with pytest.raises(MemoryLimitError, match=r"at least \d+ MB"):

@@ -152,6 +152,17 @@ def test_a_picture_of_one_cell_can_be_painted(network, size):
     assert painted.isfinite().all()
 
 
+def test_statistics_can_be_measured_on_a_part_of_the_content(network):
+    content, other = torch.rand(2, 1, 3, 64, 160)
+    other[..., :128] = content[..., :128]
+    vector = network.vector(random_style(network))
+    part = Region(0, 0, 64, 64)
+    first, second = (network(x, vector, measured=part) for x in (content, other))
+    assert torch.equal(first[..., :64], second[..., :64])
+    whole, changed = (network(x, vector) for x in (content, other))
+    assert not torch.allclose(whole[..., :64], changed[..., :64], atol=1e-3)
+
+
 def test_shared_statistics_treat_a_batch_as_one_image(network):
     halves = torch.rand(2, 3, 32, 32)
     statistics: dict[str, NormStatistics] = {}
