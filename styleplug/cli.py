@@ -37,7 +37,12 @@ from typing import TYPE_CHECKING, Any
 from . import imports
 from .errors import InvalidImageError, StyleplugError
 from .files import check_free, end_in_order, write_or_warn
-from .style import check_style_destination, check_style_name, check_style_texts
+from .style import (
+    check_style_destination,
+    check_style_name,
+    check_style_texts,
+    printable,
+)
 
 if TYPE_CHECKING:
     from . import gimp
@@ -118,7 +123,7 @@ def _complain(error: BaseException) -> None:
         text = "there is not enough memory; close other programs"
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    print(f"styleplug: error: {_printable(' '.join(text.split()))}", file=sys.stderr)
+    print(f"styleplug: error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -151,7 +156,7 @@ _note_prefix = contextvars.ContextVar("_note_prefix", default="")
 
 class _PrintableFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = _printable(_note_prefix.get() + record.message)
+        record.message = printable(_note_prefix.get() + record.message)
         return super().formatMessage(record)
 
 
@@ -377,7 +382,7 @@ def _stylize(args: argparse.Namespace) -> int:
         else:
             seconds = time.perf_counter() - started
             pixels = f"{size[0]} x {size[1]}"
-            name = _printable(str(target))
+            name = printable(str(target))
             print(f"{name}  {pixels}  {stylizer.device}  {seconds:.2f} s", flush=True)
     return 1 if failed else 0
 
@@ -655,7 +660,7 @@ class _ProgressBar:
     """A line on stderr with the progress over all files, shown only on a terminal."""
 
     def __init__(self, label: str, done: int, total: int) -> None:
-        self._label = _printable(label)
+        self._label = printable(label)
         self._done = done
         self._total = total
         self._visible = sys.stderr.isatty()
@@ -760,21 +765,11 @@ def _list_hub(args: argparse.Namespace) -> int:
 
 
 def _print_table(rows: Iterable[Sequence[str]]) -> None:
-    rows = [[_printable(text) for text in row] for row in rows]
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
         print("  ".join(f"{text:<{width}}" for text, width in cells).rstrip())
-
-
-def _printable(text: str) -> str:
-    """Replace characters in untrusted text that could control the terminal."""
-
-    def harmless(sign: str) -> bool:
-        is_space = unicodedata.category(sign) == "Zs"  # as in names of screenshots
-        return is_space or sign.isprintable()
-
-    return "".join(c if harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _as_json(info: StyleInfo) -> dict[str, Any]:
@@ -806,7 +801,7 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in fields.items():
         if value not in (None, "", {}):
             text = json.dumps(value) if isinstance(value, dict) else str(value)
-            print(f"{name.replace('_', ' '):<15} {_printable(text)}")
+            print(f"{name.replace('_', ' '):<15} {printable(text)}")
     return 0
 
 

@@ -168,6 +168,19 @@ def hyphenated(text: str, *, also: str = "") -> str:
     return "-".join(kept.split())
 
 
+def printable(text: str) -> str:
+    """Return untrusted text as one line that cannot control where it is displayed.
+
+    Other characters are replaced.
+    """
+
+    def harmless(sign: str) -> bool:
+        is_space = unicodedata.category(sign) == "Zs"  # as in names of screenshots
+        return is_space or sign.isprintable()
+
+    return "".join(c if harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def to_nfc(name: str) -> str:
     """Return a file name with composed accents; some Macs store them separately."""
     return unicodedata.normalize("NFC", name)

@@ -217,6 +217,8 @@ class _Server:
         self._output.send({**reply, "id": request.id}, body)
 
     def _hello(self) -> dict[str, Any]:
+        from .style import printable
+
         return {
             "type": "hello",
             "protocol": PROTOCOL,
@@ -224,10 +226,10 @@ class _Server:
             "styles": [
                 {
                     "id": info.id,
-                    "title": info.title or info.name,
-                    "artist": info.artist,
-                    "year": info.year,
-                    "license": info.license,
+                    "title": printable(info.title or info.name),
+                    "artist": printable(info.artist),
+                    "year": printable(info.year),
+                    "license": printable(info.license),
                 }
                 for info in self._list_styles()
             ],

@@ -87,6 +87,16 @@ def test_hello_tells_version_and_styles(connect):
     assert data == b""
 
 
+@pytest.mark.parametrize("field", ["title", "artist", "year", "license"])
+def test_hello_tells_of_each_style_in_printable_lines(connect, field):
+    code = (
+        "from styleplug.style import StyleInfo; from styleplug.worker import main; "
+        f"main(list_styles=lambda: [StyleInfo('a', {field}='1\\n\\x00 \\u202e2')])"
+    )
+    answer, _ = connect([sys.executable, "-uc", code]).request({"type": "hello"})
+    assert answer["styles"][0][field] == "1\ufffd\ufffd \ufffd2"
+
+
 def test_hello_loads_no_torch():
     code = (
         "import sys, styleplug.worker as w; w._list_styles(); "
