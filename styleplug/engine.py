@@ -568,7 +568,7 @@ def _load(
     path = Path(style)
     if not names_picture(path):
         return _load_file(hub.locate(style, cache_dir=cache_dir, token=token))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StyleNotFoundError(f"There is no picture {path}; check the path.")
     return _load_file(path) if predictor == STYLES_DIR else _capture(path, predictor)
 

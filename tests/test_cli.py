@@ -871,6 +871,8 @@ def test_a_bad_style_picture_is_told(
     stylize_with = ("stylize", photo, "-o", out, "--style")
     fails(capsys, *stylize_with, text, expect=r".*text\.jpg is not an image")
     fails(capsys, *stylize_with, missing, expect=r"There is no picture .*missing\.jpg")
+    endless = tmp_path / f"{'x' * 300}.jpg"
+    fails(capsys, *stylize_with, endless, expect=r"There is no picture .*check the pa")
     fails(capsys, "capture", text, "-o", style, expect=r".*text\.jpg is not an image")
     fails(capsys, "capture", missing, "-o", style, expect=".*does not exist")
     fails(capsys, "capture", tmp_path, "-o", style, expect=".*is a folder")
