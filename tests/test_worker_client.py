@@ -13,7 +13,7 @@ import worker_client
 from worker_client import PICTURE_SUFFIXES, CancelledError, Worker, WorkerError
 
 from styleplug.images import PICTURE_SUFFIXES as READABLE
-from styleplug.worker import MAX_PIXELS
+from styleplug.worker import MAX_LINE, MAX_PIXELS
 
 STANDIN = [sys.executable, "-su", str(Path(__file__).parent / "gimp/standin_worker.py")]
 SIDE = 64
@@ -49,6 +49,14 @@ def test_what_is_too_large_is_told_before_anything_is_sent(worker):
 
     with pytest.raises(WorkerError, match=r"537 million pixels.* 537 million"):
         worker.stylize({**header, "bytes": 1 << 33}, body())
+    assert worker.alive
+    assert stylize(worker)
+
+
+def test_a_style_of_endless_text_is_told_before_anything_is_sent(worker):
+    assert worker_client.MAX_LINE == MAX_LINE
+    with pytest.raises(WorkerError, match=r"too long.* shorter path"):
+        stylize(worker, style="x" * MAX_LINE)
     assert worker.alive
     assert stylize(worker)
 

@@ -28,6 +28,8 @@ PICTURE_SUFFIXES = (
 )
 """Suffixes, in upper or lower case, of pictures that the worker takes as a style."""
 PIXEL_BYTES = {"u8": 4, "f32": 16}
+MAX_LINE = 1 << 16
+"""Longest header, in bytes; the worker exits rather than accept more."""
 MAX_PIXELS = 1 << 29
 """Largest picture, in pixels; the worker exits rather than accept more."""
 CONFIG = Path(__file__).with_name("worker.json")
@@ -278,7 +280,13 @@ class Worker:
                 stream.close()
 
     def _send(self, header: Mapping[str, Any]) -> None:
-        self._write(json.dumps(header).encode() + b"\n")
+        line = json.dumps(header).encode()
+        if len(line) > MAX_LINE:
+            raise WorkerError(
+                "The name of the style is too long: choose another style, or move its "
+                "file to a folder with a shorter path."
+            )
+        self._write(line + b"\n")
 
     def _write(self, data: bytes) -> None:
         try:
