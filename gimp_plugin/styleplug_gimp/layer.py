@@ -107,7 +107,7 @@ def check(image: Any, drawables: list[Any]) -> Any:
             "An indexed image has too few colours: convert it first with "
             "Image > Mode > RGB."
         )
-    if layer.is_group() and _is_filtered(layer):
+    if layer.is_group() and _filters(layer):
         raise LayerError(
             "A layer group with filters cannot be painted: merge it first with "
             "Layer > Merge Layer Groups."
@@ -151,19 +151,22 @@ def _is_generated(layer: Any) -> bool:
     )
 
 
-def _is_filtered(layer: Any) -> bool:
-    return any(each.get_visible() for each in layer.get_filters())
+def _filters(layer: Any) -> list[Any]:
+    return [each for each in layer.get_filters() if each.get_visible()]
 
 
 @contextmanager
-def _with_filters_merged(layer: Any) -> Iterator[Any]:
-    """Yield ``layer``, or, if it has filters, a temporary copy with them merged.
+def _with_filters_merged(layer: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield ``layer`` twice, or, if it has filters, temporary copies.
 
-    The copy is in an image of its own: merging filters adds a step to the undo history
-    even for a layer that the image does not show.
+    The filters of the first one are merged: some are random, so that merging them again
+    would give other pixels. The second one has the pixels that they were applied to.
+
+    The copies are in an image of their own: merging filters adds a step to the undo
+    history even for a layer that the image does not show.
     """
-    if not _is_filtered(layer):
-        yield layer
+    if not _filters(layer):
+        yield layer, layer
         return
     image = layer.get_image()
     apart = Gimp.Image.new_with_precision(
@@ -172,10 +175,11 @@ def _with_filters_merged(layer: Any) -> Iterator[Any]:
     try:
         apart.undo_disable()
         apart.set_color_profile(image.get_effective_color_profile())
-        copy = Gimp.Layer.new_from_drawable(layer, apart)
-        apart.insert_layer(copy, None, 0)
+        original, copy = (Gimp.Layer.new_from_drawable(layer, apart) for _ in range(2))
+        for each in original, copy:
+            apart.insert_layer(each, None, 0)
         copy.merge_filters()
-        yield copy
+        yield copy, original
     finally:
         apart.delete()
 
@@ -188,18 +192,23 @@ def _is_locked(group: Any | None) -> bool:
     return False
 
 
-def _examine(image: Any, layer: Any, output: str) -> list[int]:
+def _examine(image: Any, layer: Any, output: str) -> list[Any]:
     """Return what must not change while ``layer`` is painted.
 
-    That is the type of its pixels, its size, and also its position if it has filters,
-    as a copy is painted then. Raises :class:`LayerError` if it cannot be painted.
+    That is the type of its pixels, its size, and if it has filters, also these and its
+    position, as a copy is painted then. Raises :class:`LayerError` if it cannot be
+    painted.
     """
     check(image, [layer])
     check_output(layer, output)
     kind = int(layer.type()), int(image.get_precision())
     size = layer.get_width(), layer.get_height()
-    place = layer.get_offsets()[1:] if _is_filtered(layer) else ()
-    return [*kind, *size, *place]
+    filters = [
+        (each.get_id(), each.get_opacity(), int(each.get_blend_mode()))
+        for each in _filters(layer)
+    ]
+    place = layer.get_offsets()[1:] if filters else ()
+    return [*kind, *size, *place, *filters]
 
 
 def _checksum(buffer: Any, band: Any) -> int:
@@ -244,7 +253,7 @@ def stylize(
         if _examine(image, layer, settings.output) != state:
             raise LayerError(_CHANGED)
 
-    with _with_filters_merged(layer) as source:
+    with _with_filters_merged(layer) as (source, original):
         size = source.get_width(), source.get_height()
         name = pixel_format(image)
         babl, pixel_bytes = _BABL[name], PIXEL_BYTES[name]
@@ -258,23 +267,22 @@ def stylize(
                 raise CancelledError
 
         def pixels() -> Iterator[bytes]:
-            buffer = source.get_buffer()
+            buffer, own = source.get_buffer(), original.get_buffer()
             for band in bands:
                 check_again()  # GIMP ends a plug-in that reads a layer that is gone
-                painted.append(_checksum(buffer, band))
+                painted.append(_checksum(own, band))
                 yield buffer.get(band, 1.0, babl, Gegl.AbyssPolicy.NONE)
                 moved(band, 0.0, _SENT)
 
         def compare() -> None:
             """Raise :class:`LayerError` if the layer's pixels have changed."""
             check_again()
-            with _with_filters_merged(layer) as merged:
-                buffer = merged.get_buffer()
-                for band, checksum in zip(bands, painted, strict=True):
-                    check_again()
-                    if _checksum(buffer, band) != checksum:
-                        raise LayerError(_CHANGED)
-                    moved(band, _FETCHED, 1.0)
+            own = layer.get_buffer()
+            for band, checksum in zip(bands, painted, strict=True):
+                check_again()
+                if _checksum(own, band) != checksum:
+                    raise LayerError(_CHANGED)
+                moved(band, _FETCHED, 1.0)
 
         reply = worker.stylize(
             {
@@ -462,7 +470,7 @@ class Thumbnail:
     @classmethod
     def of(cls, image: Any, layer: Any, *sides: int) -> list[Thumbnail]:
         """Scale the layer down to each of ``sides``, the longest side in pixels."""
-        with _with_filters_merged(layer) as source:
+        with _with_filters_merged(layer) as (source, _original):
             return [cls._of(image, source, side) for side in sides]
 
     @classmethod

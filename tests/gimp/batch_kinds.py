@@ -220,6 +220,20 @@ for output in layers.REPLACE, layers.NEW_LAYER:
     }
     image.delete()
 
+for base, precision in {
+    "rgb": Gimp.Precision.U8_NON_LINEAR,
+    "gray": Gimp.Precision.U16_PERCEPTUAL,
+    "deep": Gimp.Precision.FLOAT_LINEAR,
+}.items():
+    kind = Gimp.ImageBaseType.GRAY if base == "gray" else Gimp.ImageBaseType.RGB
+    for operation in "gegl:c2g", "gegl:stress":
+        image, layer = make(base=kind, precision=precision)
+        layer.append_filter(Gimp.DrawableFilter.new(layer, operation, None))
+        pixels = native(layer)
+        status = stylize(image, layer)
+        notes[f"random, {base}, {operation}"] = [status, native(layer) != pixels]
+        image.delete()
+
 if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     image, layer = make()
     path = Gimp.Path.new(image, "path")
@@ -231,9 +245,10 @@ if hasattr(Gimp, "VectorLayer"):  # since GIMP 3.2
     refused("vector", image, vector, watched=vector)
 
 
-def meddle(name, action, moment, output):
+def meddle(name, action, moment, output, prepare=lambda layer: None):
     """Do ``action`` to the image once more than ``moment`` of the work is done."""
     image, layer = make(size=(60, 500))
+    prepare(layer)
     worker = worker_client.start()
     # Bands of 68 rows: some lie in tiles that no band before was read from.
     band_bytes, layers._BAND_BYTES = layers._BAND_BYTES, 1 << 14
@@ -281,6 +296,30 @@ for output in layers.REPLACE, layers.NEW_LAYER:
             "dot": dot,
         }.items():
             meddle(f"{action}, {moment}, {output}", does, moment, output)
+
+
+def dot_below(_image, layer):
+    """Paint the last pixel, which is read late."""
+    buffer = layer.get_buffer()
+    buffer.set(Gegl.Rectangle.new(59, 499, 1, 1), "R'G'B'A u8", b"dot!")
+    buffer.flush()
+
+
+def fade(_image, layer):
+    """Let the filter be seen by half."""
+    [shown] = layer.get_filters()
+    shown.set_opacity(0.5)
+    shown.update()
+
+
+for moment in 0.0, 0.96, 0.989:
+    for action, does in {
+        "dot": dot_below,
+        "fade": fade,
+        "hide": lambda _image, layer: layer.get_filters()[0].set_visible(False),
+        "add": lambda _image, layer: add_filter(layer),
+    }.items():
+        meddle(f"filtered {action}, {moment}", does, moment, "replace", add_filter)
 
 image, layer = make()
 image.remove_layer(layer)

@@ -215,6 +215,24 @@ def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
     assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
 
 
+@pytest.mark.parametrize("operation", ["gegl:c2g", "gegl:stress"])
+@pytest.mark.parametrize("kind", ["rgb", "gray", "deep"])
+def test_a_filter_that_is_never_twice_the_same_does_not_look_like_a_change(
+    notes, kind, operation
+):
+    assert notes[f"random, {kind}, {operation}"] == [DONE, True]
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.96, 0.989])
+@pytest.mark.parametrize("action", ["dot", "fade", "hide", "add"])
+def test_a_layer_with_filters_changed_while_it_is_painted_is_left_alone(
+    notes, action, moment
+):
+    entry = notes[f"filtered {action}, {moment}"]
+    assert "was changed" in entry["error"]
+    assert entry["same"]
+
+
 @pytest.mark.parametrize("output", ["replace", "new-layer"])
 def test_looking_at_a_layer_with_filters_changes_nothing(notes, output):
     entry = notes[f"filtered, {output}"]
