@@ -71,12 +71,25 @@ def run(
 def _run_without_dialog(image: Any, layer: Any, settings: Settings) -> None:
     layers.check_output(layer, settings.output)
     Gimp.progress_init("Neural Style")
+    gimp = os.getppid()
+
+    def end_with_gimp() -> None:
+        if os.getppid() != gimp:
+            raise CancelledError
+
     worker: Worker = start()
     try:
         styles = worker.hello()
         if not settings.style:
             settings = replace(settings, style=first_of(styles))
-        layers.stylize(worker, image, layer, settings, progress=Gimp.progress_update)
+        layers.stylize(
+            worker,
+            image,
+            layer,
+            settings,
+            progress=Gimp.progress_update,
+            idle=end_with_gimp,
+        )
     finally:
         worker.close()
         Gimp.progress_end()

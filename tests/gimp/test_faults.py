@@ -46,6 +46,12 @@ def test_two_gimps_work_at_once(tmp_path_factory):
         assert json.loads((folder / "notes.json").read_text()) == {"done": [3, ""]}
 
 
+def test_a_gimp_that_crashes_leaves_neither_plug_in_nor_worker(tmp_path):
+    require_gimp()
+    notes = run_gimp(tmp_path, "batch_crash.py", tmp_path)
+    assert notes == {"working": 2, "left": 0}
+
+
 def test_a_killed_plug_in_leaves_neither_worker_nor_half_a_result(tmp_path):
     """GIMP's Cancel is a SIGKILL."""
     require_gimp()
