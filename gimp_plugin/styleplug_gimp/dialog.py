@@ -17,7 +17,7 @@ import gi
 gi.require_version("GimpUi", "3.0")
 gi.require_version("Gtk", "3.0")
 import layer as layers
-from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk
+from gi.repository import GdkPixbuf, Gegl, GimpUi, GLib, Gtk, Pango
 from layer import LayerError, Settings, Thumbnail
 from worker_client import (
     PICTURE_SUFFIXES,
@@ -334,7 +334,14 @@ class StyleDialog:
         return status
 
     def _build_info(self) -> Any:
-        self._failure = Gtk.Label(xalign=0, wrap=True, max_width_chars=80)
+        self._failure = Gtk.Label(
+            xalign=0,
+            wrap=True,
+            wrap_mode=Pango.WrapMode.WORD_CHAR,  # a path may be a single long word
+            lines=6,
+            ellipsize=Pango.EllipsizeMode.END,
+            max_width_chars=80,
+        )
         self._info = Gtk.InfoBar(message_type=Gtk.MessageType.ERROR, no_show_all=True)
         self._info.get_content_area().add(self._failure)
         self._again = self._info.add_button("_Try again", 1)
@@ -398,7 +405,9 @@ class StyleDialog:
             "Any picture or _style file, or owner/name on the Hugging Face Hub:"
         )
         label.set_xalign(0)
-        entry = Gtk.Entry(activates_default=True, hexpand=True, width_chars=48)
+        entry = Gtk.Entry(
+            activates_default=True, hexpand=True, width_chars=48, max_length=4096
+        )
         label.set_mnemonic_widget(entry)
         browse = Gtk.Button.new_with_mnemonic("_Browse…")
         browse.connect("clicked", lambda _button: self._browse(dialog, entry))

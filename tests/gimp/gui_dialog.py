@@ -468,6 +468,22 @@ def blend(dialog):
     notes["blended"] = True
 
 
+# A text that cannot be broken into words does not widen the dialog.
+def paste(dialog):
+    wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
+    width = x("getwindowgeometry", "--shell", dialog).splitlines()[3]
+    until(lambda: key(dialog, "alt+f"), lambda: window("^Add a Style$"), "the entry")
+    x("key", "alt+s", "ctrl+a")
+    x("type", "--delay", "1", "data:" + "iVBORw0KGgo" * 60)
+    x("key", "Return")
+    wait(warns, "the warning")
+    time.sleep(1)
+    shot("pasted")
+    wider = x("getwindowgeometry", "--shell", dialog).splitlines()[3]
+    notes["widths"] = [width, wider]
+    close(dialog)
+
+
 # Cancel leads back also from waiting for a preview that never comes.
 def give_up(dialog):
     wait(lambda: painted("negative", PREVIEW) > earlier, "the preview")
@@ -488,6 +504,8 @@ def give_up(dialog):
 
 earlier = painted("negative", PREVIEW)
 notes["blend"] = open_dialog(image, layer, blend)
+earlier = painted("negative", PREVIEW)
+open_dialog(image, layer, paste)
 earlier = painted("negative", PREVIEW)
 notes["given_up"] = open_dialog(image, layer, give_up)
 

@@ -157,6 +157,12 @@ def test_a_second_style_can_be_blended_in_and_taken_out(notes):
     assert notes["blend"][0] == CANCELLED
 
 
+def test_a_text_without_spaces_does_not_widen_the_dialog(notes):
+    before, after = notes["widths"]
+    assert before == after
+    assert before.startswith("WIDTH=")
+
+
 def test_a_picture_can_be_added_as_a_style(notes):
     assert notes["picture"] == DONE
     assert notes["picture_applied"]
