@@ -178,6 +178,8 @@ def _with_filters_merged(layer: Any) -> Iterator[tuple[Any, Any]]:
         original, copy = (Gimp.Layer.new_from_drawable(layer, apart) for _ in range(2))
         for each in original, copy:
             apart.insert_layer(each, None, 0)
+        for kind in _components_off(image):
+            apart.set_component_active(kind, False)
         copy.merge_filters()
         yield copy, original
     finally:
@@ -440,13 +442,17 @@ def _insert(image: Any, layer: Any, twin: Any, bands: list[Any]) -> None:
         twin.merge_shadow(True)
 
 
-@contextmanager
-def _all_components(image: Any) -> Iterator[None]:
-    """Let changes also affect components that are off in the Channels dialog."""
+def _components_off(image: Any) -> list[Any]:
     colored = image.get_base_type() == Gimp.ImageBaseType.RGB
     names = ("RED", "GREEN", "BLUE", "ALPHA") if colored else ("GRAY", "ALPHA")
     kinds = [getattr(Gimp.ChannelType, name) for name in names]
-    off = [kind for kind in kinds if not image.get_component_active(kind)]
+    return [kind for kind in kinds if not image.get_component_active(kind)]
+
+
+@contextmanager
+def _all_components(image: Any) -> Iterator[None]:
+    """Let changes also affect components that are off in the Channels dialog."""
+    off = _components_off(image)
     for kind in off:
         image.set_component_active(kind, True)
     try:

@@ -220,6 +220,18 @@ for output in layers.REPLACE, layers.NEW_LAYER:
     }
     image.delete()
 
+image, layer = make()
+add_filter(layer)
+image.set_component_active(Gimp.ChannelType.RED, False)
+seen = Gimp.Layer.new_from_visible(image, image, "seen")
+status = stylize(image, layer, strength=0.0, output="new-layer")
+notes["filtered-without-red"] = {
+    "status": status,
+    "seen": notes.keep(floats(seen)),
+    "after": notes.keep(floats(image.get_layers()[0])),
+}
+image.delete()
+
 for base, precision in {
     "rgb": Gimp.Precision.U8_NON_LINEAR,
     "gray": Gimp.Precision.U16_PERCEPTUAL,

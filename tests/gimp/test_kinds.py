@@ -215,6 +215,13 @@ def test_a_layer_with_filters_is_painted_as_it_is_seen(notes, folder, output):
     assert np.abs(thumbnail / 255 - seen[4:24, 5:35]).max() < 0.01
 
 
+def test_filters_leave_alone_the_components_that_are_off(notes, folder):
+    entry = notes["filtered-without-red"]
+    assert entry["status"] == DONE
+    seen, after = (pixels(folder, entry, which) for which in ("seen", "after"))
+    assert np.abs(after - seen).max() < 0.01
+
+
 @pytest.mark.parametrize("operation", ["gegl:c2g", "gegl:stress"])
 @pytest.mark.parametrize("kind", ["rgb", "gray", "deep"])
 def test_a_filter_that_is_never_twice_the_same_does_not_look_like_a_change(
