@@ -216,6 +216,8 @@ class StyleNetwork(nn.Module):
             scale, shift = scales[name], shifts[name]
             if statistics is not None:
                 statistics[name] = found
+            # On MPS, torch before 2.12 aborts at a batch norm of mixed float types.
+            if statistics is not None and x.device.type != "mps":
                 x = F.batch_norm(x, mean[0], variance[0], scale[0], shift[0], eps=EPS)
             else:
                 scale = scale * torch.rsqrt(variance + EPS)

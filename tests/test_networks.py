@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from styleplug import networks
 from styleplug.errors import InvalidStyleError
@@ -172,6 +174,30 @@ def test_shared_statistics_treat_a_batch_as_one_image(network):
     x = F.pixel_unshuffle(F.pad(halves, (2, 2, 2, 2), mode="reflect"), 2)
     x = F.conv2d(x, network.weights["enter"])
     torch.testing.assert_close(mean[0], x.mean(dim=(0, 2, 3)))
+
+
+class _AsOnMps(TorchFunctionMode):
+    """Passes the CPU off as MPS, and fails where floating-point types are mixed."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        every = (a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor))
+        dtypes = {a.dtype for a in every if a.is_floating_point()}
+        assert len(dtypes) < 2, f"{function} of {dtypes}"
+        return function(*args, **(kwargs or {}))
+
+
+def test_on_mps_no_operation_mixes_types(network):
+    network.half()
+    content = torch.rand(2, 3, 32, 32, dtype=torch.float16)
+    vector = random_style(network)[None]
+    expected, statistics = {}, {}
+    painted = network(content, vector, expected)
+    with _AsOnMps():
+        on_mps = network(content, vector, statistics)
+    torch.testing.assert_close(on_mps, painted, atol=5e-3, rtol=0)
+    torch.testing.assert_close(statistics, expected, atol=5e-3, rtol=5e-3)
 
 
 def test_networks_with_more_channels_count_more_memory():
