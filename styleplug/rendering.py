@@ -127,8 +127,8 @@ class Canvas:
         part = self.pixels[region.top : region.bottom, region.left : region.right]
         if isinstance(part, np.ndarray):
             part = torch.from_numpy(np.array(part))
-        if part.dtype == torch.float64:
-            part = part.float()  # not every device supports float64
+        if part.dtype in (torch.float64, torch.uint16):
+            part = part.float()  # not every device supports these
         tensor = part.to(self.device).float()[None].permute(0, 3, 1, 2)
         return tensor if self._scale is None else tensor.div_(self._scale)
 

@@ -3,6 +3,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from styleplug import rendering
 from styleplug.errors import MemoryLimitError
@@ -89,6 +90,17 @@ def test_a_canvas_writes_what_it_reads(dtype):
     Canvas(out, CPU).write(region, tensor)
     assert np.array_equal(out[3:17, 4:29], pixels[3:17, 4:29])
     assert not out[:3].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float64"])
+def test_a_device_is_sent_no_type_that_not_every_device_supports(dtype):
+    class Sent(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            assert function is not torch.Tensor.to or args[0].dtype == torch.float32
+            return function(*args, **(kwargs or {}))
+
+    with Sent():
+        Canvas(np.ones((8, 8, 3), dtype), CPU).read(Region(0, 0, 8, 8))
 
 
 def test_a_canvas_reads_arrays_that_cannot_be_written():
