@@ -539,7 +539,8 @@ def test_a_nested_tensor_is_refused(tmp_path: Path) -> None:
     weight = checkpoint["conv2.conv2d.weight"]
     checkpoint["conv2.conv2d.weight"] = torch.nested.nested_tensor([*weight])
     checkpoint.save(tmp_path / "old.pth")
-    with pytest.raises(InvalidStyleError, match="another shape or type"):
+    told = "another shape or type|holds more than weights"  # from torch 2.15
+    with pytest.raises(InvalidStyleError, match=told):
         convert(tmp_path / "old.pth", tmp_path / "new.safetensors", **RIGHTS)
 
 
