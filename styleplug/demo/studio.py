@@ -255,7 +255,7 @@ class Studio:
             small.save(copy, compress_level=1)
             Stylizer(copy, device="cpu")
             tile = _webp(ImageOps.fit(small, (_THUMBNAIL, _THUMBNAIL)))
-            name = _unique(_OWN + _plain(title), set(taken))
+            name = _unique(_OWN + _plain(title), {*map(str.casefold, taken)})
             return OwnStyle(name, title, str(copy), tile)
 
         with _explained(path):
@@ -733,12 +733,16 @@ def _plain(stem: str) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
+    """Return a name that no case tells from one in ``taken``, and add it there.
+
+    Those in ``taken`` are case-folded.
+    """
     stem, suffix = os.path.splitext(name)
     number = 1
-    while name in taken:
+    while name.casefold() in taken:
         number += 1
         name = f"{stem}-{number}{suffix}"
-    taken.add(name)
+    taken.add(name.casefold())
     return name
 
 

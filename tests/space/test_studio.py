@@ -221,6 +221,7 @@ def test_paintings_of_one_name_are_told_apart(studio: Studio, painting: str) -> 
     one = studio.own_style(painting)
     two = studio.own_style(painting, [one.id])
     assert (one.id, two.id) == ("own:Sun-flowers", "own:Sun-flowers-2")
+    assert studio.own_style(painting, [one.id.lower()]).id == two.id
     with pytest.raises(ValueError, match="You already have 20 paintings"):
         studio.own_style(painting, list(map(str, range(20))))
 
@@ -495,7 +496,7 @@ def test_many_pictures_come_as_a_zip_of_unique_names(
     studio: Studio, photo: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    twin = tmp_path / "other" / "my photo.png"
+    twin = tmp_path / "other" / "My Photo.png"
     twin.write_bytes(Path(photo).read_bytes())
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"nothing")
@@ -506,7 +507,7 @@ def test_many_pictures_come_as_a_zip_of_unique_names(
         assert zipped.testzip() is None
         left_out = zipped.read("left-out.txt").decode()
     assert names == [
-        *("my-photo-starry-night.png", "my-photo-starry-night-2.png", "left-out.txt")
+        *("my-photo-starry-night.png", "My-Photo-starry-night-2.png", "left-out.txt")
     ]
     assert batch.painted == 2
     assert len(batch.refused) == 1
