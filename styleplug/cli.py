@@ -1150,6 +1150,7 @@ def _add_demo(commands: Commands) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    _check_gradio()
     try:
         with imports.quickly():
             from .demo import launch
@@ -1184,6 +1185,25 @@ def _demo(args: argparse.Namespace) -> int:
             raise
         raise nothing from error
     return 0
+
+
+def _check_gradio() -> None:
+    """Raise ``StyleplugError`` if the page needs another Gradio than is installed."""
+    from importlib import metadata
+
+    try:
+        installed, needs = metadata.version("gradio"), metadata.requires("styleplug")
+    except metadata.PackageNotFoundError:
+        return  # a checkout, or no Gradio at all
+    from packaging.requirements import Requirement  # comes with Gradio
+
+    for needed in map(Requirement, needs or ()):
+        fits = needed.specifier.contains(installed, prereleases=True)
+        if needed.name == "gradio" and not fits:
+            raise StyleplugError(
+                f"The page needs gradio{needed.specifier}, not {installed}; install it "
+                'with: pip install --upgrade "styleplug[demo]"'
+            )
 
 
 def _can_listen(host: str) -> bool:

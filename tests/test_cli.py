@@ -593,6 +593,22 @@ def test_what_is_named_for_the_page_can_be_painted_with(
     fails(capsys, "demo", "--style", trunk, expect=".*holds no style vector")
 
 
+def test_a_gradio_that_is_too_old_is_to_be_upgraded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = types.ModuleType("styleplug.demo")
+    page.launch = lambda **_: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "styleplug.demo", page)
+    extra = ["torch>=2.8", 'gradio[mcp]<7,>=6.25; extra == "demo"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: extra)
+    installed = "5.49.1"
+    monkeypatch.setattr("importlib.metadata.version", lambda name: installed)
+    told = r"The page needs gradio<7,>=6.25, not 5.49.1; .*--upgrade"
+    fails(capsys, "demo", expect=told)
+    installed = "6.31.0"
+    assert main(["demo"]) == 0
+
+
 @pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http", "1_0"])
 def test_the_page_is_served_at_a_port_that_there_is(
     port: str, capsys: pytest.CaptureFixture[str]
