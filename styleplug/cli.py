@@ -402,13 +402,15 @@ def _parse_pairs(texts: Sequence[str]) -> list[tuple[str, float]]:
 def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
     """Replace patterns such as ``*.jpg`` by the files that match them.
 
-    This is needed on Windows only; other shells do it themselves.
+    This is needed on Windows only, where brackets are no pattern; other shells do it
+    themselves.
     """
     if platform != "win32":
         return list(inputs)
     expanded: list[Path] = []
     for given in inputs:
-        found = [] if os.path.exists(given) else sorted(glob.glob(str(given)))
+        pattern = str(given).replace("[", "[[]")
+        found = [] if os.path.exists(given) else sorted(glob.glob(pattern))
         expanded += map(Path, found) if found else [given]
     return expanded
 

@@ -559,6 +559,10 @@ def test_a_pattern_that_no_shell_of_windows_expands_stands_for_its_files(
     pattern, nothing = tmp_path / "*.jpg", tmp_path / "*.tif"
     assert _expand([c, pattern, nothing, a], "win32") == [c, a, b, nothing, a]
     assert _expand([pattern], "linux") == [pattern]
+    folder = tmp_path / "photos [2024]"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    assert _expand([folder / "*.jpg"], "win32") == [folder / "a.jpg"]
 
 
 def test_an_unknown_style_leaves_no_folder(
