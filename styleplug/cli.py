@@ -416,10 +416,17 @@ def _expand(inputs: Sequence[Path], platform: str = sys.platform) -> list[Path]:
 
 
 def _plan(
-    inputs: Sequence[Path], output: str
+    inputs: Sequence[Path], output: str, platform: str = sys.platform
 ) -> Iterator[tuple[Path, Path] | Exception]:
     """Yield pairs of source and target, or an error where there can be none."""
     from .images import IMAGE_SUFFIXES
+
+    def identity(path: Path) -> str:
+        """Return what two paths of one file have in common."""
+        real = os.path.realpath(path)
+        if platform not in ("win32", "darwin"):
+            return real
+        return unicodedata.normalize("NFC", real).casefold()
 
     several = len(inputs) > 1 or os.path.isdir(inputs[0])
     into_folder = several or output.endswith(("/", os.sep)) or Path(output).is_dir()
@@ -439,19 +446,19 @@ def _plan(
             sources += _pictures_in(given) if os.path.isdir(given) else [given]
         except (OSError, InvalidImageError) as error:
             yield error
-    originals = {os.path.realpath(source) for source in sources}
+    originals = set(map(identity, sources))
     taken: dict[str, Path] = {}
     for source in sources:
         writable = source.suffix.lower() in IMAGE_SUFFIXES
         target = folder / (source.name if writable else f"{source.stem}.png")
-        replaced = os.path.realpath(target)
+        replaced = identity(target)
         if replaced in taken:
             yield FileExistsError(
                 f"{source} and {taken[replaced]} would both become {target}; "
                 "stylize them into different folders."
             )
             continue
-        if replaced in originals and replaced != os.path.realpath(source):
+        if replaced in originals and replaced != identity(source):
             yield FileExistsError(
                 f"{source} would become {target}, which is to be painted itself; "
                 "stylize them into different folders."

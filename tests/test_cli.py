@@ -27,7 +27,7 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file, save_file
 
 from styleplug import engine
-from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, main
+from styleplug.cli import _COMMANDS, _add_train, _bytes, _expand, _plan, main
 from styleplug.engine import stylize, stylize_file
 from styleplug.hub import LOSS_NETWORK
 from styleplug.images import MAX_PIXELS, Picture, read_picture
@@ -427,6 +427,23 @@ def test_a_picture_beside_the_png_of_another_is_not_left_out_silently(
     error = r"styleplug: error: .*c\.png and .*c\.jfif would both become .*c\.png; .*\n"
     assert re.fullmatch(error, capsys.readouterr().err)
     assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "b.PNG", "c.png"]
+
+
+@pytest.mark.parametrize("name", ["B.png", "\u00c9.png", "e\u0301.png"])
+def test_names_that_some_systems_take_for_one_replace_no_picture_there(
+    name: str, tmp_path: Path
+) -> None:
+    other = {"B.png": "b.PNG"}.get(name, "\u00e9.png")
+    sources = [tmp_path / "here" / name, tmp_path / "there" / other]
+    for system in ("win32", "darwin"):
+        first, second = _plan(sources, f"{tmp_path}/", system)
+        assert first == (sources[0], tmp_path / name)
+        assert isinstance(second, FileExistsError)
+    assert len([*_plan(sources, f"{tmp_path}/", "linux")]) == 2
+    there, here = _plan([sources[1], tmp_path / name], f"{tmp_path}/", "darwin")
+    assert isinstance(there, FileExistsError)
+    assert "is to be painted itself" in str(there)
+    assert here == (tmp_path / name, tmp_path / name)
 
 
 def test_no_picture_replaces_another_that_is_to_be_painted(
