@@ -93,6 +93,8 @@ class Options(TypedDict, total=False):
 
 
 _DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
+_LIBRARIES = "cudnn", "cublas", "miopen", "find an engine", "level_zero"
+"""Words of libraries of devices in errors for which torch has no type."""
 _LARGEST_BASE = 2732
 """Largest base size, in pixels. The base is painted whole, so it must fit into memory,
 whatever a style says. The bundled styles reach this at the smallest stroke size. For
@@ -301,9 +303,7 @@ class Stylizer:
                 break
             except (MemoryLimitError, RuntimeError) as error:
                 full = isinstance(error, MemoryLimitError) or is_out_of_memory(error)
-                broken = not full and isinstance(
-                    error, (torch.AcceleratorError, NotImplementedError)
-                )
+                broken = not full and _is_broken_device(error)
                 ours = not is_raised_by_caller(error)
                 if device.type == "cpu" or not (ours and (full or broken)):
                     raise
@@ -530,6 +530,14 @@ def _finish(
         amount = torch.from_numpy(np.array(part)).to(pixels.device)
         stylized = pixels.lerp(stylized, amount)
     return stylized
+
+
+def _is_broken_device(error: Exception) -> bool:
+    """Return whether an error means that a device cannot compute."""
+    if isinstance(error, (torch.AcceleratorError, NotImplementedError)):
+        return True
+    text = str(error).lower()
+    return any(library in text for library in _LIBRARIES)
 
 
 def _parts(style: Any) -> list[tuple[Any, float]]:

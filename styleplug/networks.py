@@ -371,9 +371,10 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
         return wide and torch.cpu._is_avx512_bf16_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
-    )
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # it asks the current one
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
@@ -405,10 +406,9 @@ def mix(content: Tensor, stylized: Tensor, opacity: Tensor | float) -> Tensor:
     step of rendering.
     """
     stylized = stylized.to(content.dtype)
-    if isinstance(opacity, float) and opacity == 1:
-        return stylized
-    amount = torch.as_tensor(opacity, device=content.device, dtype=content.dtype)
-    return content.lerp(stylized, amount.reshape(-1, 1, 1, 1))
+    if isinstance(opacity, float):
+        return stylized if opacity == 1 else content.lerp(stylized, opacity)
+    return content.lerp(stylized, opacity.to(content).reshape(-1, 1, 1, 1))
 
 
 class FrozenNetwork:

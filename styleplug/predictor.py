@@ -33,7 +33,6 @@ from .losses import (
     style_loss,
     tv_loss,
 )
-from .muon import Muon
 from .networks import (
     StyleNetwork,
     autocast,
@@ -42,6 +41,7 @@ from .networks import (
     training_dtype,
     with_changes,
 )
+from .optimizers import Adam, Muon
 from .style import STYLES_DIR, StyleInfo, bundled_predictor, bundled_trunk, read_info
 from .weights import LoadedStyle, load_tensors, load_trunk, once_per_file, write_tensors
 
@@ -227,7 +227,7 @@ def refine(
         strength = vectors.new_ones(len(vectors))
         betas, count = (_MOMENTUM, 0.95), len(contents)
         descents: list[tuple[torch.optim.Optimizer, float, int]]
-        descents = [(torch.optim.Adam([vectors], betas=betas, eps=_EPS), _RATE, 0)]
+        descents = [(Adam([vectors], betas=betas, eps=_EPS), _RATE, 0)]
         if changes:
             muon = Muon(changes, momentum=_MOMENTUM)
             descents.append((muon, _KERNEL_RATE, count // 3))

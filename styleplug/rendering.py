@@ -79,12 +79,16 @@ _OCTAVES = 16, 8, 4, 2
 _NOISE_DEVIATION = 1.17
 """Standard deviation of the sum of four octaves of noise, each of deviation 1, that are
 doubled up to the full size."""
-_OUT_OF_MEMORY = (  # as CUDA and MPS, Linux, Windows, C++, cuBLAS and oneDNN word it
+_OUT_OF_MEMORY = (  # as CUDA, MPS, XPU, Linux, Windows, C++, cuBLAS and oneDNN word it
     "out of memory",
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
     "alloc_failed",
+    "invalid buffer size",
+    "out_of_device_memory",
+    "out_of_host_memory",
+    "out_of_resources",
     "could not create a primitive",
 )
 _RAISED_BY_CALLER = "_styleplug_raised_by_caller"

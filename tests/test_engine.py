@@ -492,10 +492,11 @@ NO_KERNELS = [
         "CUDA error: no kernel image is available\nSearch for `cudaError...`"
     ),
     NotImplementedError("The operator 'x' is not implemented for the MPS device"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
 ]
 
 
-@pytest.fixture(params=NO_KERNELS, ids=["cuda", "mps"])
+@pytest.fixture(params=NO_KERNELS, ids=["cuda", "mps", "cudnn"])
 def no_kernels(request, monkeypatch):
     """Let all devices but the CPU be of a kind that torch lacks code for."""
     render = engine.Renderer.render

@@ -287,6 +287,21 @@ def test_styles_are_refined_together_as_they_are_alone(studio):
         assert (refined - both[one]).abs().mean() < 0.05 * change
 
 
+def test_refining_on_the_cpu_leaves_cuda_alone(studio, monkeypatch):
+    def touched(*_):
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("_lazy_init", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    network, encoder, vectors, wanted, contents = studio
+    refined = refine(network, encoder, vectors, wanted, [contents], rank=2)
+    assert not torch.equal(refined[:, : network.style_size], vectors)
+
+
 def test_nothing_is_refined_where_there_is_nothing_to_look_at(studio):
     network, encoder, vectors, wanted, _ = studio
     assert torch.equal(refine(network, encoder, vectors, wanted, []), vectors)

@@ -444,6 +444,8 @@ def test_tiles_that_do_not_fit_are_halved(network, small_memory, monkeypatch, ca
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("level_zero: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        RuntimeError("Invalid buffer size: 20.00 GiB"),
     ],
 )
 def test_no_memory_outside_the_tiles_is_said_too(network, monkeypatch, error):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import json
 import logging
@@ -71,6 +72,8 @@ _WEIGHTS = (".safetensors", ".ckpt", ".onnx", ".pt", ".pth")
 """Suffixes of names of files, not of folders."""
 _EACH = "steps", "minutes"
 """Settings of :data:`_FIT` that are multiplied by the number of artworks."""
+_LONGEST_WAIT = datetime.timedelta(hours=6)
+"""Longest time that processes wait for the first one, which measures and writes."""
 _ANY: dict[str, Any] = {"steps": 150, "batch_size": 8}
 """Settings for training a predictor on a fixed trunk."""
 _STRENGTH: dict[str, Any] = {
@@ -477,8 +480,9 @@ def _processes(device: str | None) -> Iterator[str | None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
-    if pick_device(device).type == "cuda":
-        place, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        place, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if place >= count:
             raise DeviceError(
                 "There are more processes than GPUs; start torchrun with "
@@ -486,9 +490,13 @@ def _processes(device: str | None) -> Iterator[str | None]:
             )
         device = f"cuda:{place}"
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl")
+        dist.init_process_group("nccl", timeout=_LONGEST_WAIT)
+    elif chosen.type == "cpu":
+        dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     else:
-        dist.init_process_group("gloo")
+        raise DeviceError(
+            "Several processes train on CUDA devices or the CPU; give --device cpu."
+        )
     try:
         yield device
         dist.barrier()  # the first process still measures and writes

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from ..errors import TrainingError
 from ..files import write_or_warn
-from ..muon import Muon
+from ..optimizers import Adam, Muon
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class State:
         others = [p for p in learned.values() if p not in known]
         rates = [(others, 1.0), (vectors, config.vector_rate)]
         groups = [{"params": p, "times": times} for p, times in rates if p]
-        adam = torch.optim.Adam(groups, betas=(0.9, _SQUARES_KEPT))
+        adam = Adam(groups, betas=(0.9, _SQUARES_KEPT))
         self._optimizers: dict[str, torch.optim.Optimizer]
         self._optimizers = dict.fromkeys(learned, adam)
         if factors:

@@ -403,6 +403,16 @@ def test_more_processes_than_devices_are_told(monkeypatch, asked, capsys, argv):
     assert not asked
 
 
+def test_several_processes_on_other_accelerators_are_told(
+    monkeypatch, asked, capsys, argv
+):
+    monkeypatch.setattr(command, "pick_device", lambda _: torch.device("mps"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(argv) == 1
+    assert "give --device cpu." in capsys.readouterr().err
+    assert not asked
+
+
 def test_several_processes_do_not_train_one_predictor(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", *_ANY]) == 1

@@ -1,10 +1,10 @@
-"""Descent on matrices: its steps, and what it leaves alone."""
+"""Optimizers: their steps, and what they leave alone."""
 
 import pytest
 import torch
 from torch import nn
 
-from styleplug.muon import Muon
+from styleplug.optimizers import Adam, Muon
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (3, 16, 48)])
@@ -36,3 +36,21 @@ def test_matrices_without_a_gradient_stay_as_they_are_and_take_up_again():
     matrices.grad = both
     descent.step()
     assert not torch.equal(matrices[1], before[1])
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95)])
+def test_adam_takes_the_steps_of_torchs_own(betas):
+    rng = torch.Generator().manual_seed(0)
+    ours, theirs = (
+        nn.Parameter(torch.linspace(-1, 1, 20).reshape(2, 10)) for _ in range(2)
+    )
+    pairs = [
+        (parameter, kind([{"params": [parameter], "lr": 0.1}], betas=betas, eps=1e-4))
+        for parameter, kind in ((ours, Adam), (theirs, torch.optim.Adam))
+    ]
+    for _ in range(30):
+        gradient = torch.randn(2, 10, generator=rng)
+        for parameter, descent in pairs:
+            parameter.grad = gradient.clone()
+            descent.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
