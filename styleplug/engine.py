@@ -41,6 +41,7 @@ from .networks import (
     StyleNetwork,
     checked_dtype,
     computes_bfloat16,
+    mix,
     stack_styles,
 )
 from .predictor import capture
@@ -528,7 +529,7 @@ def _finish(
     if mask is not None:
         part = mask[region.top : region.bottom, region.left : region.right]
         amount = torch.from_numpy(np.array(part)).to(pixels.device)
-        stylized = pixels.lerp(stylized, amount)
+        stylized = mix(pixels, stylized, amount)
     return stylized
 
 

@@ -402,13 +402,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 def mix(content: Tensor, stylized: Tensor, opacity: Tensor | float) -> Tensor:
     """Return ``stylized`` blended over ``content``, (B, 3, H, W) in [0, 1].
 
-    ``opacity`` is a number or (B,), see :meth:`StyleNetwork.opacity`. This is the last
-    step of rendering.
+    ``opacity`` in [0, 1] is a number or of a shape that broadcasts, such as (H, W). At
+    0 and 1 the result is exact. This is the last step of rendering.
     """
     stylized = stylized.to(content.dtype)
     if isinstance(opacity, float):
         return stylized if opacity == 1 else content.lerp(stylized, opacity)
-    return content.lerp(stylized, opacity.to(content).reshape(-1, 1, 1, 1))
+    opacity = opacity.to(content)
+    # On macOS 14, lerp with a tensor of weights is wrong for channels-last pixels.
+    return content * (1 - opacity) + stylized * opacity
 
 
 class FrozenNetwork:

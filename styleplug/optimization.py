@@ -49,7 +49,7 @@ from .images import (
     write_picture,
 )
 from .losses import CONTENT_LAYERS, STYLE_LAYERS, LossNetwork
-from .networks import checked_dtype, training_dtype
+from .networks import checked_dtype, mix, training_dtype
 from .objective import (
     LEAST_SIDE,
     STYLE_LOSSES,
@@ -288,8 +288,8 @@ def optimize(
     level has at most ``iterations``, and each next level, of twice the size, half as
     many. The last level ends early when ten iterations improve the loss by less than
     the fraction ``tolerance``, the levels before it when they improve it by less than
-    ten times as much. The same call returns the same picture on the same machine with
-    the same number of threads.
+    ten times as much. The same call returns the same picture on a CPU with the same
+    number of threads.
 
     ``loss_network`` is a VGG-19 in safetensors with torchvision's names: a file, a Hub
     repository, or a calibrated :class:`.LossNetwork`; by default it comes from the
@@ -578,7 +578,7 @@ class _Run:
         if self.options.grey:
             x = (content + luma(x - content)).clamp(0, 1)
         if self.mask is not None:
-            x = content.lerp(x, self.mask[..., :height, :width])
+            x = mix(content, x, self.mask[..., :height, :width])
         painted = x[0].permute(1, 2, 0).contiguous().cpu().numpy()
         painted = color.change_depth(painted, pixels.dtype)
         if self.mask is not None:

@@ -308,6 +308,28 @@ def test_the_content_is_seen_at_strength_0_and_the_painting_at_1(network):
     assert torch.equal(mix(content, stylized, 1.0), stylized)
 
 
+def test_a_mask_mixes_by_pixel_and_is_exact_at_0_and_1():
+    content, stylized = torch.rand(2, 1, 3, 4, 4)
+    mask = torch.tensor([0.0, 0.25, 1.0, 0.5]).expand(4, 4)
+    mixed = mix(content, stylized, mask)
+    assert torch.equal(mixed[..., 0], content[..., 0])
+    assert torch.equal(mixed[..., 2], stylized[..., 2])
+    torch.testing.assert_close(mixed, content.lerp(stylized, mask))
+
+
+def test_mixing_does_without_lerp_by_a_tensor(monkeypatch):
+    lerp = torch.Tensor.lerp
+
+    def lerp_of_macos_14(start, end, weight):
+        mixed = lerp(start, end, weight)
+        return mixed * torch.nan if isinstance(weight, torch.Tensor) else mixed
+
+    monkeypatch.setattr(torch.Tensor, "lerp", lerp_of_macos_14)
+    content, stylized = torch.rand(2, 1, 3, 4, 4)
+    for opacity in (0.3, torch.tensor(0.3), torch.full((4, 4), 0.3)):
+        assert mix(content, stylized, opacity).isfinite().all()
+
+
 def test_opacity_rises_with_strength(network):
     opacities = network.opacity(torch.linspace(0, 1, 11))
     assert (opacities[:6].diff() > 0).all()

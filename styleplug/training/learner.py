@@ -193,7 +193,8 @@ class Learner(nn.Module):
         styles = torch.cat(vectors)
         dtype = loss_network.dtype
         painted = paint(self.network, batch.crops, styles, batch.strength, dtype=dtype)
-        stylized = mix(batch.crops, painted, self.network.opacity(batch.strength))
+        opacity = self.network.opacity(batch.strength).reshape(-1, 1, 1, 1)
+        stylized = mix(batch.crops, painted, opacity)
         features = loss_network(stylized)
         losses = Losses(
             content_loss(features, batch.wanted),
