@@ -487,6 +487,37 @@ def test_a_full_device_leaves_it_to_the_cpu(
     assert "rendering on the CPU" in caplog.text
 
 
+def test_memory_that_runs_out_on_the_cpu_is_an_error(
+    stylizer, content_image, monkeypatch
+):
+    renders = []
+
+    def full(*_):
+        renders.append(1)
+        assert len(renders) == 1
+        raise MemoryLimitError("full")
+
+    monkeypatch.setattr(engine.Renderer, "render", full)
+    stylizer.device = torch.device("cpu")
+    with pytest.raises(MemoryLimitError, match="full"):
+        stylizer(content_image)
+
+
+def test_the_provenance_names_the_options_that_made_a_picture(stylizer):
+    options = {"strength": 0.5, "style_scale": 2.0, "preserve_color": True, "grain": 0}
+    said = stylizer.provenance(**options, tile_size=512)
+    assert said == {"style": "tiny", **options}
+
+
+def test_a_destination_that_exists_is_refused_before_the_style_is_looked_for(
+    tmp_path, content_image
+):
+    path = tmp_path / "in.png"
+    content_image.save(path)
+    with pytest.raises(FileExistsError):
+        stylize_file(path, path, "no-such-style")
+
+
 NO_KERNELS = [
     torch.AcceleratorError(
         "CUDA error: no kernel image is available\nSearch for `cudaError...`"

@@ -628,6 +628,11 @@ def test_16_bit_written_as_jpeg_becomes_8_bit(tmp_path: Path) -> None:
         assert result.getextrema() == ((255, 255),) * 3
 
 
+def test_each_value_of_16_bits_becomes_the_nearest_of_8() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    assert np.array_equal(color.change_depth(values, "uint8"), np.rint(values / 257))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_float_colour_is_written_with_16_bits(suffix: str, tmp_path: Path) -> None:
     picture = Picture.from_image(noise(9, 13, 3, dtype=np.float32))
@@ -1105,6 +1110,33 @@ def reference(image: Image.Image, profile: bytes) -> np.ndarray:
     return np.asarray(converted)
 
 
+_A, _B, _C, _D = 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045
+"""Parameters of sRGB's curve."""
+_CURVES: list[tuple[list[float], Callable[[np.ndarray], np.ndarray]]] = [
+    ([2.2], lambda x: x**2.2),
+    ([2.4, _A, _B], lambda x: (_A * x + _B) ** 2.4),
+    ([2.4, _A, _B, 0.01], lambda x: (_A * x + _B) ** 2.4 + 0.01),
+    (
+        [2.4, _A, _B, _C, _D],
+        lambda x: np.where(x >= _D, (_A * x + _B) ** 2.4, _C * x),
+    ),
+    (
+        [2.4, _A, _B, _C, _D, 0.01, 0.01],
+        lambda x: np.where(x >= _D, (_A * x + _B) ** 2.4, _C * x) + 0.01,
+    ),
+]
+"""Parametric curves of ICC profiles (ICC.1:2022, 10.18), by kind."""
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_parametric_curves_of_profiles_are_those_of_their_standard(kind: int) -> None:
+    parameters, curve = _CURVES[kind]
+    fixed = [round(65536 * value) for value in parameters]
+    tag = b"para\0\0\0\0" + struct.pack(f">HH{len(fixed)}i", kind, 0, *fixed)
+    expected = curve(np.linspace(0, 1, 65536)).clip(0, 1)
+    assert np.abs(color._read_curve(tag) - expected).max() < 1e-4
+
+
 def smooth(dtype: Any) -> np.ndarray:
     """Colours that sRGB has too."""
     y, x = np.mgrid[0:64, 0:64] / 63
@@ -1356,11 +1388,12 @@ def test_cmyk_becomes_rgb_where_the_format_has_no_cmyk(tmp_path: Path) -> None:
 def test_alpha_lies_on_white_in_jpeg_and_is_noted_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    images._note_once.cache_clear()
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     picture = Picture.from_image(image)
     save(picture, tmp_path / "a.jpg")
     save(picture, tmp_path / "b.jpg")
-    assert caplog.text.count("no transparency") <= 1
+    assert caplog.text.count("no transparency") == 1
     with Image.open(tmp_path / "a.jpg") as result:
         assert result.getpixel((8, 8)) == (255, 255, 255)
 
@@ -1689,7 +1722,11 @@ def test_pictures_of_a_folder_are_found_by_their_suffix(tmp_path: Path) -> None:
     assert [path.name for path in pictures_in(tmp_path)] == names
 
 
-def test_reading_in_threads_is_safe(tmp_path: Path, content_image: Image.Image) -> None:
+def test_reading_in_threads_is_safe(
+    tmp_path: Path, content_image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     content_image.save(tmp_path / "in.png")
     sizes: list[tuple[int, int]] = []
 
@@ -1702,6 +1739,7 @@ def test_reading_in_threads_is_safe(tmp_path: Path, content_image: Image.Image) 
     for thread in threads:
         thread.join()
     assert sizes == [(96, 64)] * 8
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_the_first_image_of_an_animation_is_read(

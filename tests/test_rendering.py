@@ -1,4 +1,5 @@
 import gc
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from styleplug.rendering import (
     _halved,
     _resize,
     _resize_bicubic,
+    _sharpened,
     _smoothed,
     tile_size_within,
     usual_tile_size,
@@ -101,6 +103,77 @@ def test_a_device_is_sent_no_type_that_not_every_device_supports(dtype):
 
     with Sent():
         Canvas(np.ones((8, 8, 3), dtype), CPU).read(Region(0, 0, 8, 8))
+
+
+@pytest.mark.parametrize("base_size", [32, 100, 200])
+def test_depths_of_one_picture_are_painted_alike(network, base_size):
+    pixels = picture(150, 190)
+    deep = pixels.astype(np.uint16) * 257
+    real = (pixels / 255).astype(np.float32)
+    coarse, fine, exact = (
+        render(network, each, base_size=base_size) / white
+        for each, white in ((pixels, 255), (deep, 65535), (real, 1))
+    )
+    assert np.abs(fine - exact).max() < 2e-5
+    assert np.abs(coarse - exact).max() < 0.03
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_levels_of_deep_pictures_are_kept_deep(network, dtype, monkeypatch):
+    kept = set()
+    blank = Renderer._blank
+
+    def watched(*arguments):
+        canvas = blank(*arguments)
+        kept.add(canvas.pixels.dtype)
+        return canvas
+
+    monkeypatch.setattr(Renderer, "_blank", watched)
+    render(network, picture(150, 190, dtype))
+    assert kept == {torch.float16}
+
+
+def test_a_level_is_painted_as_the_network_paints(network):
+    vector = network.vector(network.new_style())
+    options = {"base_size": 32, "grain": 0, "dtype": torch.float32, "tile_size": 4096}
+    renderer = Renderer(network, vector, 1.0, **options)
+    renderer._desaturation = torch.eye(3)
+    level = Canvas(picture(160, 192, "float32"), CPU)
+    painted = []
+    with torch.inference_mode():
+        unchanged = torch.zeros(1, 3, 160, 192)
+        renderer._paint(
+            level,
+            lambda region: unchanged[region.within(level.bounds)],
+            lambda tile, near, x, here: painted.append(here.clone()),
+        )
+        live = network(level.read(level.bounds), vector)
+    inside = slice(network.receptive_field, -network.receptive_field)
+    difference = (painted[0] - live)[..., inside, inside].abs()
+    assert len(painted) == 1
+    assert difference.numel() > 10_000
+    assert difference.max() < 1e-3
+
+
+@pytest.mark.parametrize("change", [_smoothed, _sharpened])
+def test_what_is_flat_stays_so_to_its_edges(change):
+    card = torch.full((1, 3, 5, 6), 0.3)
+    torch.testing.assert_close(change(card), card)
+
+
+def test_the_memory_limit_that_is_named_is_enough_and_held(network):
+    content = np.empty((3000, 4000, 3), np.uint8)
+    about = network, content, 512.0, torch.float16
+    with pytest.raises(MemoryLimitError) as refused:
+        tile_size_within(10**6, *about)
+    least = int(re.findall(r"at least (\d+) MB", str(refused.value))[0])
+    assert tile_size_within(least * 10**6, *about) >= rendering.SMALLEST_TILE
+    with pytest.raises(MemoryLimitError):
+        tile_size_within((least - 1) * 10**6, *about)
+    border = 2 * rendering._overlap(network)
+    for limit in (least * 10**6, 4 * least * 10**6):
+        side = tile_size_within(limit, *about) + border
+        assert side**2 * network.bytes_per_pixel(torch.float16) < limit
 
 
 def test_a_canvas_reads_arrays_that_cannot_be_written():
@@ -312,8 +385,9 @@ def test_progress_rises_to_one_with_the_tiles(network):
     seen: list[float] = []
     options = {"base_size": 64, "tile_size": 64, "progress": seen.append}
     render(network, picture(200, 300), **options)
-    assert seen == sorted(seen)
+    assert seen == sorted(set(seen))
     assert len(seen) > 20
+    assert seen[0] < 0.3
     assert seen[-1] == 1.0
     seen.clear()
     render(network, picture(200, 300), **options | {"base_size": 32})
