@@ -318,6 +318,8 @@ class Stylizer:
                 logger.warning("%s %s, rendering on the CPU", device, reason)
                 device = torch.device("cpu")
                 dtype = _pick_dtype(None, device)
+                if broken:  # for good, while memory may become free again
+                    self.device, self.dtype = device, dtype
         if mask is not None:
             kept = mask == 0
             for channel in range(3):  # several times as fast as all three at once

@@ -560,6 +560,10 @@ def test_a_device_that_nobody_named_and_cannot_compute_leaves_it_to_the_cpu(
     stylizer.device = torch.device("meta")
     assert stylizer(content_image).tobytes() == expected.tobytes()
     assert "), rendering on the CPU" in caplog.text
+    assert stylizer.device.type == "cpu"
+    caplog.clear()
+    assert stylizer(content_image).tobytes() == expected.tobytes()
+    assert not caplog.records
 
 
 def test_an_error_of_the_progress_is_no_failing_device(

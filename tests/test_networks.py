@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import dataclasses
 import os
@@ -18,6 +19,7 @@ from styleplug.networks import (
     BYTES_PER_PIXEL,
     NormStatistics,
     StyleNetwork,
+    computes_bfloat16,
     factorize,
     first_factors,
     mix,
@@ -306,6 +308,24 @@ def test_the_content_is_seen_at_strength_0_and_the_painting_at_1(network):
     assert torch.equal(mix(content, stylized, network.opacity(0.0)), content)
     assert torch.equal(mix(content, stylized, network.opacity(1.0)), stylized)
     assert torch.equal(mix(content, stylized, 1.0), stylized)
+
+
+def test_bfloat16_is_asked_of_the_device_that_computes(monkeypatch):
+    current = [0]
+
+    @contextlib.contextmanager
+    def switched(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    def supported(including_emulation):
+        return current[-1] == 1 and not including_emulation
+
+    monkeypatch.setattr(torch.cuda, "device", switched)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert computes_bfloat16(torch.device("cuda:1"))
+    assert not computes_bfloat16(torch.device("cuda:0"))
 
 
 def test_a_mask_mixes_by_pixel_and_is_exact_at_0_and_1():
